@@ -1,0 +1,218 @@
+// Package setting loads what a program can be told: from a YAML file, from the environment and from
+// flags, into one struct that is at once the list of the settings, their types and their defaults.
+//
+// It is not a place for runtime state, and it does not watch the file. Sources in falling order of
+// strength: flag, environment, file, the value that the struct held before.
+//
+// A field takes part by its tags: `setting` is its key and `help` the flag's usage text. The key
+// `inject.proxy-image` is the flag --inject.proxy-image, the variable TULLE_INJECT_PROXY_IMAGE and, in the file, the
+// entry proxy-image under inject. Fields may be strings, bools, ints, float64s, durations ("24h"),
+// structs of such, and maps from string to string. A map is read from the file only, entry by entry over
+// the default ones; its keys are lower-case letters, digits and hyphens. The file is named by --config or TULLE_CONFIG.
+// An empty variable counts as unset.
+//
+// Invariant: [Loader.Load] either fills the whole struct and has validated it, or says everything that is
+// wrong at once: unknown keys and values of the wrong type with file and line, and what Validate finds.
+//
+//	type Config struct {
+//		Admin  string        `setting:"admin" help:"address of the admin server"`
+//		Life   time.Duration `setting:"certificate-duration" help:"how long a certificate is good for"`
+//		Inject struct {
+//			ProxyImage string `setting:"proxy-image" help:"image of the proxy"`
+//		} `setting:"inject"`
+//	}
+//
+//	func (c *Config) Validate() error { … errors.Join(…) }
+//
+//	cfg := Config{Admin: ":9990", Life: 24 * time.Hour}
+//	cmd := &cobra.Command{Use: "tulle-controller", Args: cobra.NoArgs, SilenceUsage: true}
+//	settings, err := setting.New(&cfg, cmd.Flags())
+//	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+//		if err := settings.Load(); err != nil {
+//			return err
+//		}
+//		return serve(cmd.Context(), cfg)
+//	}
+package setting
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// Prefix begins the name of every environment variable that is read.
+const Prefix = "TULLE_"
+
+// Validator is what a settings struct may implement to be checked as a whole. Its error should join
+// everything that is wrong, naming each setting by its key.
+type Validator interface{ Validate() error }
+
+// Setting is one thing that can be set.
+type Setting struct {
+	// Key is the path in the file, also the flag's name.
+	Key string
+	// Env is the environment variable, empty for a map, which only the file can set.
+	Env string
+	// Default is the default as text, empty for a map.
+	Default string
+	// Help is one line for the reader of --help.
+	Help string
+
+	kind reflect.Type
+}
+
+// Loader fills one settings struct. It is used by one goroutine.
+type Loader struct {
+	target   any
+	settings []Setting
+	sections map[string]bool
+	flags    *pflag.FlagSet
+	config   *string
+}
+
+var durationType = reflect.TypeFor[time.Duration]()
+
+// New declares a flag in flags for every setting of the struct that target points to, and --config. The
+// values that the struct holds now are the defaults. It fails only on a struct that is no list of
+// settings, which is a mistake in the program.
+func New(target any, flags *pflag.FlagSet) (*Loader, error) {
+	v := reflect.ValueOf(target)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+		return nil, fmt.Errorf("declare settings: %T is not a pointer to a struct", target)
+	}
+	l := &Loader{target: target, sections: map[string]bool{}, flags: flags}
+	if err := l.declare("", v.Elem()); err != nil {
+		return nil, fmt.Errorf("declare settings: %w", err)
+	}
+	l.config = flags.String("config", "", "YAML file of settings ("+Prefix+"CONFIG)")
+	return l, nil
+}
+
+// Settings returns every setting in the order of the struct.
+func (l *Loader) Settings() []Setting { return append([]Setting(nil), l.settings...) }
+
+func (l *Loader) declare(prefix string, v reflect.Value) error {
+	for i := range v.NumField() {
+		field, value := v.Type().Field(i), v.Field(i)
+		name := field.Tag.Get("setting")
+		if name == "" || !field.IsExported() {
+			return fmt.Errorf("field %s has no setting tag or is not exported", field.Name)
+		}
+		key := prefix + name
+		if field.Type.Kind() == reflect.Struct {
+			l.sections[key] = true
+			if err := l.declare(key+".", value); err != nil {
+				return err
+			}
+			continue
+		}
+		s := Setting{
+			Key:  key,
+			Env:  Prefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(key)),
+			Help: field.Tag.Get("help"),
+			kind: field.Type,
+		}
+		usage := s.Help + " (" + s.Env + ")"
+		switch p := value.Addr().Interface().(type) {
+		case *string:
+			l.flags.String(key, *p, usage)
+		case *bool:
+			l.flags.Bool(key, *p, usage)
+		case *int:
+			l.flags.Int(key, *p, usage)
+		case *float64:
+			l.flags.Float64(key, *p, usage)
+		case *time.Duration:
+			l.flags.Duration(key, *p, usage)
+		case *map[string]string:
+			s.Env = ""
+			l.settings = append(l.settings, s)
+			continue
+		default:
+			return fmt.Errorf("field %s has type %s, which no setting can have", field.Name, field.Type)
+		}
+		s.Default = l.flags.Lookup(key).DefValue
+		l.settings = append(l.settings, s)
+	}
+	return nil
+}
+
+// Load reads the sources and fills the struct. Call it after the flags have been parsed. The error joins
+// everything that is wrong, one line each; the struct is then not to be used. A struct that implements
+// [Validator] is validated too, unless a value could not be read at all.
+func (l *Loader) Load() error {
+	v := viper.New()
+	path := *l.config
+	if path == "" {
+		path = os.Getenv(Prefix + "CONFIG")
+	}
+	var unknown, unreadable []error
+	if path != "" {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read settings: %w", err)
+		}
+		tree, unknownKeys, badValues := l.parse(path, content)
+		unknown, unreadable = unknownKeys, badValues
+		if err := v.MergeConfigMap(tree); err != nil {
+			return fmt.Errorf("read settings from %s: %w", path, err)
+		}
+	}
+	for _, s := range l.settings {
+		if s.Env == "" {
+			continue
+		}
+		if err := errors.Join(v.BindPFlag(s.Key, l.flags.Lookup(s.Key)), v.BindEnv(s.Key, s.Env)); err != nil {
+			return fmt.Errorf("bind setting %s: %w", s.Key, err)
+		}
+		if text := os.Getenv(s.Env); text != "" {
+			if err := checkText(text, s.kind); err != nil {
+				unreadable = append(unreadable, fmt.Errorf("%s: %w", s.Env, err))
+			}
+		}
+	}
+	if len(unreadable) > 0 {
+		return errors.Join(append(unknown, unreadable...)...)
+	}
+	tag := func(c *mapstructure.DecoderConfig) { c.TagName = "setting" }
+	if err := v.Unmarshal(l.target, tag); err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	if validator, ok := l.target.(Validator); ok {
+		unknown = append(unknown, validator.Validate())
+	}
+	return errors.Join(unknown...)
+}
+
+// checkText says what is wrong with the text of a setting of this type.
+func checkText(text string, kind reflect.Type) error {
+	var err error
+	var want string
+	switch {
+	case kind == durationType:
+		_, err = time.ParseDuration(text)
+		want = "a duration such as 90s or 24h"
+	case kind.Kind() == reflect.Bool:
+		_, err = strconv.ParseBool(text)
+		want = "true or false"
+	case kind.Kind() == reflect.Int:
+		_, err = strconv.Atoi(text)
+		want = "a whole number"
+	case kind.Kind() == reflect.Float64:
+		_, err = strconv.ParseFloat(text, 64)
+		want = "a number"
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not %s", text, want)
+	}
+	return nil
+}
