@@ -1,0 +1,93 @@
+// Package api holds the messages between a proxy and the namer.
+//
+// They travel as JSON, one object a line, on the two directions of a single HTTP request:
+// POST /tulle/v1/watch. A proxy says hello, then what it watches; the namer answers with
+// the dtab, with replica sets and, to host proxies, with the pods of the node. Every state
+// is the latest: the namer may skip the ones between and never repeats an equal one. An
+// empty object is a heartbeat, sent by both sides.
+//
+// Package api is messages and nothing else: the sides are naming/namer and
+// naming/namer/client.
+//
+// Invariant: unknown fields are ignored on both sides, so that a controller and proxies of
+// neighbouring versions understand each other; fields are only ever added.
+//
+//	→ {"hello":{"proxy":"web-0","node":"n1","mode":"sidecar","dtabNamespace":"default"}}
+//	← {"dtab":{"text":"/svc=>/host","version":"AAAAAAAAAAE="}}
+//	→ {"watch":"/#/io.l5d.k8s/default/http/world"}
+//	← {"replicas":{"name":"/#/io.l5d.k8s/default/http/world","state":"neg"}}
+package api
+
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+const (
+	// WatchPath is where the namer serves the stream.
+	WatchPath = "/tulle/v1/watch"
+	// Heartbeat is how often a side that has nothing else to say sends an empty message.
+	Heartbeat = 10 * time.Second
+	// Silence is how long a side hears nothing before it takes the other for dead: three
+	// heartbeats, so that one lost in a pause does not end the stream.
+	Silence = 3 * Heartbeat
+	// MaxLine bounds a line from a proxy, in bytes.
+	MaxLine = 64 << 10
+)
+
+// FromProxy is a line from a proxy. One field is set, or none in a heartbeat. The first line
+// is Hello, which is sent once.
+type FromProxy struct {
+	Hello   *Hello `json:"hello,omitempty"`
+	Watch   string `json:"watch,omitempty"`   // a bound id to send the replicas of
+	Unwatch string `json:"unwatch,omitempty"` // an id to forget
+}
+
+// Modes of a proxy.
+const (
+	ModeSidecar = "sidecar"
+	ModeHost    = "host"
+)
+
+// Hello says who is asking.
+type Hello struct {
+	Proxy         string `json:"proxy"` // name of the proxy's pod
+	Node          string `json:"node"`
+	Mode          string `json:"mode"` // ModeSidecar or ModeHost; the latter is sent Pods
+	DtabNamespace string `json:"dtabNamespace"`
+}
+
+// FromNamer is a line from the namer. One field is set, or none in a heartbeat.
+type FromNamer struct {
+	Dtab     *Dtab     `json:"dtab,omitempty"`
+	Replicas *Replicas `json:"replicas,omitempty"`
+	Pods     *Pods     `json:"pods,omitempty"`
+}
+
+// Dtab is the base dtab of the proxy's dtab namespace. A namespace that does not exist has
+// the empty dtab without a version.
+type Dtab struct {
+	Text    string `json:"text"`
+	Version string `json:"version"`
+}
+
+// Replicas is the state of one watched name, printed as it was asked for.
+type Replicas struct {
+	Name string `json:"name"`
+	naming.Replicas
+}
+
+// Pods is the whole list of pods that live on a node, sorted by IP.
+type Pods struct {
+	Node string `json:"node"`
+	Pods []Pod  `json:"pods"`
+}
+
+// Pod ties an IP to the pod that owns it; a pod with two addresses is listed twice. Pods
+// that share the IP of their node are not listed.
+type Pod struct {
+	IP        string `json:"ip"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
