@@ -14,6 +14,8 @@ const (
 )
 
 // ErrDepth is returned by Bind for a path whose rules never come to an end.
+//
+//lint:ignore ST1005 users of Linkerd 1.x look for this text in answers and logs
 var ErrDepth = errors.New("Max recursion level: 100 reached in Namer lookup")
 
 // Bound names one replica set: ID is what a namer consumed of a path, Residual what it left.

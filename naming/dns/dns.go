@@ -1,0 +1,138 @@
+// Package dns follows host names: it answers for the bound names
+// /$/inet/<host>/<port> with the addresses that DNS has for the host.
+//
+// It asks the system's resolver and does not cache beyond that. A name that
+// does not resolve has no endpoints; a resolver that fails keeps the last answer.
+//
+//	n := dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})
+//	value, release := n.Replicas("/$/inet/example.org/80")
+//	defer release()
+package dns
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+const (
+	// refresh is how often a name is looked up again: the longest time that a
+	// change may go unnoticed, as the resolver does not say how long an answer holds.
+	refresh = 30 * time.Second
+	// retry is the same while a name has no addresses.
+	retry = 3 * time.Second
+	// patience bounds one lookup.
+	patience = 5 * time.Second
+)
+
+// Config is what a Namer works with.
+type Config struct {
+	// Lookup resolves a host; network is "ip". IP literals must resolve to themselves.
+	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Namer follows names. It is safe for concurrent use.
+type Namer struct {
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
+	mu    sync.Mutex
+	names map[string]*name
+}
+
+type name struct {
+	value watch.Value[naming.Replicas]
+	users int
+	stop  context.CancelFunc
+}
+
+// New returns a Namer that follows nothing.
+func New(c Config) *Namer {
+	return &Namer{lookup: c.Lookup, names: map[string]*name{}}
+}
+
+// Follows reports whether id is a name of this namer.
+func Follows(id naming.Path) bool {
+	return len(id) == 4 && id[0] == "$" && id[1] == "inet"
+}
+
+// Replicas returns the live addresses of id until release is called. An id that
+// is none of this namer's, or whose port is no number, has failed for good.
+func (n *Namer) Replicas(id string) (value *watch.Value[naming.Replicas], release func()) {
+	path, err := naming.ParsePath(id)
+	if err != nil || !Follows(path) {
+		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: "not a name of the form /$/inet/<host>/<port>"}), func() {}
+	}
+	port, err := strconv.ParseUint(path[3], 10, 16)
+	if err != nil || port == 0 {
+		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: "the port of " + id + " is not a number from 1 to 65535"}), func() {}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := n.names[id]
+	if f == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		f = &name{stop: stop}
+		n.names[id] = f
+		go n.follow(ctx, f, path[2], uint16(port))
+	}
+	f.users++
+	return &f.value, sync.OnceFunc(func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if f.users--; f.users == 0 {
+			f.stop()
+			delete(n.names, id)
+		}
+	})
+}
+
+func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
+	for {
+		wait := refresh
+		addresses, err := n.ask(ctx, host)
+		if ctx.Err() != nil {
+			return
+		}
+		var notFound *net.DNSError
+		switch {
+		case err == nil:
+			var endpoints []naming.Endpoint
+			for _, a := range addresses {
+				endpoints = append(endpoints, naming.Endpoint{Address: netip.AddrPortFrom(a.Unmap(), port).String(), Weight: 1})
+			}
+			if next := naming.Of(endpoints...); !next.Equal(f.value.Get()) {
+				f.value.Set(next)
+			}
+		case errors.As(err, &notFound) && notFound.IsNotFound, f.value.Get().State == naming.StatePending:
+			if next := naming.Of(); !next.Equal(f.value.Get()) {
+				f.value.Set(next)
+			}
+			wait = retry
+		default:
+			wait = retry // keep the last answer
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+func (n *Namer) ask(ctx context.Context, host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return n.lookup(ctx, "ip", host)
+}

@@ -1,0 +1,193 @@
+package rewrite_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
+)
+
+func path(t testing.TB, s string) naming.Path {
+	t.Helper()
+	p, err := naming.ParsePath(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func show(r naming.Resolution) string {
+	switch {
+	case r.Err != nil:
+		return r.Err.Error()
+	case r.Pending:
+		return "pending"
+	case r.Bound != nil:
+		return "bound " + r.Bound.ID.String() + " " + r.Bound.Residual.String()
+	case r.Tree != nil:
+		return r.Tree.String()
+	}
+	return "neg"
+}
+
+func TestRewrite(t *testing.T) {
+	for in, want := range map[string]string{
+		"/svc/a":                "neg",
+		"/":                     "neg",
+		"/$":                    "neg",
+		"/$/nil":                "$",
+		"/$/nil/x":              "$",
+		"/$/fail/x":             "!",
+		"/$/inet/db.test/5432":  "bound /$/inet/db.test/5432 /",
+		"/$/inet/1.2.3.4/80/x":  "bound /$/inet/1.2.3.4/80 /x",
+		"/$/inet/8080":          "bound /$/inet/127.0.0.1/8080 /",
+		"/$/inet/8080/x/y":      "bound /$/inet/127.0.0.1/8080 /x/y",
+		"/$/inet":               "Unknown namer: inet for path: /$/inet",
+		"/$/inet/db.test/http":  "Unknown namer: inet for path: /$/inet/db.test/http",
+		"/$/inet/db.test/0":     "Unknown namer: inet for path: /$/inet/db.test/0",
+		"/$/inet/db.test/65536": "Unknown namer: inet for path: /$/inet/db.test/65536",
+		"/$/io.buoyant.x/a":     "Unknown namer: io.buoyant.x for path: /$/io.buoyant.x/a",
+
+		"/$/dev.tulle.service":      "neg",
+		"/$/dev.tulle.service/shop": "neg",
+	} {
+		if got := show(rewrite.Rewrite(path(t, in))); got != want {
+			t.Errorf("Rewrite(%s) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestHosts(t *testing.T) {
+	const k = "/#/io.l5d.k8s/"
+	for in, want := range map[string]string{
+		"cart":                           k + "shop/80/cart | " + k + "shop/http/cart",
+		"Cart.":                          k + "shop/80/cart | " + k + "shop/http/cart",
+		"cart:8080":                      k + "shop/8080/cart",
+		"cart.eu":                        k + "eu/80/cart | " + k + "eu/http/cart | /$/inet/cart.eu/80",
+		"cart.eu:81":                     k + "eu/81/cart | /$/inet/cart.eu/81",
+		"cart.eu.svc":                    k + "eu/80/cart | " + k + "eu/http/cart | /$/inet/cart.eu.svc/80",
+		"cart.eu.svc.cluster.local:81":   k + "eu/81/cart | /$/inet/cart.eu.svc.cluster.local/81",
+		"cart.eu.svc.cluster.local.":     k + "eu/80/cart | " + k + "eu/http/cart | /$/inet/cart.eu.svc.cluster.local./80",
+		"pod-0.cart.eu.svc.cluster.test": "/$/inet/pod-0.cart.eu.svc.cluster.test/80",
+		"api.shop.test:8443":             "/$/inet/api.shop.test/8443",
+		"_x._tcp.test":                   "/$/inet/_x._tcp.test/80",
+		"-x.test":                        "/$/inet/-x.test/80",
+		"10.1.2.3":                       "/$/inet/10.1.2.3/80",
+		"10.1.2.3:9000":                  "/$/inet/10.1.2.3/9000",
+		"[fd00::1]:81":                   `/$/inet/\x66\x64\x30\x30\x3a\x3a\x31/81`,
+		"[fd00::1]":                      `/$/inet/\x66\x64\x30\x30\x3a\x3a\x31/80`,
+		"::1":                            "/$/inet/::1/80",
+		"_x":                             "~",
+		"cart:":                          "~",
+		"cart:http":                      "~",
+		"cart:0":                         "~",
+		"cart:080":                       "~",
+		":80":                            "~",
+		".":                              "~",
+		"a:b:c":                          "~",
+		"[fd00::1":                       "~",
+		"[fd00::1]x":                     "~",
+		"[cart]:80":                      "~",
+		strings.Repeat("a", 64):          "~",
+	} {
+		want := strings.ReplaceAll(want, `\x66\x64\x30\x30\x3a\x3a\x31`, "fd00::1")
+		got := show(rewrite.Rewrite(naming.Path{"$", "dev.tulle.service", "shop", in}))
+		if got != want {
+			t.Errorf("%s:\n got %s\nwant %s", in, got, want)
+		}
+	}
+	got := show(rewrite.Rewrite(path(t, "/$/dev.tulle.service/shop/cart.eu:81/a/B")))
+	if want := k + "eu/81/cart/a/B | /$/inet/cart.eu/81/a/B"; got != want {
+		t.Errorf("the rest is lost: %s", got)
+	}
+}
+
+func TestService(t *testing.T) {
+	for in, want := range map[string]string{
+		"/#/io.l5d.k8s/Shop/HTTP/Cart/Z": "/#/io.l5d.k8s/shop/http/cart /Z",
+		"/#/io.l5d.k8s/shop/80/cart":     "/#/io.l5d.k8s/shop/80/cart /",
+		"/#/io.l5d.k8s/shop/http":        "",
+		"/#/other/shop/http/cart":        "",
+		"/$/io.l5d.k8s/shop/http/cart":   "",
+	} {
+		got := ""
+		if b, ok := rewrite.Service(path(t, in)); ok {
+			got = b.ID.String() + " " + b.Residual.String()
+		}
+		if got != want {
+			t.Errorf("Service(%s) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestInet(t *testing.T) {
+	for in, want := range map[string]string{
+		"/$/inet/db.test/5432": "db.test:5432",
+		"/$/inet/::1/80":       "[::1]:80",
+		"/$/inet/db.test":      "",
+		"/#/inet/db.test/80":   "",
+	} {
+		if got, ok := rewrite.Inet(path(t, in)); got != want || ok != (want != "") {
+			t.Errorf("Inet(%s) = %q, %v; want %q", in, got, ok, want)
+		}
+	}
+}
+
+// The default dtab, an override and every state of a Service, bound as a proxy does.
+func TestResolver(t *testing.T) {
+	base, err := naming.ParseDtab("/caller => /$/dev.tulle.service/shop ; /srv => /caller ; /host => /srv ; /svc => /host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const k = "/#/io.l5d.k8s/"
+	states := map[string]naming.Replicas{}
+	resolve := rewrite.Resolver(func(id naming.Path) naming.Replicas { return states[id.String()] })
+	bind := func(override, name string) string {
+		local, err := naming.ParseDtab(override)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := naming.Bind(base.Concat(local...), naming.Path{"svc", name}, resolve)
+		switch {
+		case err != nil:
+			return err.Error()
+		case b.Kind == naming.BoundLeaf:
+			return b.Leaf.ID.String()
+		}
+		return [...]string{"pending", "neg", "fail", "empty", "leaf", "union"}[b.Kind]
+	}
+	expect := func(override, name, want string) {
+		t.Helper()
+		if got := bind(override, name); got != want {
+			t.Errorf("%s with %q is %s, want %s", name, override, got, want)
+		}
+	}
+	neg, bound := naming.Replicas{State: naming.StateNeg}, naming.Of(naming.Endpoint{Address: "10.0.0.1:80"})
+
+	expect("", "world", "pending")
+	states[k+"shop/80/world"] = bound
+	expect("", "world", k+"shop/80/world")
+	states[k+"shop/80/world"] = neg
+	expect("", "world", "pending")
+	states[k+"shop/http/world"] = bound
+	expect("", "world", k+"shop/http/world")
+	states[k+"shop/http/world"] = naming.Of() // nobody ready, yet no failover
+	expect("", "world", k+"shop/http/world")
+	states[k+"shop/http/world"] = naming.Replicas{State: naming.StateFailed, Cause: "no access"}
+	expect("", "world", "resolve "+k+"shop/http/world: no access")
+	states[k+"shop/http/world"] = neg
+	expect("", "world", "neg")
+
+	states[k+"shop/80/world-v1"], states[k+"shop/80/world-v2"] = bound, bound
+	expect("/host/world => /srv/world-v2", "world", k+"shop/80/world-v2")
+	expect("/host/world => /srv/world-v2 | /srv/world-v1", "world", k+"shop/80/world-v2")
+	states[k+"shop/80/world-v2"], states[k+"shop/http/world-v2"] = neg, neg
+	expect("/host/world => /srv/world-v2 | /srv/world-v1", "world", k+"shop/80/world-v1")
+	expect("/host/world => /srv/world-v1 & 9*/srv/world-v2", "world", k+"shop/80/world-v1")
+	expect("/host/world => /$/inet/db.test/81 | /srv/world-v1", "world", "/$/inet/db.test/81")
+	expect("/host/world => /$/wrong | /srv/world-v1", "world", "Unknown namer: wrong for path: /$/wrong")
+
+	states[k+"test/80/api"], states[k+"test/http/api"] = neg, neg
+	expect("", "api.test", "/$/inet/api.test/80")
+}
