@@ -57,21 +57,16 @@ func New(c Config) *Namer {
 	return &Namer{lookup: c.Lookup, names: map[string]*name{}}
 }
 
-// Follows reports whether id is a name of this namer.
-func Follows(id naming.Path) bool {
-	return len(id) == 4 && id[0] == "$" && id[1] == "inet"
-}
-
 // Replicas returns the live addresses of id until release is called. An id that
 // is none of this namer's, or whose port is no number, has failed for good.
 func (n *Namer) Replicas(id string) (value *watch.Value[naming.Replicas], release func()) {
 	path, err := naming.ParsePath(id)
-	if err != nil || !Follows(path) {
-		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: "not a name of the form /$/inet/<host>/<port>"}), func() {}
+	if err != nil || len(path) != 4 || path[0] != "$" || path[1] != "inet" {
+		return failed("it is not of the form /$/inet/<host>/<port>")
 	}
 	port, err := strconv.ParseUint(path[3], 10, 16)
 	if err != nil || port == 0 {
-		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: "the port of " + id + " is not a number from 1 to 65535"}), func() {}
+		return failed("its port is not a number from 1 to 65535")
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -91,6 +86,10 @@ func (n *Namer) Replicas(id string) (value *watch.Value[naming.Replicas], releas
 			delete(n.names, id)
 		}
 	})
+}
+
+func failed(cause string) (*watch.Value[naming.Replicas], func()) {
+	return watch.New(naming.Replicas{State: naming.StateFailed, Cause: cause}), func() {}
 }
 
 func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {

@@ -23,25 +23,27 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 )
 
+// Service is the namer of Hosts: /$/dev.tulle.service/<caller's namespace>/<host>[:port].
+const Service = "dev.tulle.service"
+
 // Elements that names begin with.
 const (
 	builtIn    = "$"
 	configured = "#"
 	kubernetes = "io.l5d.k8s"
 	inet       = "inet"
-	service    = "dev.tulle.service"
 )
 
-// Resolver returns the resolver of a proxy: Rewrite for /$/ names, and for the names of
+// Resolver returns the resolver of a proxy: Resolve for /$/ names, and for the names of
 // Kubernetes Services what state says of their id. Everything else is Neg.
 //
 // A name under /$/inet is bound at once and its state not asked for: that a host does not
 // resolve is no reason to try an alternative.
 func Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
 	return func(p naming.Path) naming.Resolution {
-		bound, ok := Service(p)
+		bound, ok := Kubernetes(p)
 		if !ok {
-			return Rewrite(p)
+			return Resolve(p)
 		}
 		switch r := state(bound.ID); r.State {
 		case naming.StateNeg:
@@ -55,22 +57,22 @@ func Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
 	}
 }
 
-// Service splits a name /#/io.l5d.k8s/<namespace>/<port>/<service>[/rest] into its id, which
+// Kubernetes splits a name /#/io.l5d.k8s/<namespace>/<port>/<service>[/rest] into its id, which
 // is lower case, and the rest. It is false for other names and for names too short.
-func Service(p naming.Path) (naming.Bound, bool) {
+func Kubernetes(p naming.Path) (naming.Bound, bool) {
 	const parts = 5
 	if len(p) < parts || p[0] != configured || p[1] != kubernetes {
 		return naming.Bound{}, false
 	}
 	return naming.Bound{
-		ID:       ServiceID(strings.ToLower(p[2]), strings.ToLower(p[3]), strings.ToLower(p[4])),
+		ID:       KubernetesID(strings.ToLower(p[2]), strings.ToLower(p[3]), strings.ToLower(p[4])),
 		Residual: p[parts:],
 	}, true
 }
 
-// ServiceID returns /#/io.l5d.k8s/<namespace>/<port>/<name>. The port is a number of the
+// KubernetesID returns /#/io.l5d.k8s/<namespace>/<port>/<name>. The port is a number of the
 // Service or the name of a port.
-func ServiceID(namespace, port, name string) naming.Path {
+func KubernetesID(namespace, port, name string) naming.Path {
 	return naming.Path{configured, kubernetes, namespace, port, name}
 }
 
@@ -83,9 +85,9 @@ func Inet(id naming.Path) (string, bool) {
 	return net.JoinHostPort(id[2], id[3]), true
 }
 
-// Rewrite answers for names under /$/; other names are Neg. A namer that does not exist is
+// Resolve answers for names under /$/; other names are Neg. A namer that does not exist is
 // an error, so that a slip in a rule does not silently fall through to the next.
-func Rewrite(p naming.Path) naming.Resolution {
+func Resolve(p naming.Path) naming.Resolution {
 	if len(p) < 2 || p[0] != builtIn {
 		return naming.Resolution{}
 	}
@@ -98,9 +100,9 @@ func Rewrite(p naming.Path) naming.Resolution {
 		return naming.Resolution{Bound: &naming.Bound{ID: p[:4:4], Residual: p[4:]}}
 	case namer == inet && len(args) >= 1 && isPort(args[0]): // the host is this one
 		return naming.Resolution{Bound: &naming.Bound{ID: inetID("127.0.0.1", args[0]), Residual: args[1:]}}
-	case namer == service && len(args) >= 2:
+	case namer == Service && len(args) >= 2:
 		return naming.Resolution{Tree: host(args[0], args[1], args[2:])}
-	case namer == service: // too short to name anything
+	case namer == Service: // too short to name anything
 		return naming.Resolution{}
 	}
 	return naming.Resolution{Err: fmt.Errorf("Unknown namer: %s for path: %s", p[1], p)} //lint:ignore ST1005 the text is Linkerd's
@@ -129,7 +131,7 @@ func host(namespace, hostport string, rest naming.Path) naming.Tree {
 			ports = []string{"80", "http"}
 		}
 		for _, port := range ports {
-			tree = append(tree, naming.Leaf(ServiceID(ns, port, svc).Join(rest...)))
+			tree = append(tree, naming.Leaf(KubernetesID(ns, port, svc).Join(rest...)))
 		}
 	}
 	if len(labels) > 1 {

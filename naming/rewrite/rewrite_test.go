@@ -31,7 +31,7 @@ func show(r naming.Resolution) string {
 	return "neg"
 }
 
-func TestRewrite(t *testing.T) {
+func TestResolve(t *testing.T) {
 	for in, want := range map[string]string{
 		"/svc/a":                "neg",
 		"/":                     "neg",
@@ -52,8 +52,8 @@ func TestRewrite(t *testing.T) {
 		"/$/dev.tulle.service":      "neg",
 		"/$/dev.tulle.service/shop": "neg",
 	} {
-		if got := show(rewrite.Rewrite(path(t, in))); got != want {
-			t.Errorf("Rewrite(%s) = %s, want %s", in, got, want)
+		if got := show(rewrite.Resolve(path(t, in))); got != want {
+			t.Errorf("Resolve(%s) = %s, want %s", in, got, want)
 		}
 	}
 }
@@ -92,18 +92,18 @@ func TestHosts(t *testing.T) {
 		strings.Repeat("a", 64):          "~",
 	} {
 		want := strings.ReplaceAll(want, `\x66\x64\x30\x30\x3a\x3a\x31`, "fd00::1")
-		got := show(rewrite.Rewrite(naming.Path{"$", "dev.tulle.service", "shop", in}))
+		got := show(rewrite.Resolve(naming.Path{"$", "dev.tulle.service", "shop", in}))
 		if got != want {
 			t.Errorf("%s:\n got %s\nwant %s", in, got, want)
 		}
 	}
-	got := show(rewrite.Rewrite(path(t, "/$/dev.tulle.service/shop/cart.eu:81/a/B")))
+	got := show(rewrite.Resolve(path(t, "/$/dev.tulle.service/shop/cart.eu:81/a/B")))
 	if want := k + "eu/81/cart/a/B | /$/inet/cart.eu/81/a/B"; got != want {
 		t.Errorf("the rest is lost: %s", got)
 	}
 }
 
-func TestService(t *testing.T) {
+func TestKubernetes(t *testing.T) {
 	for in, want := range map[string]string{
 		"/#/io.l5d.k8s/Shop/HTTP/Cart/Z": "/#/io.l5d.k8s/shop/http/cart /Z",
 		"/#/io.l5d.k8s/shop/80/cart":     "/#/io.l5d.k8s/shop/80/cart /",
@@ -112,11 +112,11 @@ func TestService(t *testing.T) {
 		"/$/io.l5d.k8s/shop/http/cart":   "",
 	} {
 		got := ""
-		if b, ok := rewrite.Service(path(t, in)); ok {
+		if b, ok := rewrite.Kubernetes(path(t, in)); ok {
 			got = b.ID.String() + " " + b.Residual.String()
 		}
 		if got != want {
-			t.Errorf("Service(%s) = %q, want %q", in, got, want)
+			t.Errorf("Kubernetes(%s) = %q, want %q", in, got, want)
 		}
 	}
 }
