@@ -1,0 +1,320 @@
+package webhook
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "write the goldens anew")
+
+// TestGolden runs the cases of testdata/inject. Each is a txtar archive: namespace.yaml and pod.yaml go in,
+// result.yaml and, if the pod was changed, injected.yaml come out.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/inject/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	covered := map[Reason]bool{}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, want := map[string][]byte{}, map[string]string{}
+			var kept []txtar.File
+			for _, f := range ar.Files {
+				if f.Name == "result.yaml" || f.Name == "injected.yaml" {
+					want[f.Name] = string(f.Data)
+					continue
+				}
+				kept = append(kept, f)
+				in[f.Name] = f.Data
+			}
+			ns, cfg := enabled("shop"), testConfig()
+			if text, ok := in["namespace.yaml"]; ok {
+				ns = Namespace{}
+				if err := yaml.UnmarshalStrict(text, &ns); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if text, ok := in["config.yaml"]; ok {
+				if err := yaml.UnmarshalStrict(text, &cfg); err != nil {
+					t.Fatal(err)
+				}
+			}
+			raw, err := yaml.YAMLToJSON(in["pod.yaml"])
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			res := mustInject(t, raw, ns, cfg)
+			covered[res.Reason] = true
+			got := map[string]string{"result.yaml": summary(t, res)}
+			if res.Patch != nil {
+				patched := applied(t, raw, res)
+				text, err := yaml.JSONToYAML(patched)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got["injected.yaml"] = string(text)
+				second := mustInject(t, patched, ns, cfg)
+				if second.Reason != AlreadyInjected || second.Patch != nil {
+					t.Errorf("the second pass is %s with patch %s", second.Reason, second.Patch)
+				}
+			}
+			if *update {
+				ar.Files = append(kept, txtar.File{Name: "result.yaml", Data: []byte(got["result.yaml"])})
+				if text, ok := got["injected.yaml"]; ok {
+					ar.Files = append(ar.Files, txtar.File{Name: "injected.yaml", Data: []byte(text)})
+				}
+				if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+	for _, r := range Reasons() {
+		// The last three are the server's.
+		if !covered[r] && r != NotAPod && r != InvalidPod && r != InternalError {
+			t.Errorf("no case in testdata/inject ends with %s", r)
+		}
+	}
+}
+
+func summary(t *testing.T, res Result) string {
+	t.Helper()
+	text, err := yaml.Marshal(struct {
+		Mode     Mode     `json:"mode,omitempty"`
+		Reason   Reason   `json:"reason"`
+		Message  string   `json:"message,omitempty"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{res.Mode, res.Reason, res.Message, res.Warnings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestModePrecedence(t *testing.T) {
+	for _, tt := range []struct {
+		pod, namespace, def string
+		want                Mode
+		reason              Reason
+	}{
+		{"", "", "", ModeHost, InjectedHost},
+		{"", "", "sidecar", ModeSidecar, InjectedSidecar},
+		{"", "sidecar", "", ModeSidecar, InjectedSidecar},
+		{"", "sidecar", "host", ModeSidecar, InjectedSidecar},
+		{"host", "sidecar", "sidecar", ModeHost, InjectedHost},
+		{"sidecar", "host", "host", ModeSidecar, InjectedSidecar},
+		{"sidecar", "nonsense", "host", ModeSidecar, InjectedSidecar},
+		{"", "nonsense", "host", "", InvalidMode},
+		{"nonsense", "host", "host", "", InvalidMode},
+		{"Host", "", "", "", InvalidMode},
+		{"none", "", "", "", InvalidMode},
+	} {
+		t.Run(fmt.Sprintf("%s,%s,%s", tt.pod, tt.namespace, tt.def), func(t *testing.T) {
+			meta := map[string]any{}
+			if tt.pod != "" {
+				meta["annotations"] = map[string]any{AnnotationMode: tt.pod}
+			}
+			raw := marshal(t, map[string]any{"metadata": meta, "spec": map[string]any{
+				"containers": []any{map[string]any{"name": "app"}}}})
+			ns := enabled("shop")
+			if tt.namespace != "" {
+				ns.Labels[LabelMode] = tt.namespace
+			}
+			cfg := testConfig()
+			cfg.DefaultMode = Mode(tt.def)
+			res := mustInject(t, raw, ns, cfg)
+			if res.Mode != tt.want || res.Reason != tt.reason {
+				t.Errorf("got %q, %s: %s; want %q, %s", res.Mode, res.Reason, res.Message, tt.want, tt.reason)
+			}
+			if res.Reason.Denies() != (res.Message != "") {
+				t.Errorf("denies: %v, message: %q", res.Reason.Denies(), res.Message)
+			}
+		})
+	}
+}
+
+func TestExcludedNamespaces(t *testing.T) {
+	raw := []byte(`{"metadata":{"annotations":{"tulle.dev/mode":"host"}},"spec":{"containers":[{"name":"app"}]}}`)
+	cfg := testConfig()
+	cfg.MeshNamespace = "mesh"
+	for _, name := range []string{"kube-system", "kube-public", "kube-node-lease", "cert-manager", "mesh"} {
+		if res := mustInject(t, raw, enabled(name), cfg); res.Reason != NamespaceExcluded || res.Patch != nil {
+			t.Errorf("namespace %s: %s", name, res.Reason)
+		}
+	}
+	if res := mustInject(t, raw, enabled("tulle"), cfg); res.Reason != InjectedHost {
+		t.Errorf("namespace tulle of a mesh in another namespace: %s", res.Reason)
+	}
+}
+
+// What no version of the Go types knows must survive, wherever it stands.
+func TestUnknownFieldsSurvive(t *testing.T) {
+	raw := []byte(`{"apiVersion":"v1","kind":"Pod","future":{"a":[1,2.50,1e3]},
+		"metadata":{"name":"p","labels":{"app":"a"},"future":true},
+		"spec":{"future":"x","containers":[{"name":"app","image":"i","future":{"deep":[{"n":12345678901234567890}]},
+			"env":[{"name":"A","value":"1","future":{"x":"y"}},{"name":"no_proxy","value":"corp","future":1}]}],
+			"initContainers":[{"name":"first","restartPolicy":"Sometimes","future":null}],
+			"volumes":[{"name":"v","future":{"kind":"new"}}]}}`)
+	for _, mode := range modes() {
+		patched := applied(t, raw, mustInject(t, raw, enabled("shop", LabelMode, string(mode)), testConfig()))
+		for _, want := range []string{
+			`"future":{"a":[1,2.50,1e3]}`, `"future":true`, `"future":"x"`, `"future":{"deep":[{"n":12345678901234567890}]}`,
+			`"future":{"x":"y"}`, `"future":1`, `"restartPolicy":"Sometimes"`, `"future":null`, `"future":{"kind":"new"}`,
+		} {
+			if !bytes.Contains(patched, []byte(want)) {
+				t.Errorf("mode %s: lost %s in\n%s", mode, want, patched)
+			}
+		}
+	}
+}
+
+// A webhook that runs after ours may add a container; the API server then asks again.
+func TestSecondPassCompletes(t *testing.T) {
+	for _, mode := range modes() {
+		ns := enabled("shop", LabelMode, string(mode))
+		raw := []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"app"}]}}`)
+		first := applied(t, raw, mustInject(t, raw, ns, testConfig()))
+		pod := tree(t, first)
+		spec := pod["spec"].(map[string]any)
+		spec["containers"] = append(spec["containers"].([]any), map[string]any{"name": "late", "env": []any{map[string]any{"name": "A", "value": "$(B)"}}})
+		again := marshal(t, pod)
+		res := mustInject(t, again, ns, testConfig())
+		if res.Patch == nil || bytes.Contains(res.Patch, []byte("/spec/containers/0")) || !bytes.Contains(res.Patch, []byte("/spec/containers/1/env/0")) {
+			t.Errorf("mode %s: the second pass is %s, %s", mode, res.Reason, res.Patch)
+		}
+		third := mustInject(t, applied(t, again, res), ns, testConfig())
+		if third.Reason != AlreadyInjected || third.Patch != nil {
+			t.Errorf("mode %s: the third pass is %s, %s", mode, third.Reason, third.Patch)
+		}
+	}
+}
+
+// With another configuration, what an earlier injection wrote stays, and a warning says so.
+func TestEarlierInjectionStays(t *testing.T) {
+	raw := []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"app"}]}}`)
+	ns := enabled("shop")
+	patched := applied(t, raw, mustInject(t, raw, ns, testConfig()))
+	cfg := testConfig()
+	cfg.OutgoingPort = 5140
+	res := mustInject(t, patched, ns, cfg)
+	if res.Patch != nil || res.Reason != AlreadyInjected || len(res.Warnings) != 1 {
+		t.Errorf("got %+v", res)
+	}
+	// A status without its sidecar is a copied annotation, and no injection.
+	forged := []byte(`{"metadata":{"name":"p","annotations":{"tulle.dev/status":"{\"version\":\"v1\",\"mode\":\"sidecar\",\"hash\":\"x\"}"}},"spec":{"containers":[{"name":"app"}]}}`)
+	if res := mustInject(t, forged, enabled("shop", LabelMode, "sidecar"), cfg); res.Reason != InjectedSidecar {
+		t.Errorf("a status without a sidecar gives %s", res.Reason)
+	}
+}
+
+func TestHash(t *testing.T) {
+	raw := []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"app"}]}}`)
+	other := []byte(`{"metadata":{"name":"q"},"spec":{"containers":[{"name":"x"},{"name":"y"}]}}`)
+	sidecar := enabled("shop", LabelMode, "sidecar")
+	base := mustInject(t, raw, sidecar, testConfig()).Hash
+	if got := mustInject(t, other, sidecar, testConfig()).Hash; got != base {
+		t.Errorf("two pods with one configuration have hashes %s and %s", base, got)
+	}
+	for name, change := range map[string]func(*Config){
+		"image": func(c *Config) { c.ProxyImage += "2" }, "CA": func(c *Config) { c.ControllerCA += testCA },
+		"port": func(c *Config) { c.AdminPort = 9991 }, "memory": func(c *Config) { c.MemoryLimit = "1Gi" },
+	} {
+		cfg := testConfig()
+		change(&cfg)
+		if got := mustInject(t, raw, sidecar, cfg).Hash; got == base {
+			t.Errorf("another %s gives the same hash", name)
+		}
+	}
+	if got := mustInject(t, raw, enabled("shop"), testConfig()).Hash; got == base {
+		t.Error("the modes give one hash")
+	}
+}
+
+func TestStatusAnnotation(t *testing.T) {
+	raw := []byte(`{"metadata":{"name":"p"},"spec":{"initContainers":[{"name":"i"}],"containers":[{"name":"app"},{"name":"own","env":[{"name":"http_proxy","value":"http://corp:3128"}]}]}}`)
+	res := mustInject(t, raw, enabled("shop", LabelMode, "sidecar"), testConfig())
+	meta := tree(t, applied(t, raw, res))["metadata"].(map[string]any)
+	var got Status
+	if err := json.Unmarshal([]byte(meta["annotations"].(map[string]any)[AnnotationStatus].(string)), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := Status{Version: "v1", Mode: ModeSidecar, Hash: res.Hash, Env: []string{"http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"},
+		Containers: []string{"i", "app"}, Left: []string{"own"}, InitContainers: []string{"tulle-proxy"}, Volumes: []string{"tulle-token"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], `"own"`) {
+		t.Errorf("warnings: %q", res.Warnings)
+	}
+}
+
+func TestInjectErrors(t *testing.T) {
+	for name, raw := range map[string]string{
+		"empty": ``, "not JSON": `{`, "null": `null`, "list": `[]`, "no containers": `{"spec":{}}`,
+		"null container": `{"spec":{"containers":[null]}}`, "env is no list": `{"spec":{"containers":[{"name":"a","env":{}}]}}`,
+		"labels are no map": `{"metadata":{"labels":[]},"spec":{"containers":[{"name":"a"}]}}`,
+		"init without name": `{"spec":{"containers":[{"name":"a"}],"initContainers":[{}]}}`,
+	} {
+		if res, err := Inject([]byte(raw), enabled("shop"), testConfig()); err == nil {
+			t.Errorf("%s: got %+v", name, res)
+		}
+	}
+}
+
+func TestConfigValidate(t *testing.T) {
+	if err := testConfig().Validate(); err != nil {
+		t.Errorf("the test's configuration: %v", err)
+	}
+	bad := Config{DefaultMode: "both", OutgoingPort: 80, HostAddress: "$(HOSTNAME)", SidecarAddress: "$(NODE_NAME)",
+		PullPolicy: "always", ControllerURL: "http://x", ControllerCA: "pem", CPURequest: "ten", MemoryLimit: "1XB"}
+	err := bad.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{`"both"`, "80", "$(HOSTNAME)", "$(NODE_NAME)", "proxy image", `"always"`, "https", "PEM", `"ten"`, `"1XB"`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not name %s:\n%v", want, err)
+		}
+	}
+	// Host mode works without what only sidecars need.
+	raw := []byte(`{"spec":{"containers":[{"name":"app"}]}}`)
+	if res := mustInject(t, raw, enabled("shop"), Config{}); res.Reason != InjectedHost {
+		t.Errorf("with an empty configuration: %s", res.Reason)
+	}
+	if _, err := Inject(raw, enabled("shop", LabelMode, "sidecar"), Config{}); err == nil {
+		t.Error("an empty configuration makes sidecars")
+	}
+}
+
+func BenchmarkInject(b *testing.B) {
+	raw := []byte(`{"metadata":{"name":"p","labels":{"app":"a"}},"spec":{"containers":[{"name":"app","env":[{"name":"A","value":"b"}]}],"volumes":[{"name":"v"}]}}`)
+	for _, mode := range modes() {
+		b.Run(string(mode), func(b *testing.B) {
+			ns := enabled("shop", LabelMode, string(mode))
+			for b.Loop() {
+				if _, err := Inject(raw, ns, testConfig()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

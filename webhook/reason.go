@@ -1,0 +1,92 @@
+package webhook
+
+import "slices"
+
+// Mode says where the proxy runs that serves a pod.
+type Mode string
+
+const (
+	// ModeSidecar is a proxy in the pod itself.
+	ModeSidecar Mode = "sidecar"
+	// ModeHost is one proxy per node, shared by the pods of that node.
+	ModeHost Mode = "host"
+)
+
+// modes lists the modes in the order in which messages name them.
+func modes() []Mode { return []Mode{ModeSidecar, ModeHost} }
+
+func (m Mode) valid() bool { return slices.Contains(modes(), m) }
+
+// Reason says why a pod was treated as it was. The list is closed: metrics, audit annotations and the
+// command line all use these values, so a new one is a change for users.
+type Reason string
+
+const (
+	// InjectedHost: the pod was given the environment of host mode.
+	InjectedHost Reason = "injected_host"
+	// InjectedSidecar: the pod was given a sidecar.
+	InjectedSidecar Reason = "injected_sidecar"
+	// AlreadyInjected: the pod carries what an earlier pass added, and nothing is missing.
+	AlreadyInjected Reason = "already_injected"
+	// AppDefinesProxy: host mode, and every container has a proxy of the user's own. The pod is labelled, so
+	// that its incoming traffic is meshed, but no container was changed.
+	AppDefinesProxy Reason = "app_defines_proxy"
+
+	// NotEnabled: the namespace does not carry tulle.dev/inject=enabled.
+	NotEnabled Reason = "not_enabled"
+	// NamespaceExcluded: the namespace is one that is never injected, whatever its labels say.
+	NamespaceExcluded Reason = "namespace_excluded"
+	// OptedOut: the pod carries the label tulle.dev/inject=false.
+	OptedOut Reason = "opted_out"
+	// HostNetwork: sidecar mode, and the pod uses the network of its node, where a sidecar's ports would
+	// be the node's.
+	HostNetwork Reason = "host_network"
+	// MirrorPod: the kubelet's picture of a static pod; changing it changes nothing.
+	MirrorPod Reason = "mirror_pod"
+	// WindowsPod: the pod asks for a Windows node, where no proxy of ours runs.
+	WindowsPod Reason = "windows_pod"
+	// NotAPod: the webhook was called for something else than the creation of a pod.
+	NotAPod Reason = "not_a_pod"
+
+	// InvalidInject: the pod's label tulle.dev/inject has a value that means nothing.
+	InvalidInject Reason = "invalid_inject"
+	// InvalidMode: the pod or its namespace asks for a mode that does not exist.
+	InvalidMode Reason = "invalid_mode"
+	// InvalidPort: a port annotation is not a port the proxy can use.
+	InvalidPort Reason = "invalid_port"
+	// NameTaken: a container or volume of the pod has the name of one of ours.
+	NameTaken Reason = "name_taken"
+	// PortTaken: a container of the pod uses a port of the sidecar.
+	PortTaken Reason = "port_taken"
+	// EnvTaken: a container defines, in another way, a variable that the proxy's address needs.
+	EnvTaken Reason = "env_taken"
+
+	// InvalidPod: the object could not be read as a pod. Only the server answers it; Inject returns an error.
+	InvalidPod Reason = "invalid_pod"
+	// InternalError: the injector's own configuration, or what it knows of the namespace, is missing or wrong.
+	// Only the server answers it; Inject returns an error.
+	InternalError Reason = "internal_error"
+)
+
+// Reasons returns every reason there is.
+func Reasons() []Reason {
+	return []Reason{
+		InjectedHost, InjectedSidecar, AlreadyInjected, AppDefinesProxy,
+		NotEnabled, NamespaceExcluded, OptedOut, HostNetwork, MirrorPod, WindowsPod, NotAPod,
+		InvalidInject, InvalidMode, InvalidPort, NameTaken, PortTaken, EnvTaken,
+		InvalidPod, InternalError,
+	}
+}
+
+// Denies reports whether the pod must not be created as it is. Result.Message then says what is wrong
+// and what would be right.
+func (r Reason) Denies() bool {
+	switch r {
+	case InvalidInject, InvalidMode, InvalidPort, NameTaken, PortTaken, EnvTaken, InvalidPod, InternalError:
+		return true
+	}
+	return false
+}
+
+// String returns the value as it appears in metrics and annotations.
+func (r Reason) String() string { return string(r) }

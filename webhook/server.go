@@ -1,0 +1,183 @@
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
+)
+
+// maxBody bounds the body of a request. The API server takes objects of 3 MiB at most, and a review of a
+// creation holds one.
+const maxBody = 4 << 20
+
+// NamespaceFunc returns the namespace of that name as it is now. It is called for each pod, so it should
+// answer from memory, and may be called concurrently. On an error the pod is refused with a status that
+// makes controllers try again: injecting by guess would be worse.
+type NamespaceFunc func(ctx context.Context, name string) (Namespace, error)
+
+// ServerConfig is what a Server needs. All of it is required.
+type ServerConfig struct {
+	// Config returns the injector's configuration as it is now; called for each pod, concurrently.
+	Config func() Config
+	// Namespace finds the pod's namespace.
+	Namespace NamespaceFunc
+	// Registerer receives the metrics.
+	Registerer prometheus.Registerer
+	// Logger hears of refused pods and of callers that are no API server; injections are counted, not logged.
+	Logger *slog.Logger
+}
+
+// Server is the admission webhook: it answers an AdmissionReview of admission.k8s.io/v1 in the body of
+// POST requests to "/inject". It starts no goroutines and has no side effects, so dry runs need no care. It is
+// safe for concurrent use. TLS and timeouts belong to the http.Server around it.
+type Server struct {
+	cfg     ServerConfig
+	mux     *http.ServeMux
+	metrics *metrics
+}
+
+// NewServer returns a Server. The error is that of registering metrics.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register the injector's metrics: %w", err)
+	}
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), metrics: m}
+	s.mux.HandleFunc("/inject", s.inject)
+	return s, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// refusal is an answer below the level of admission: the caller did not send a review that can be answered.
+type refusal struct {
+	status  int
+	cause   string // one of causes()
+	message string
+}
+
+func (s *Server) inject(w http.ResponseWriter, r *http.Request) {
+	review, refused := readReview(w, r)
+	if refused != nil {
+		s.metrics.refused.WithLabelValues(refused.cause).Inc()
+		s.cfg.Logger.Warn("refuse a request that is no admission review", "cause", refused.cause, "message", refused.message, "remote", r.RemoteAddr)
+		if refused.status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", http.MethodPost)
+		}
+		http.Error(w, refused.message, refused.status)
+		return
+	}
+
+	begin := time.Now()
+	res := s.decide(r.Context(), review.Request)
+	s.metrics.observe(res, time.Since(begin))
+	if res.Reason.Denies() {
+		s.cfg.Logger.Info("refuse a pod", "namespace", review.Request.Namespace, "reason", res.Reason, "message", res.Message, "uid", review.Request.UID)
+	}
+
+	body, err := json.Marshal(admissionv1.AdmissionReview{
+		TypeMeta: review.TypeMeta,
+		Response: response(review.Request, res),
+	})
+	if err != nil { // strings and bytes only: out of reach, but an empty 200 would be worse
+		http.Error(w, "write the admission review: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	// If the caller is gone there is nobody left to tell.
+	_, _ = w.Write(body)
+}
+
+// readReview reads the review in r, or says why it is none.
+func readReview(w http.ResponseWriter, r *http.Request) (*admissionv1.AdmissionReview, *refusal) {
+	if r.Method != http.MethodPost {
+		return nil, &refusal{http.StatusMethodNotAllowed, causeMethod,
+			"method " + r.Method + " is not allowed; expected POST"}
+	}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return nil, &refusal{http.StatusUnsupportedMediaType, causeContentType,
+			fmt.Sprintf("content type %q is not supported; expected application/json", r.Header.Get("Content-Type"))}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, &refusal{http.StatusRequestEntityTooLarge, causeTooLarge,
+			fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+	}
+	if err != nil {
+		return nil, &refusal{http.StatusBadRequest, causeMalformed, "read the body: " + err.Error()}
+	}
+	var review admissionv1.AdmissionReview
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review); err != nil {
+		return nil, &refusal{http.StatusBadRequest, causeMalformed, "the body is not an AdmissionReview: " + err.Error()}
+	}
+	if review.APIVersion != "admission.k8s.io/v1" || review.Kind != "AdmissionReview" {
+		return nil, &refusal{http.StatusBadRequest, causeVersion,
+			fmt.Sprintf("the body is %q of %q; expected \"AdmissionReview\" of \"admission.k8s.io/v1\"", review.Kind, review.APIVersion)}
+	}
+	if review.Request == nil {
+		return nil, &refusal{http.StatusBadRequest, causeMalformed, "the AdmissionReview has no request"}
+	}
+	return &review, nil
+}
+
+// decide answers one admission request. Errors become results, so that each request has exactly one reason.
+func (s *Server) decide(ctx context.Context, req *admissionv1.AdmissionRequest) Result {
+	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
+	if req.Resource != pods || req.SubResource != "" || req.Operation != admissionv1.Create {
+		return Result{Reason: NotAPod, Warnings: []string{fmt.Sprintf(
+			"the injector was called for %s of %s, but only handles CREATE of pods; correct its webhook configuration", req.Operation, req.Resource.Resource)}}
+	}
+	ns, err := s.cfg.Namespace(ctx, req.Namespace)
+	if err != nil {
+		return Result{Reason: InternalError, Message: fmt.Sprintf("find namespace %q: %v; hint: try again shortly", req.Namespace, err)}
+	}
+	res, err := Inject(req.Object.Raw, ns, s.cfg.Config())
+	switch {
+	case errors.Is(err, ErrConfig):
+		return Result{Reason: InternalError, Message: err.Error() + "; hint: correct the controller's configuration"}
+	case err != nil:
+		return Result{Reason: InvalidPod, Message: err.Error()}
+	}
+	return res
+}
+
+// response writes a result in the words of the admission API.
+func response(req *admissionv1.AdmissionRequest, res Result) *admissionv1.AdmissionResponse {
+	out := &admissionv1.AdmissionResponse{
+		UID:      req.UID,
+		Allowed:  !res.Reason.Denies(),
+		Warnings: res.Warnings,
+		AuditAnnotations: map[string]string{
+			"mode":   modeLabel(res.Mode),
+			"reason": res.Reason.String(),
+		},
+	}
+	if res.Hash != "" {
+		out.AuditAnnotations["hash"] = res.Hash
+	}
+	if len(res.Patch) > 0 {
+		kind := admissionv1.PatchTypeJSONPatch
+		out.Patch, out.PatchType = res.Patch, &kind
+	}
+	switch {
+	case res.Reason == InternalError:
+		out.Result = &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusServiceUnavailable,
+			Reason: metav1.StatusReasonServiceUnavailable, Message: res.Message}
+	case res.Reason.Denies():
+		out.Result = &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusBadRequest,
+			Reason: metav1.StatusReasonBadRequest, Message: res.Message}
+	}
+	return out
+}
