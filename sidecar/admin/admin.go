@@ -1,0 +1,43 @@
+// Package admin serves a proxy's administration port: liveness, readiness and
+// metrics. It is a slow path and uses net/http.
+//
+//	h := admin.Handler(admin.Config{Metrics: registry, Ready: func() []string { return nil }})
+package admin
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config is what the pages show.
+type Config struct {
+	Metrics prometheus.Gatherer
+	// Ready returns what the proxy still waits for; nothing means ready. It is
+	// called from many goroutines.
+	Ready func() []string
+}
+
+// Handler returns the pages: /admin/ping, /admin/ready, /metrics and an index.
+func Handler(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprint(w, "tulle-proxy\n\n/admin/ping   is the process alive\n/admin/ready  does it serve requests\n/metrics      its counters, for Prometheus\n")
+	})
+	mux.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprint(w, "pong")
+	})
+	mux.HandleFunc("GET /admin/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if waiting := c.Ready(); len(waiting) > 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = fmt.Fprintf(w, "not ready: waiting for %s\n", strings.Join(waiting, " and "))
+			return
+		}
+		_, _ = fmt.Fprint(w, "ready\n")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	return mux
+}

@@ -1,0 +1,114 @@
+package sidecar
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tulle-mesh/tulle/certs"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
+)
+
+// Config is what a proxy is told. The tags are the keys of its settings, see
+// package internal/setting; DefaultConfig has the defaults.
+type Config struct {
+	Mode             string `setting:"mode" help:"where the proxy runs: sidecar (in a pod, for it) or host (on a node, for its pods)"`
+	Node             string `setting:"node" help:"name of the node"`
+	Namespace        string `setting:"namespace" help:"namespace of the proxy's own pod"`
+	ServiceAccount   string `setting:"service-account" help:"service account of the proxy's own pod"`
+	PodName          string `setting:"pod-name" help:"name of the proxy's own pod"`
+	PodIP            string `setting:"pod-ip" help:"address of the proxy's own pod"`
+	TrustDomain      string `setting:"trust-domain" help:"trust domain of the mesh's identities"`
+	Outgoing         string `setting:"outgoing" help:"address for requests of applications"`
+	Incoming         string `setting:"incoming" help:"address for requests of other proxies, over mTLS"`
+	Admin            string `setting:"admin" help:"address of /metrics, /admin/ping and /admin/ready"`
+	Controller       string `setting:"controller" help:"https URL of the controller's mesh API"`
+	ControllerCA     string `setting:"controller-ca" help:"certificates, in PEM, by which the controller is trusted"`
+	ControllerCAFile string `setting:"controller-ca-file" help:"file with the same"`
+	TokenFile        string `setting:"token-file" help:"file with the service-account token for the controller"`
+	DtabNamespace    string `setting:"dtab-namespace" help:"name of the dtab to route by"`
+	DefaultNamespace string `setting:"default-namespace" help:"host mode: namespace in which names of callers that are no pods of this node resolve"`
+	LogLevel         string `setting:"log-level" help:"debug, info, warn or error"`
+}
+
+// DefaultConfig returns the settings of a sidecar that has been told nothing.
+func DefaultConfig() Config {
+	return Config{
+		Mode:             api.ModeSidecar,
+		TrustDomain:      "cluster.local",
+		Outgoing:         "127.0.0.1:4140",
+		Incoming:         ":4141",
+		Admin:            ":9990",
+		Controller:       "https://tulle-controller.tulle.svc:4181",
+		TokenFile:        "/var/run/secrets/tulle.dev/token",
+		DtabNamespace:    "default",
+		DefaultNamespace: "default",
+		LogLevel:         "info",
+	}
+}
+
+// Validate reports everything that is wrong with c. It reads no files.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Mode != api.ModeSidecar && c.Mode != api.ModeHost {
+		bad("mode is %q, allowed: %s, %s", c.Mode, api.ModeSidecar, api.ModeHost)
+	}
+	if c.Node == "" && c.Mode == api.ModeHost {
+		bad("node is not set, and a host proxy serves the pods of one node")
+	}
+	if _, err := netip.ParseAddr(c.PodIP); err != nil {
+		bad("pod-ip is %q, which is no IP address", c.PodIP)
+	}
+	for _, a := range []struct{ key, value string }{{"outgoing", c.Outgoing}, {"incoming", c.Incoming}, {"admin", c.Admin}} {
+		if _, _, err := net.SplitHostPort(a.value); err != nil {
+			bad("%s is %q, which is no address such as 127.0.0.1:4140", a.key, a.value)
+		}
+	}
+	if u, err := url.Parse(c.Controller); err != nil || u.Scheme != "https" || u.Host == "" {
+		bad("controller is %q, which is no https URL", c.Controller)
+	}
+	if c.ControllerCA == "" && c.ControllerCAFile == "" {
+		bad("neither controller-ca nor controller-ca-file is set, so the controller cannot be trusted")
+	}
+	if _, err := c.identity(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// identity returns the SPIFFE ID of the proxy.
+func (c *Config) identity() (spiffeid.ID, error) {
+	domain, err := spiffeid.TrustDomainFromString(c.TrustDomain)
+	if err != nil {
+		return spiffeid.ID{}, fmt.Errorf("trust-domain is %q: %w", c.TrustDomain, err)
+	}
+	id, err := certs.Identity(domain, c.Namespace, c.ServiceAccount)
+	if err != nil {
+		return spiffeid.ID{}, fmt.Errorf("namespace %q and service-account %q make no identity: %w", c.Namespace, c.ServiceAccount, err)
+	}
+	return id, nil
+}
+
+// roots reads the certificates by which the controller is trusted.
+func (c *Config) roots() (*x509.CertPool, error) {
+	pem, from := []byte(c.ControllerCA), "controller-ca"
+	if len(pem) == 0 {
+		from = "controller-ca-file " + c.ControllerCAFile
+		var err error
+		if pem, err = os.ReadFile(c.ControllerCAFile); err != nil {
+			return nil, fmt.Errorf("read controller-ca-file: %w", err)
+		}
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", from)
+	}
+	return pool, nil
+}

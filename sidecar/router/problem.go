@@ -1,0 +1,113 @@
+package router
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Problem is an answer that the proxy makes itself. Status and Code are what
+// programs read; Code is stable across versions.
+type Problem struct {
+	Status    int
+	Code      string
+	Message   string // what went wrong; the first line goes into l5d-err
+	Hint      string // what to do about it, one line
+	Retryable bool   // certain that no application saw the request
+}
+
+func (p *Problem) Error() string { return p.Code + ": " + p.Message }
+
+// The codes, each with the one place that makes it.
+const (
+	codeBadRequest   = "T101" // the request is not HTTP/1.1 as the RFCs have it
+	codeBadDtab      = "T102" // l5d-dtab or l5d-ctx-dtab does not parse
+	codeNoHost       = "T103" // nothing says whom the request is for
+	codeLoop         = "T104" // more proxies on the way than a sane path has
+	codeConnect      = "T105" // CONNECT, which this version does not serve
+	codeNoRoute      = "T201" // the name binds to nothing, or to no endpoint
+	codeBindTimeout  = "T202" // the namer did not say in time what the name is
+	codeBindError    = "T203" // the name cannot be bound
+	codeUnreachable  = "T301" // no endpoint could be connected to
+	codeBadAnswer    = "T302" // the endpoint's answer is not HTTP, or it hung up
+	codeNotOurs      = "T401" // incoming: the endpoint is not behind this proxy
+	codeNoEndpoint   = "T402" // incoming: the request does not say which endpoint
+	codeAppDown      = "T403" // incoming: the application refused the connection
+	codeAppBadAnswer = "T404" // incoming: the application hung up or spoke no HTTP
+)
+
+// maxErr bounds the l5d-err header.
+const maxErr = 4 << 10
+
+// body returns the text of the answer.
+func (p *Problem) body() string {
+	return p.Message + "\n\n" + p.Code + ": " + p.Hint + "\n"
+}
+
+// header returns the value of l5d-err: the message, form-encoded.
+func (p *Problem) header() string {
+	m := p.Message
+	if len(m) > maxErr {
+		m = m[:maxErr]
+	}
+	return url.QueryEscape(m)
+}
+
+func badRequest(status int, what string) *Problem {
+	return &Problem{Status: status, Code: codeBadRequest, Message: what,
+		Hint: "correct the client that sent this request; it was not forwarded"}
+}
+
+func badDtab(header string, err error) *Problem {
+	return &Problem{Status: 400, Code: codeBadDtab, Message: header + ": " + err.Error(),
+		Hint: "write rules as /prefix => /destination, separated by semicolons"}
+}
+
+// noRoute is the answer for a name that leads nowhere, in the form that users
+// of Linkerd 1.x know.
+func noRoute(service string, base, override []string) *Problem {
+	var b strings.Builder
+	b.WriteString("Unable to route request!\n\nservice name: " + service + "\ndtab:\nbase dtab:\n")
+	for _, d := range base {
+		b.WriteString("  " + d + "\n")
+	}
+	b.WriteString("override dtab:")
+	for _, d := range override {
+		b.WriteString("\n  " + d)
+	}
+	return &Problem{Status: 502, Code: codeNoRoute, Message: b.String(), Retryable: true,
+		Hint: "check that the Service exists in the caller's namespace and has ready endpoints, or name it as service.namespace"}
+}
+
+// unreachable is the answer when connecting failed, in the form that users of
+// Linkerd 1.x know.
+func unreachable(service, client string, addresses []string, selected string, cause error) *Problem {
+	return &Problem{Status: 502, Code: codeUnreachable, Retryable: true,
+		Message: fmt.Sprintf("Unable to establish connection to %s.\n\nservice name: %s\nclient name: %s\naddresses: [%s]\nselected address: %s\ncause: %v",
+			selected, service, client, strings.Join(addresses, ", "), selected, cause),
+		Hint: "check that the pods behind this address run and, for pods in the mesh, that their proxy does"}
+}
+
+// reasons holds the phrases of the statuses that a Problem uses.
+func reason(status int) string {
+	switch status {
+	case 400:
+		return "Bad Request"
+	case 403:
+		return "Forbidden"
+	case 414:
+		return "URI Too Long"
+	case 431:
+		return "Request Header Fields Too Large"
+	case 501:
+		return "Not Implemented"
+	case 502:
+		return "Bad Gateway"
+	case 503:
+		return "Service Unavailable"
+	case 505:
+		return "HTTP Version Not Supported"
+	}
+	return "Status " + strconv.Itoa(status)
+}
