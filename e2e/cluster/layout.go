@@ -24,6 +24,8 @@ const (
 	clusterName = "tulle-e2e"
 	// clusterDomain is the DNS suffix of Services.
 	clusterDomain = "cluster.local"
+	// podLogsBind is the directory of a node's disk that is its /var/log/pods.
+	podLogsBind = "pods"
 	// hostLink is the host's end of the wire to the cluster.
 	hostLink = "tulle0"
 	// apiPort is where the API server listens on cpAddr.
@@ -32,31 +34,44 @@ const (
 	pauseImage = "tulle.dev/pause:dev"
 )
 
-// node is one of the cluster's worker machines.
-type node struct {
+// Node is one of the cluster's worker machines.
+type Node struct {
 	Name string
-	IP   netip.Addr   // on the wire
+	IP   netip.Addr   // its InternalIP, on the wire
 	Pods netip.Prefix // the addresses of its pods
 }
 
-// Gateway is the node's own address towards its pods.
-func (n node) Gateway() netip.Addr { return n.Pods.Addr().Next() }
-
-// port is the name of the control plane's end of the node's wire.
-func (n node) port() string { return "to-" + n.Name }
+// wire is the name of the control plane's end of the node's link.
+func (n Node) wire() string { return "to-" + n.Name }
 
 // nodes are the workers: two, the least that has a "same node" and an "other node".
-var nodes = []node{newNode(1), newNode(2)}
+var nodes = []Node{newNode(1), newNode(2)}
 
 // newNode gives the i-th node, counted from 1, its name and addresses.
-func newNode(i int) node {
-	ip := firstNodeIP
-	for range i - 1 {
-		ip = ip.Next()
-	}
-	pods := podNet.Addr().As4()
+func newNode(i int) Node {
+	ip, pods := firstNodeIP.As4(), podNet.Addr().As4()
+	ip[3] += byte(i - 1)
 	pods[2] = byte(i)
-	return node{Name: fmt.Sprintf("n%d", i), IP: ip, Pods: netip.PrefixFrom(netip.AddrFrom4(pods), 24)}
+	return Node{Name: fmt.Sprintf("n%d", i), IP: netip.AddrFrom4(ip), Pods: netip.PrefixFrom(netip.AddrFrom4(pods), 24)}
+}
+
+// findNode returns the node of that name.
+func findNode(name string) (Node, error) {
+	for _, n := range nodes {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return Node{}, fmt.Errorf("find node %q: the nodes are %s and %s", name, nodes[0].Name, nodes[1].Name)
+}
+
+// machineNames are all machines, the control plane first.
+func machineNames() []string {
+	names := []string{cpName}
+	for _, n := range nodes {
+		names = append(names, n.Name)
+	}
+	return names
 }
 
 // stateDir is the directory of a running cluster; its methods name what is in it.
@@ -73,14 +88,19 @@ func (d stateDir) log(machine, daemon string) string {
 
 // machine is the directory of one machine; its disk and its configuration are in it.
 func (d stateDir) machine(name string) string { return filepath.Join(string(d), "machines", name) }
-func (d stateDir) config(machine, file string) string {
-	return filepath.Join(d.machine(machine), "config", file)
+
+// disk is what outlives a power cut of a machine; podLogs is one of the directories on it.
+func (d stateDir) disk(machine string) string    { return filepath.Join(d.machine(machine), "disk") }
+func (d stateDir) podLogs(machine string) string { return filepath.Join(d.disk(machine), podLogsBind) }
+
+// gates is where the gates of a machine are: files that hold its daemons back until they exist.
+func (d stateDir) gates(machine string) string { return filepath.Join(d.machine(machine), "gates") }
+func (d stateDir) gate(machine, name string) string {
+	return filepath.Join(d.gates(machine), name)
 }
 
-// gate is a file that holds a machine's daemons back until it exists; see machine.Daemon.
-func (d stateDir) gate(machine, name string) string {
-	return filepath.Join(d.machine(machine), "gates", name)
-}
+// loaded is where it is noted which image a machine has under a name.
+func (d stateDir) loaded(machine string) string { return filepath.Join(d.machine(machine), "images") }
 
 // init is the program that is process 1 of each machine. [findMachines] knows a machine by it.
 func (d stateDir) init() string { return filepath.Join(string(d), "machine") }

@@ -7,6 +7,7 @@ import (
 	certmanager "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	"github.com/cert-manager/cert-manager/pkg/controller/cainjector"
 	"github.com/cert-manager/cert-manager/pkg/logs"
+	"github.com/cert-manager/cert-manager/pkg/util"
 	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -32,6 +33,8 @@ func runCAInjector(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
+	// The injector applies under the name that its user agent begins with, and an apply needs one.
+	config = util.RestConfigWithUserAgent(config, "cainjector")
 	log := logs.FromContext(ctx)
 	ctrl.SetLogger(log)
 	manager, err := ctrl.NewManager(config, ctrl.Options{

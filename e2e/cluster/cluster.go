@@ -1,0 +1,91 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Cluster is a running cluster. Its methods may be called concurrently. It holds no process and no
+// connection: the cluster goes on when the program that has it ends.
+type Cluster struct {
+	dir    stateDir
+	bin    binaries
+	config *rest.Config
+	client kubernetes.Interface
+}
+
+// open makes the handle of the cluster in dir; it does not ask whether the cluster runs.
+func open(dir stateDir, bin binaries) (*Cluster, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", dir.kubeconfig("admin"))
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster's kubeconfig: %w", err)
+	}
+	// Tests ask often, and the API server has its own fairness.
+	config.QPS, config.Burst = 200, 400
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of the cluster: %w", err)
+	}
+	return &Cluster{dir: dir, bin: bin, config: config, client: client}, nil
+}
+
+// Kubeconfig is the path of a kubeconfig for the host, with all rights.
+func (c *Cluster) Kubeconfig() string { return c.dir.kubeconfig("admin") }
+
+// RESTConfig returns a new client configuration with all rights.
+func (c *Cluster) RESTConfig() *rest.Config { return rest.CopyConfig(c.config) }
+
+// Client returns a client with all rights, shared by all who ask.
+func (c *Cluster) Client() kubernetes.Interface { return c.client }
+
+// Nodes returns the worker nodes in order.
+func (c *Cluster) Nodes() []Node { return slices.Clone(nodes) }
+
+// NodeIPs returns the workers' InternalIPs by the node's name. The host reaches them, and through
+// them every pod and every Service's address.
+func (c *Cluster) NodeIPs() map[string]netip.Addr {
+	ips := make(map[string]netip.Addr, len(nodes))
+	for _, n := range nodes {
+		ips[n.Name] = n.IP
+	}
+	return ips
+}
+
+// HostIP is the address at which pods and nodes reach the host.
+func (c *Cluster) HostIP() netip.Addr { return hostAddr }
+
+// Kubectl runs kubectl with all rights and returns what it printed. Standard input may be nil. What
+// kubectl said on standard error is in the error.
+func (c *Cluster) Kubectl(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := c.KubectlCommand(ctx, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// KubectlCommand prepares kubectl with all rights; the caller sets its streams and runs it.
+func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.bin.path("kubectl"), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+	return cmd
+}
+
+// Apply applies manifests, YAML documents or JSON, on the server's side, and takes over fields that others set.
+func (c *Cluster) Apply(ctx context.Context, manifests string) error {
+	_, err := c.Kubectl(ctx, strings.NewReader(manifests), "apply", "--server-side", "--force-conflicts", "-f", "-")
+	return err
+}
