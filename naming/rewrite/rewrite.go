@@ -160,7 +160,7 @@ func kubernetesName(labels []string, namespace string) (svc, ns string, ok bool)
 	default:
 		return "", "", false
 	}
-	return svc, ns, isLabel(svc) && isLabel(ns)
+	return svc, ns, IsLabel(svc) && IsLabel(ns)
 }
 
 // splitHostPort splits host, host:port, [v6], [v6]:port and a bare v6 address. The port is
@@ -199,9 +199,9 @@ func isPort(s string) bool {
 	return err == nil && n > 0 && s[0] != '0'
 }
 
-// isLabel reports whether s may be the name of a Service or namespace: an RFC 1123 label,
+// IsLabel reports whether s may be the name of a Service or namespace: an RFC 1123 label,
 // in lower case.
-func isLabel(s string) bool {
+func IsLabel(s string) bool {
 	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}

@@ -1,0 +1,360 @@
+// Package client is the proxy's side of the namer's stream: it keeps the dtab, the replica
+// sets that are asked for and, for a host proxy, the pods of the node up to date.
+//
+// It resolves nothing and knows nothing of requests. It only holds what the namer last said.
+//
+// Invariant: what was known stays known. While the namer is away, or has just started and
+// knows little, the last values stand; they are replaced by newer knowledge and never by
+// the lack of it.
+//
+//	c, err := client.New(client.Config{URL: "https://tulle-controller:4181", TLS: config, Token: token, Hello: hello, Logger: log})
+//	go c.Run(ctx)
+//	replicas, release := c.Replicas("/#/io.l5d.k8s/default/80/world")
+//	defer release()
+//	r, changed := replicas.Watch()
+package client
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
+)
+
+// Waits between attempts to connect. The first is short, for a controller that restarts is
+// back in a moment; the last bounds the time a mesh needs to find a controller that was away
+// for long. Each is spread over half to one and a half of it, lest all proxies come at once.
+const (
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = 10 * time.Second
+)
+
+// Config is what a Client works with.
+type Config struct {
+	// URL is the base URL of the mesh API. With http it speaks HTTP/2 in clear text.
+	URL string
+	// TLS says whom to trust; nil means the system's roots. It is not used with http.
+	TLS *tls.Config
+	// Token returns the bearer token to show, anew at every connection; nil shows none.
+	Token func() (string, error)
+	// Hello says who we are.
+	Hello  api.Hello
+	Logger *slog.Logger
+	// Dial connects to the host and port of URL; nil means TCP.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Client follows the namer. Its methods may be called concurrently.
+type Client struct {
+	cfg Config
+	url *url.URL
+
+	dtab      watch.Value[*naming.Dtab]
+	pods      watch.Value[[]api.Pod]
+	connected atomic.Bool
+	synced    chan struct{} // closed when the dtab, and the pods if we need them, have come
+	isSynced  bool          // by the goroutine of Run alone
+
+	// changed has one token when names may differ from what the namer was told.
+	changed chan struct{}
+
+	mu    sync.Mutex
+	names map[string]*name
+}
+
+// name is a replica set that somebody follows. The value is never set with Client.mu held,
+// for its hooks may call back into us.
+type name struct {
+	replicas watch.Value[naming.Replicas]
+	users    int // guarded by Client.mu
+}
+
+// New returns a Client that knows nothing yet. It fails if the URL is no http or https URL.
+func New(cfg Config) (*Client, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read the URL of the namer: %w", err)
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return nil, fmt.Errorf("read the URL of the namer: %q is not of the form https://host:port", cfg.URL)
+	}
+	return &Client{
+		cfg:     cfg,
+		url:     u.JoinPath(api.WatchPath),
+		synced:  make(chan struct{}),
+		changed: make(chan struct{}, 1),
+		names:   map[string]*name{},
+	}, nil
+}
+
+// Dtab returns the base dtab, live; nil as long as it is not known.
+func (c *Client) Dtab() *watch.Value[*naming.Dtab] { return &c.dtab }
+
+// Pods returns the pods of our node, live; nil as long as they are not known, which is
+// forever unless we are a host proxy.
+func (c *Client) Pods() *watch.Value[[]api.Pod] { return &c.pods }
+
+// Connected reports whether the namer answers now.
+func (c *Client) Connected() bool { return c.connected.Load() }
+
+// Synced is closed once the first dtab has come and, for a host proxy, the first pods. It
+// stays closed whatever happens later.
+func (c *Client) Synced() <-chan struct{} { return c.synced }
+
+// Replicas returns the live state of a bound name until release is called: pending, then
+// what the namer says. It neither blocks nor fails. All who follow one name share the value;
+// release may be called more than once.
+func (c *Client) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.names[id]
+	if n == nil {
+		n = &name{}
+		c.names[id] = n
+		c.signal()
+	}
+	n.users++
+	var once sync.Once
+	return &n.replicas, func() {
+		once.Do(func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if n.users--; n.users == 0 {
+				delete(c.names, id)
+				c.signal()
+			}
+		})
+	}
+}
+
+func (c *Client) signal() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps a stream to the namer open until ctx ends, and returns nil then. Every failure
+// is a reason to try again.
+func (c *Client) Run(ctx context.Context) error {
+	backoff, quiet := minBackoff, false
+	for {
+		err := c.stream(ctx)
+		served := c.connected.Swap(false)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if served {
+			backoff, quiet = minBackoff, false
+		}
+		// One line when it is lost, one when it is found: retries are no news.
+		level := slog.LevelWarn
+		if quiet {
+			level = slog.LevelDebug
+		}
+		quiet = true
+		wait := backoff/2 + rand.N(backoff)
+		c.cfg.Logger.Log(ctx, level, "namer not connected", "url", c.cfg.URL, "error", err, "retry", wait.Round(time.Millisecond))
+		backoff = min(2*backoff, maxBackoff)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+var errSilent = fmt.Errorf("the namer has said nothing for %v", api.Silence)
+
+// stream opens one stream and serves it until it breaks. Each has a connection of its own:
+// when a peer is taken for dead, nothing of it is used again.
+func (c *Client) stream(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer func() {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause // what made the connection break, rather than how
+		}
+	}()
+	silence := time.AfterFunc(api.Silence, func() { cancel(errSilent) })
+	defer silence.Stop()
+
+	header := http.Header{"Content-Type": {"application/x-ndjson"}}
+	if c.cfg.Token != nil {
+		token, err := c.cfg.Token()
+		if err != nil {
+			return err
+		}
+		header.Set("Authorization", "Bearer "+token)
+	}
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+
+	body, lines := io.Pipe()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url.String(), body)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	request.Header = header
+	var sender sync.WaitGroup
+	defer sender.Wait()
+	defer lines.Close()
+	defer func() { cancel(err) }()
+	sender.Go(func() {
+		if err := c.send(ctx, lines); err != nil {
+			cancel(err)
+		}
+	})
+
+	response, err := conn.RoundTrip(request)
+	if err != nil {
+		return fmt.Errorf("open stream: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+		return fmt.Errorf("open stream: the namer answered %s: %s", response.Status, bytes.TrimSpace(text))
+	}
+	in := json.NewDecoder(response.Body)
+	for {
+		var m api.FromNamer
+		if err := in.Decode(&m); err != nil {
+			return fmt.Errorf("read stream: %w", err)
+		}
+		silence.Reset(api.Silence)
+		if !c.connected.Swap(true) {
+			c.cfg.Logger.Info("namer connected", "url", c.cfg.URL)
+		}
+		c.receive(m)
+	}
+}
+
+func (c *Client) connect(ctx context.Context) (*http.ClientConn, error) {
+	transport := &http.Transport{
+		TLSClientConfig: c.cfg.TLS.Clone(),
+		DialContext:     c.cfg.Dial,
+		Protocols:       new(http.Protocols),
+	}
+	transport.Protocols.SetHTTP2(c.url.Scheme == "https")
+	transport.Protocols.SetUnencryptedHTTP2(c.url.Scheme == "http")
+	port := map[string]string{"https": "443", "http": "80"}[c.url.Scheme]
+	address := net.JoinHostPort(c.url.Hostname(), cmp.Or(c.url.Port(), port))
+	conn, err := transport.NewClientConn(ctx, c.url.Scheme, address)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the namer: %w", err)
+	}
+	return conn, nil
+}
+
+// send tells the namer who we are, then what we watch, and keeps telling it.
+func (c *Client) send(ctx context.Context, w io.Writer) error {
+	heartbeat := time.NewTicker(api.Heartbeat)
+	defer heartbeat.Stop()
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	if err := e.Encode(api.FromProxy{Hello: &c.cfg.Hello}); err != nil {
+		return fmt.Errorf("write stream: %w", err)
+	}
+	told := map[string]*name{}
+	for {
+		now := c.wanted()
+		for id, n := range told {
+			// A name that was released and asked for again is new: its value is
+			// pending, and only a new watch makes the namer repeat itself.
+			if now[id] != n {
+				e.Encode(api.FromProxy{Unwatch: id})
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(now)) {
+			if told[id] != now[id] {
+				e.Encode(api.FromProxy{Watch: id})
+			}
+		}
+		told = now
+		if b.Len() > 0 {
+			if _, err := w.Write(b.Bytes()); err != nil {
+				return fmt.Errorf("write stream: %w", err)
+			}
+			b.Reset()
+		}
+		select {
+		case <-c.changed:
+		case <-heartbeat.C:
+			e.Encode(api.FromProxy{})
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// wanted returns a copy of the names that are followed now.
+func (c *Client) wanted() map[string]*name {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.names)
+}
+
+// receive takes in one message.
+func (c *Client) receive(m api.FromNamer) {
+	switch {
+	case m.Dtab != nil:
+		dtab, err := naming.ParseDtab(m.Dtab.Text)
+		if err != nil {
+			// The namer stores no such thing; one of a later version might.
+			c.cfg.Logger.Error("dtab kept as it was", "version", m.Dtab.Version, "error", err)
+			return
+		}
+		if old := c.dtab.Get(); old == nil || old.String() != dtab.String() {
+			c.dtab.Set(&dtab)
+		}
+	case m.Pods != nil:
+		pods := m.Pods.Pods
+		if pods == nil {
+			pods = []api.Pod{}
+		}
+		if old := c.pods.Get(); old == nil || !slices.Equal(old, pods) {
+			c.pods.Set(pods)
+		}
+	case m.Replicas != nil:
+		c.mu.Lock()
+		n := c.names[m.Replicas.Name]
+		c.mu.Unlock()
+		if n == nil {
+			return // released while this was on its way
+		}
+		old, r := n.replicas.Get(), m.Replicas.Replicas
+		known := old.State == naming.StateNeg || old.State == naming.StateBound
+		if lost := r.State == naming.StatePending || r.State == naming.StateFailed; lost && known {
+			return // a namer that cannot know tells us nothing new
+		}
+		if !r.Equal(old) {
+			n.replicas.Set(r)
+		}
+	}
+	if !c.isSynced && c.dtab.Get() != nil && (c.pods.Get() != nil || c.cfg.Hello.Mode != api.ModeHost) {
+		c.isSynced = true
+		close(c.synced)
+	}
+}

@@ -1,0 +1,14 @@
+// Package namer is the server side of naming: it keeps dtabs by namespace, lets people and
+// pipelines edit them over namerd's HTTP API, and streams dtabs, replica sets and pods to
+// the proxies.
+//
+// It resolves nothing itself: replica sets and pods come from a Source, which is
+// naming/kubernetes in a cluster, dtabs from a Store. It knows no Kubernetes types.
+//
+// Invariant: a proxy that keeps up is told the last state of everything it watches, once;
+// a proxy that does not never holds up another, nor the Source.
+//
+//	store, err := namer.NewMemory(map[string]string{"default": "/svc => /host"})
+//	mesh.Handle(api.WatchPath, namer.NewStream(namer.StreamConfig{Store: store, Source: index}))
+//	http.ListenAndServe(":4180", namer.NewAPI(store, logger))
+package namer

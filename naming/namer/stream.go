@@ -1,0 +1,338 @@
+package namer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
+)
+
+// maxNames bounds what one proxy may watch, ten times what a proxy keeps bound.
+const maxNames = 10_000
+
+// Source knows replica sets and pods. Its methods neither block nor fail and may be called
+// concurrently; release may be called more than once.
+type Source interface {
+	// Replicas returns the live state of a bound name until release is called. A name
+	// that is none of the Source's is Neg.
+	Replicas(id naming.Path) (replicas *watch.Value[naming.Replicas], release func())
+	// Pods returns the pods of a node, live, until release is called: nil as long as they
+	// are not known.
+	Pods(node string) (pods *watch.Value[[]api.Pod], release func())
+}
+
+// StreamConfig is what a Stream works with.
+type StreamConfig struct {
+	Store  Store
+	Source Source
+	// Admit says whether the proxy that sent this request may have what it says hello
+	// for; nil admits everyone. An error with a method StatusCode() int is answered with
+	// that status, another one with 403.
+	Admit  func(r *http.Request, hello api.Hello) error
+	Logger *slog.Logger
+}
+
+// Stream is the handler of api.WatchPath. It needs HTTP/2, or HTTP/1.1 with a client that
+// reads while it writes. A stream ends with its request's context: give the http.Server a
+// BaseContext that ends when it is to shut down, for Shutdown waits for streams.
+type Stream struct{ cfg StreamConfig }
+
+// NewStream returns the handler. It starts nothing.
+func NewStream(cfg StreamConfig) *Stream { return &Stream{cfg} }
+
+// ServeHTTP serves one proxy until it goes away, falls silent or the request's context ends.
+func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		refuseJSON(w, http.StatusMethodNotAllowed, errors.New("a stream begins with POST"))
+		return
+	}
+	out := http.NewResponseController(w)
+	if err := out.EnableFullDuplex(); err != nil && r.ProtoMajor < 2 {
+		refuseJSON(w, http.StatusHTTPVersionNotSupported, errors.New("a stream needs HTTP/2"))
+		return
+	}
+	s := &session{
+		source: h.cfg.Source,
+		out:    out,
+		w:      w,
+		in:     bufio.NewScanner(r.Body),
+		names:  map[string]*subscription{},
+		wake:   make(chan struct{}, 1),
+	}
+	s.in.Buffer(nil, api.MaxLine)
+	first, err := s.read()
+	if err == nil && first.Hello == nil {
+		err = errors.New("the first line is no hello")
+	}
+	if err != nil {
+		refuseJSON(w, http.StatusBadRequest, fmt.Errorf("begin stream: %w", err))
+		return
+	}
+	hello := *first.Hello
+	if h.cfg.Admit != nil {
+		if err := h.cfg.Admit(r, hello); err != nil {
+			status := http.StatusForbidden
+			if e := (interface{ StatusCode() int })(nil); errors.As(err, &e) {
+				status = e.StatusCode()
+			}
+			h.cfg.Logger.Warn("proxy not admitted", "proxy", hello.Proxy, "node", hello.Node, "error", err)
+			refuseJSON(w, status, err)
+			return
+		}
+	}
+	log := h.cfg.Logger.With("proxy", hello.Proxy, "node", hello.Node)
+	log.Info("proxy connected", "mode", hello.Mode)
+	s.followDtab(h.cfg.Store, hello.DtabNamespace)
+	if hello.Mode == api.ModeHost {
+		s.followPods(hello.Node)
+	}
+	log.Info("proxy gone", "cause", s.run(r.Context()))
+}
+
+func refuseJSON(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", typeJSON)
+	w.WriteHeader(status)
+	w.Write(line(map[string]string{"error": err.Error()}))
+}
+
+// session is one proxy's stream. One goroutine reads, one writes; whoever changes a watched
+// value only marks its subscription dirty, so that a slow proxy costs memory for one mark
+// per name and nothing else.
+type session struct {
+	source Source
+	w      io.Writer
+	out    *http.ResponseController
+	in     *bufio.Scanner
+	names  map[string]*subscription // by the reader alone, until it is gone
+	always []func()                 // what stops the dtab and the pods
+
+	wake chan struct{} // one token: there may be something dirty
+
+	mu    sync.Mutex
+	dirty []*subscription
+}
+
+// subscription is one thing that a proxy follows.
+type subscription struct {
+	stop func()
+	// next returns the present state, or nil if that is what was sent last. It belongs to
+	// the writer.
+	next func() *api.FromNamer
+
+	dirty, stopped bool // guarded by session.mu
+}
+
+// subscribe follows a value: show turns it into a message, nil for what is not to be sent,
+// and equal tells states that are one to the proxy.
+func subscribe[T any](s *session, value *watch.Value[T], release func(), equal func(a, b T) bool, show func(T) *api.FromNamer) *subscription {
+	var (
+		last T
+		sent bool
+	)
+	sub := &subscription{next: func() *api.FromNamer {
+		v := value.Get()
+		if sent && equal(v, last) {
+			return nil
+		}
+		message := show(v)
+		if message != nil {
+			last, sent = v, true
+		}
+		return message
+	}}
+	unhook := value.Notify(func() { s.mark(sub) })
+	sub.stop = func() {
+		unhook()
+		release()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		sub.stopped = true
+	}
+	s.mark(sub)
+	return sub
+}
+
+// mark puts a subscription on the writer's list. It is called from the hooks of values, so
+// it takes no lock but the session's own.
+func (s *session) mark(sub *subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sub.dirty || sub.stopped {
+		return
+	}
+	sub.dirty = true
+	s.dirty = append(s.dirty, sub)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what is dirty, and makes it clean: whatever changes from now on is marked
+// again.
+func (s *session) take() []*subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dirty := s.dirty
+	s.dirty = nil
+	for _, sub := range dirty {
+		sub.dirty = false
+	}
+	return slices.DeleteFunc(dirty, func(sub *subscription) bool { return sub.stopped })
+}
+
+func (s *session) followDtab(store Store, namespace string) {
+	value, release := store.Watch(namespace)
+	sub := subscribe(s, value, release,
+		func(a, b *Versioned) bool { return a.Version == b.Version },
+		func(v *Versioned) *api.FromNamer {
+			if v == nil {
+				return nil
+			}
+			return &api.FromNamer{Dtab: &api.Dtab{
+				Text:    v.Dtab.String(),
+				Version: base64.StdEncoding.EncodeToString([]byte(v.Version)),
+			}}
+		})
+	s.always = append(s.always, sub.stop)
+}
+
+func (s *session) followPods(node string) {
+	value, release := s.source.Pods(node)
+	sub := subscribe(s, value, release, slices.Equal[[]api.Pod],
+		func(pods []api.Pod) *api.FromNamer {
+			if pods == nil {
+				return nil
+			}
+			return &api.FromNamer{Pods: &api.Pods{Node: node, Pods: pods}}
+		})
+	s.always = append(s.always, sub.stop)
+}
+
+// follow begins to watch a name. What cannot be watched fails at once, and for good.
+func (s *session) follow(name string) {
+	if s.names[name] != nil {
+		return
+	}
+	var value *watch.Value[naming.Replicas]
+	release := func() {}
+	if id, err := naming.ParsePath(name); err != nil {
+		value = watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()})
+	} else {
+		value, release = s.source.Replicas(id)
+	}
+	s.names[name] = subscribe(s, value, release, naming.Replicas.Equal,
+		func(r naming.Replicas) *api.FromNamer {
+			return &api.FromNamer{Replicas: &api.Replicas{Name: name, Replicas: r}}
+		})
+}
+
+func (s *session) unfollow(name string) {
+	if sub := s.names[name]; sub != nil {
+		sub.stop()
+		delete(s.names, name)
+	}
+}
+
+// run serves the stream and returns why it ended. No goroutine and no subscription is left.
+func (s *session) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	reader := make(chan struct{})
+	go func() {
+		defer close(reader)
+		cancel(s.readAll())
+	}()
+	cancel(s.writeAll(ctx))
+	s.out.SetReadDeadline(time.Unix(1, 0)) // wakes the reader, whatever it waits for
+	<-reader
+	for name := range s.names {
+		s.unfollow(name)
+	}
+	for _, stop := range s.always {
+		stop()
+	}
+	return context.Cause(ctx)
+}
+
+// read returns the next line from the proxy, or an error once there are no more.
+func (s *session) read() (api.FromProxy, error) {
+	var m api.FromProxy
+	s.out.SetReadDeadline(time.Now().Add(api.Silence))
+	if !s.in.Scan() {
+		if err := s.in.Err(); err != nil {
+			return m, fmt.Errorf("read line: %w", err)
+		}
+		return m, io.EOF
+	}
+	if err := json.Unmarshal(s.in.Bytes(), &m); err != nil {
+		return m, fmt.Errorf("read line: %w", err)
+	}
+	return m, nil
+}
+
+func (s *session) readAll() error {
+	for {
+		m, err := s.read()
+		if err != nil {
+			return err
+		}
+		if m.Unwatch != "" {
+			s.unfollow(m.Unwatch)
+		}
+		if m.Watch != "" {
+			if len(s.names) >= maxNames {
+				return fmt.Errorf("watch %s: more than %d names are watched", m.Watch, maxNames)
+			}
+			s.follow(m.Watch)
+		}
+	}
+}
+
+// writeAll sends what is dirty, many messages a flush, and heartbeats when nothing is.
+func (s *session) writeAll(ctx context.Context) error {
+	heartbeat := time.NewTicker(api.Heartbeat)
+	defer heartbeat.Stop()
+	var b bytes.Buffer
+	b.WriteString("{}\n") // tells the proxy that it is admitted, whatever else is known
+	for {
+		for _, sub := range s.take() {
+			if message := sub.next(); message != nil {
+				b.Write(line(message))
+			}
+		}
+		if b.Len() > 0 {
+			// A peer that takes nothing for so long hears no heartbeat either: it is
+			// gone, or might as well be.
+			s.out.SetWriteDeadline(time.Now().Add(api.Silence))
+			if _, err := s.w.Write(b.Bytes()); err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+			if err := s.out.Flush(); err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+			heartbeat.Reset(api.Heartbeat)
+			b.Reset()
+		}
+		select {
+		case <-s.wake:
+		case <-heartbeat.C:
+			b.WriteString("{}\n")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
