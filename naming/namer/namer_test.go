@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -158,6 +159,13 @@ func (n *network) cut() {
 	}
 }
 
+// refuse makes every later dial fail.
+func (n *network) refuse() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listener = nil
+}
+
 // serve runs a server of h on the network until stop is called.
 func (n *network) serve(h http.Handler) (stop func()) {
 	l := &listener{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -176,9 +184,7 @@ func (n *network) serve(h http.Handler) (stop func()) {
 	done := make(chan struct{})
 	go func() { s.Serve(l); close(done) }()
 	return sync.OnceFunc(func() {
-		n.mu.Lock()
-		n.listener = nil
-		n.mu.Unlock()
+		n.refuse()
 		cancel()
 		s.Close()
 		<-done
@@ -196,9 +202,10 @@ func (n *network) start(t *testing.T, hello api.Hello) (c *client.Client, stop f
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 	return c, sync.OnceFunc(func() {
+		begin := time.Now() // virtual
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run returned %v", err)
+		if err := <-done; err != nil || time.Since(begin) > 0 {
+			t.Errorf("Run returned %v after %v", err, time.Since(begin))
 		}
 	})
 }

@@ -217,6 +217,31 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
+// A server whose context ends lets go of its streams by itself.
+func TestShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, n := newSource(), &network{}
+		ctx, cancel := context.WithCancel(t.Context())
+		stopServer := n.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: src, Logger: quiet}).ServeHTTP(w, r.WithContext(ctx))
+		}))
+		defer stopServer()
+		c, stop := n.start(t, sidecar)
+		defer stop()
+		_, release := c.Replicas(world)
+		defer release()
+		<-c.Synced()
+		synctest.Wait()
+		begin := time.Now()
+		n.refuse()
+		cancel()
+		synctest.Wait()
+		if src.usersOf(world) != 0 || c.Connected() || time.Since(begin) > 0 {
+			t.Errorf("%d users, connected %v after %v", src.usersOf(world), c.Connected(), time.Since(begin))
+		}
+	})
+}
+
 // A peer that vanishes without a word is noticed by both sides.
 func TestDeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -210,24 +210,27 @@ func (c *Client) stream(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-
 	body, lines := io.Pipe()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer func() { cancel(err) }()
+	helpers.Go(func() {
+		// The end of the context alone does not reach an HTTP/2 request that waits for
+		// more of its body, and a peer that is silent answers no good-bye.
+		<-ctx.Done()
+		lines.CloseWithError(context.Cause(ctx))
+		conn.Close()
+	})
+	helpers.Go(func() {
+		if err := c.send(ctx, lines); err != nil {
+			cancel(err)
+		}
+	})
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url.String(), body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
 	request.Header = header
-	var sender sync.WaitGroup
-	defer sender.Wait()
-	defer lines.Close()
-	defer func() { cancel(err) }()
-	sender.Go(func() {
-		if err := c.send(ctx, lines); err != nil {
-			cancel(err)
-		}
-	})
-
 	response, err := conn.RoundTrip(request)
 	if err != nil {
 		return fmt.Errorf("open stream: %w", err)
