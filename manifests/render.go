@@ -3,6 +3,7 @@ package manifests
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"embed"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func Render(namespace string, values map[string]any) ([]byte, error) {
 	if err := checkValues(c, vals); err != nil {
 		return nil, err
 	}
-	rendered, err := engine.Engine{Strict: true}.Render(c, vals)
+	rendered, err := engine.Engine{Strict: true}.RenderWithContext(context.Background(), c, vals)
 	if err != nil {
 		return nil, fmt.Errorf("render the chart: %w", err)
 	}
@@ -116,7 +117,8 @@ func checkValues(c *chart.Chart, vals common.Values) error {
 	}
 	var problems []string
 	for line := range strings.Lines(err.Error()) {
-		if where, what, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && strings.HasPrefix(where, "- at '") {
+		where, what, ok := strings.Cut(strings.TrimSpace(line), ": ")
+		if ok && strings.HasPrefix(where, "- at '") && what != "validation failed" { // which only begins a list
 			path := strings.Trim(strings.TrimPrefix(where, "- at "), "'")
 			path = strings.ReplaceAll(strings.TrimPrefix(path, "/"), "/", ".")
 			problems = append(problems, cmp.Or(path, "top level")+": "+what)

@@ -1,0 +1,436 @@
+package manifests_test
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	certmanager "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	"github.com/google/go-cmp/cmp"
+	admission "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/manifests"
+)
+
+// parse decodes YAML documents strictly: an unknown or a repeated field is an error.
+func parse(t *testing.T, text []byte) []runtime.Object {
+	t.Helper()
+	types := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(types), certmanager.AddToScheme(types)); err != nil {
+		t.Fatal(err)
+	}
+	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
+	var objects []runtime.Object
+	for _, doc := range bytes.Split(append([]byte("\n"), text...), []byte("\n---\n")) {
+		var content any
+		if err := yaml.Unmarshal(doc, &content); err != nil || content == nil {
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, doc)
+			}
+			continue
+		}
+		object, _, err := decoder.Decode(doc, nil, nil)
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		objects = append(objects, object)
+	}
+	return objects
+}
+
+func render(t *testing.T, namespace string, values map[string]any) []runtime.Object {
+	t.Helper()
+	text, err := manifests.Render(namespace, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, text)
+}
+
+// all returns the objects of one type by name.
+func all[T any, P interface {
+	*T
+	metav1.Object
+}](objects []runtime.Object) map[string]P {
+	found := map[string]P{}
+	for _, o := range objects {
+		if p, ok := o.(P); ok {
+			found[p.GetName()] = p
+		}
+	}
+	return found
+}
+
+func TestRenderedObjects(t *testing.T) {
+	objects := render(t, "tulle", nil)
+	var got []string
+	for _, o := range objects {
+		got = append(got, o.GetObjectKind().GroupVersionKind().Kind+" "+o.(metav1.Object).GetName())
+		switch o.(type) {
+		case *corev1.Namespace, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *admission.MutatingWebhookConfiguration:
+		default:
+			if ns := o.(metav1.Object).GetNamespace(); ns != "tulle" {
+				t.Errorf("%s is in namespace %q", got[len(got)-1], ns)
+			}
+		}
+	}
+	want := []string{
+		"Namespace tulle", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
+		"ClusterRole tulle-controller", "ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
+		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
+		"ConfigMap tulle-controller", "Service tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
+		"MutatingWebhookConfiguration tulle-injector",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestRenderIsRepeatable(t *testing.T) {
+	values := map[string]any{"dtabs": map[string]any{"b": "/a=>/b", "a": "/c=>/d"}}
+	first, err := manifests.Render("tulle", values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if again, err := manifests.Render("tulle", values); err != nil || !bytes.Equal(first, again) {
+			t.Fatalf("rendered otherwise: %v", err)
+		}
+	}
+	if len(values) != 1 || len(values["dtabs"].(map[string]any)) != 2 {
+		t.Errorf("the caller's values became %v", values)
+	}
+}
+
+func TestWebhookSelectors(t *testing.T) {
+	config := all[admission.MutatingWebhookConfiguration](render(t, "mesh", map[string]any{
+		"injector": map[string]any{"excludedNamespaces": []any{"legacy"}}}))["tulle-injector"]
+	if len(config.Webhooks) != 1 {
+		t.Fatalf("%d webhooks", len(config.Webhooks))
+	}
+	if got := config.Annotations["cert-manager.io/inject-ca-from"]; got != "mesh/tulle-controller" {
+		t.Errorf("the CA comes from %q", got)
+	}
+	hook := config.Webhooks[0]
+	if *hook.FailurePolicy != admission.Fail || *hook.ReinvocationPolicy != admission.IfNeededReinvocationPolicy ||
+		*hook.SideEffects != admission.SideEffectClassNone || *hook.TimeoutSeconds != 5 || !slices.Equal(hook.AdmissionReviewVersions, []string{"v1"}) {
+		t.Errorf("the webhook is %+v", hook)
+	}
+	selects := func(s *metav1.LabelSelector, set labels.Set) bool {
+		selector, err := metav1.LabelSelectorAsSelector(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return selector.Matches(set)
+	}
+	for name, want := range map[string]bool{"shop": true, "tulle": true, "mesh": false, "legacy": false,
+		"kube-system": false, "kube-public": false, "kube-node-lease": false, "cert-manager": false} {
+		if got := selects(hook.NamespaceSelector, labels.Set{"kubernetes.io/metadata.name": name, "tulle.dev/inject": "enabled"}); got != want {
+			t.Errorf("namespace %s is selected: %v", name, got)
+		}
+		for _, inject := range []string{"", "disabled", "true"} {
+			if selects(hook.NamespaceSelector, labels.Set{"kubernetes.io/metadata.name": name, "tulle.dev/inject": inject}) {
+				t.Errorf("namespace %s with tulle.dev/inject=%q is selected", name, inject)
+			}
+		}
+	}
+	for inject, want := range map[string]bool{"false": false, "true": true, "nonsense": true} {
+		if got := selects(hook.ObjectSelector, labels.Set{"tulle.dev/inject": inject}); got != want {
+			t.Errorf("a pod with tulle.dev/inject=%q is selected: %v", inject, got)
+		}
+	}
+	if !selects(hook.ObjectSelector, labels.Set{}) {
+		t.Error("a pod without labels is not selected")
+	}
+}
+
+// violations returns what a pod template does against a Pod Security level.
+func violations(t *testing.T, level api.Level, template corev1.PodTemplateSpec) []string {
+	t.Helper()
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, res := range evaluator.EvaluatePod(api.LevelVersion{Level: level, Version: api.LatestVersion()}, &template.ObjectMeta, &template.Spec) {
+		if !res.Allowed {
+			found = append(found, res.ForbiddenReason)
+		}
+	}
+	return found
+}
+
+func TestPodSecurity(t *testing.T) {
+	objects := render(t, "tulle", nil)
+	if got := violations(t, api.LevelRestricted, all[appsv1.Deployment](objects)["tulle-controller"].Spec.Template); got != nil {
+		t.Errorf("the controller's pods are not restricted: %q", got)
+	}
+	host := all[appsv1.DaemonSet](objects)["tulle-host"].Spec.Template
+	if got := violations(t, api.LevelRestricted, host); !slices.Equal(got, []string{"host namespaces"}) {
+		t.Errorf("the host proxies break %q; expected the host's network and nothing else", got)
+	}
+	host.Spec.HostNetwork = false
+	if got := violations(t, api.LevelRestricted, host); got != nil {
+		t.Errorf("the host proxies break %q beside the host's network", got)
+	}
+	for _, c := range host.Spec.Containers {
+		if len(c.Ports) != 0 {
+			t.Error("the host proxies list ports, which the API server reserves on the node")
+		}
+	}
+	if got := all[corev1.Namespace](objects)["tulle"].Labels["pod-security.kubernetes.io/enforce"]; got != "privileged" {
+		t.Errorf("the namespace enforces %q", got)
+	}
+}
+
+// Names in one object that mean another one.
+func TestReferences(t *testing.T) {
+	for name, values := range map[string]map[string]any{
+		"default": nil,
+		"own issuer": {"issuer": map[string]any{"create": false, "name": "corp", "kind": "ClusterIssuer"},
+			"imagePullSecrets": []any{map[string]any{"name": "registry"}}},
+		"no host proxies": {"host": map[string]any{"enabled": false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := render(t, "mesh", values)
+			secrets := map[string]bool{"registry": true}
+			certificates, issuers := all[certmanager.Certificate](objects), all[certmanager.Issuer](objects)
+			for _, c := range certificates {
+				secrets[c.Spec.SecretName] = true
+				if ref := c.Spec.IssuerRef; ref.Kind == "Issuer" && issuers[ref.Name] == nil || ref.Kind != "Issuer" && ref.Name != "corp" {
+					t.Errorf("certificate %s is issued by %+v", c.Name, ref)
+				}
+			}
+			for _, i := range issuers {
+				if i.Spec.CA != nil && !secrets[i.Spec.CA.SecretName] {
+					t.Errorf("issuer %s has no CA", i.Name)
+				}
+			}
+			templates := map[string]corev1.PodTemplateSpec{}
+			for _, d := range all[appsv1.Deployment](objects) {
+				templates[d.Name] = d.Spec.Template
+				checkSelector(t, d.Spec.Selector, d.Spec.Template)
+			}
+			for _, d := range all[appsv1.DaemonSet](objects) {
+				templates[d.Name] = d.Spec.Template
+				checkSelector(t, d.Spec.Selector, d.Spec.Template)
+			}
+			accounts, maps := all[corev1.ServiceAccount](objects), all[corev1.ConfigMap](objects)
+			for owner, template := range templates {
+				if accounts[template.Spec.ServiceAccountName] == nil {
+					t.Errorf("%s runs as %q", owner, template.Spec.ServiceAccountName)
+				}
+				for _, v := range template.Spec.Volumes {
+					for _, s := range v.Projected.Sources {
+						if s.Secret != nil && !secrets[s.Secret.Name] {
+							t.Errorf("%s mounts secret %q", owner, s.Secret.Name)
+						}
+						if s.ConfigMap != nil && maps[s.ConfigMap.Name] == nil {
+							t.Errorf("%s mounts config map %q", owner, s.ConfigMap.Name)
+						}
+					}
+				}
+			}
+			service := all[corev1.Service](objects)["tulle-controller"]
+			checkService(t, service, templates)
+			dns := certificates["tulle-controller"].Spec.DNSNames
+			hook := all[admission.MutatingWebhookConfiguration](objects)["tulle-injector"].Webhooks[0].ClientConfig.Service
+			if !slices.Contains(dns, hook.Name+"."+hook.Namespace+".svc") || hook.Name != service.Name || *hook.Port != 443 {
+				t.Errorf("the webhook calls %+v, the certificate is for %v", hook, dns)
+			}
+		})
+	}
+}
+
+func checkSelector(t *testing.T, s *metav1.LabelSelector, template corev1.PodTemplateSpec) {
+	t.Helper()
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil || selector.Empty() || !selector.Matches(labels.Set(template.Labels)) {
+		t.Errorf("selector %v does not select its own pods, %v: %v", selector, template.Labels, err)
+	}
+}
+
+// checkService sees to it that a Service selects the pods of exactly one owner, at ports they have.
+func checkService(t *testing.T, service *corev1.Service, templates map[string]corev1.PodTemplateSpec) {
+	t.Helper()
+	var owners []string
+	for owner, template := range templates {
+		if !labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Set(template.Labels)) {
+			continue
+		}
+		owners = append(owners, owner)
+		for _, port := range service.Spec.Ports {
+			if !slices.ContainsFunc(template.Spec.Containers, func(c corev1.Container) bool {
+				return slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool {
+					return p.Name == port.TargetPort.StrVal || p.ContainerPort == port.TargetPort.IntVal
+				})
+			}) {
+				t.Errorf("service %s: %s has no port %s", service.Name, owner, port.TargetPort.String())
+			}
+		}
+	}
+	if len(owners) != 1 {
+		t.Errorf("service %s selects the pods of %v", service.Name, owners)
+	}
+}
+
+func TestPermissions(t *testing.T) {
+	objects := render(t, "tulle", nil)
+	got := map[string][]string{}
+	add := func(where string, rules []rbacv1.PolicyRule) {
+		for _, r := range rules {
+			for _, res := range r.Resources {
+				got[where+" "+res] = r.Verbs
+			}
+		}
+	}
+	for _, r := range all[rbacv1.ClusterRole](objects) {
+		add("cluster", r.Rules)
+	}
+	for _, r := range all[rbacv1.Role](objects) {
+		add(r.Namespace, r.Rules)
+	}
+	watch := []string{"get", "list", "watch"}
+	want := map[string][]string{
+		"cluster namespaces": watch, "cluster pods": watch, "cluster services": watch, "cluster endpointslices": watch,
+		"cluster tokenreviews":      {"create"},
+		"tulle certificaterequests": {"create", "get", "list", "watch", "delete"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// Text of the user's ends up as the same text, whatever is in it.
+func TestUserText(t *testing.T) {
+	const image, dtab = `reg/a:1" # 'b`, "/svc => /host ; # \"quoted\": {{ no template }}\n/host=>/srv"
+	objects := render(t, "tulle", map[string]any{
+		"proxy": map[string]any{"image": image}, "dtabs": map[string]any{"internal": dtab},
+		"injector": map[string]any{"resources": map[string]any{"limits": map[string]any{"cpu": 2, "memory": nil}}},
+	})
+	if got := all[appsv1.DaemonSet](objects)["tulle-host"].Spec.Template.Spec.Containers[0].Image; got != image {
+		t.Errorf("the image is %q", got)
+	}
+	var settings struct {
+		Dtabs  map[string]string
+		Inject map[string]any
+	}
+	if err := yaml.Unmarshal([]byte(all[corev1.ConfigMap](objects)["tulle-controller"].Data["controller.yaml"]), &settings); err != nil {
+		t.Fatal(err)
+	}
+	if settings.Dtabs["internal"] != dtab || settings.Dtabs["default"] == "" || settings.Inject["proxy-image"] != image {
+		t.Errorf("the settings are %+v", settings)
+	}
+	if settings.Inject["proxy-cpu-limit"] != "2" || settings.Inject["proxy-memory-limit"] != nil {
+		t.Errorf("the sidecar's limits are %v", settings.Inject)
+	}
+}
+
+// New settings must make new pods, because the controller reads them at start.
+func TestSettingsRestart(t *testing.T) {
+	hash := func(values map[string]any) string {
+		return all[appsv1.Deployment](render(t, "tulle", values))["tulle-controller"].Spec.Template.Annotations["tulle.dev/settings-hash"]
+	}
+	if hash(nil) == hash(map[string]any{"dtabs": map[string]any{"default": "/a=>/b"}}) {
+		t.Error("another dtab leaves the pods as they are")
+	}
+}
+
+func TestValuesRefused(t *testing.T) {
+	for _, tt := range []struct {
+		values string
+		want   []string
+	}{
+		{`{contoller: {}}`, []string{"top level: ", "contoller"}},
+		{`{controller: {replicas: two}}`, []string{"controller.replicas: got string, want integer"}},
+		{`{controller: {replicas: 0}, injector: {defaultMode: both}, issuer: {caDuration: 10y}}`,
+			[]string{"controller.replicas: ", "injector.defaultMode: ", "issuer.caDuration: "}},
+		{`{dtabs: {Default: ""}}`, []string{"dtabs"}},
+		{`{host: {resources: {limits: {gpu: 1}}}}`, []string{"host.resources.limits: ", "gpu"}},
+	} {
+		var values map[string]any
+		if err := yaml.Unmarshal([]byte(tt.values), &values); err != nil {
+			t.Fatal(err)
+		}
+		_, err := manifests.Render("tulle", values)
+		var refused *manifests.ValuesError
+		if !errors.As(err, &refused) {
+			t.Errorf("%s: %v", tt.values, err)
+			continue
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(strings.Join(refused.Problems, "\n"), want) {
+				t.Errorf("%s: %q does not say %q", tt.values, refused.Problems, want)
+			}
+		}
+	}
+}
+
+func TestWithoutNamespace(t *testing.T) {
+	if got := all[corev1.Namespace](render(t, "tulle", map[string]any{"createNamespace": false})); len(got) != 0 {
+		t.Errorf("namespaces %v", slices.Collect(maps.Keys(got)))
+	}
+}
+
+func TestHelloWorld(t *testing.T) {
+	objects := parse(t, manifests.HelloWorld())
+	namespaces := all[corev1.Namespace](objects)
+	byNamespace := map[string][]runtime.Object{}
+	for _, o := range objects {
+		switch o.(type) {
+		case *corev1.Namespace:
+			continue
+		case *corev1.Service, *appsv1.Deployment:
+		default:
+			t.Errorf("the demo does not know %T", o)
+		}
+		ns := o.(metav1.Object).GetNamespace()
+		if namespaces[ns] == nil {
+			t.Errorf("%T %s is in namespace %q", o, o.(metav1.Object).GetName(), ns)
+		}
+		byNamespace[ns] = append(byNamespace[ns], o)
+	}
+	for _, mode := range []string{"host", "sidecar"} {
+		ns := namespaces["hello-"+mode]
+		if ns == nil || ns.Labels["tulle.dev/inject"] != "enabled" || ns.Labels["tulle.dev/mode"] != mode ||
+			ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
+			t.Fatalf("namespace hello-%s is %+v", mode, ns)
+		}
+		templates := map[string]corev1.PodTemplateSpec{}
+		replicas := map[string]int32{}
+		for name, d := range all[appsv1.Deployment](byNamespace[ns.Name]) {
+			templates[name], replicas[name] = d.Spec.Template, *d.Spec.Replicas
+			checkSelector(t, d.Spec.Selector, d.Spec.Template)
+			if got := violations(t, api.LevelRestricted, d.Spec.Template); got != nil {
+				t.Errorf("%s/%s is not restricted: %q", ns.Name, name, got)
+			}
+		}
+		if want := map[string]int32{"hello": 1, "world-v1": 2, "world-v2": 1}; !maps.Equal(replicas, want) {
+			t.Errorf("%s has %v, want %v", ns.Name, replicas, want)
+		}
+		services := all[corev1.Service](byNamespace[ns.Name])
+		if got := slices.Sorted(maps.Keys(services)); !slices.Equal(got, []string{"hello", "world", "world-v2"}) {
+			t.Errorf("%s has services %v", ns.Name, got)
+		}
+		for _, s := range services {
+			checkService(t, s, templates)
+			if p := s.Spec.Ports[0]; p.Port != 80 || p.Name != "http" {
+				t.Errorf("%s/%s has port %+v", ns.Name, s.Name, p)
+			}
+		}
+	}
+}
