@@ -41,6 +41,9 @@ import (
 // maxRequest bounds a request; a CSR with an RSA key of 4096 bits has some two thousand bytes.
 const maxRequest = 16 << 10
 
+// readTimeout bounds the time for its body.
+const readTimeout = 10 * time.Second
+
 var (
 	// ErrUnauthenticated is in the chain of an [Authenticator]'s error when the token is no good, in
 	// contrast to one that could not be checked. The caller needs another token.
@@ -131,6 +134,9 @@ type problem struct {
 
 func (p *problem) Error() string { return p.Refusal.Error }
 
+// StatusCode is the HTTP status to answer with.
+func (p *problem) StatusCode() int { return p.status }
+
 func refuse(status int, hint, format string, args ...any) *problem {
 	return &problem{status, certs.Refusal{Error: fmt.Sprintf(format, args...), Hint: hint}}
 }
@@ -142,8 +148,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		var told *problem
 		if !errors.As(err, &told) {
-			s.log.Error("could not issue certificate", "error", err)
 			told = refuse(http.StatusServiceUnavailable, "", "%v", err)
+		}
+		if told.status == http.StatusServiceUnavailable {
+			s.log.Error("could not issue certificate", "error", err)
 		}
 		status, body = told.status, told.Refusal
 	}
@@ -156,7 +164,7 @@ func (s *Server) issue(w http.ResponseWriter, r *http.Request) (certs.Answer, er
 	if r.Method != http.MethodPost {
 		return certs.Answer{}, refuse(http.StatusMethodNotAllowed, "", "the method is %s, not POST", r.Method)
 	}
-	caller, err := s.authenticate(r)
+	caller, err := Authenticate(s.cfg.Authenticator, r)
 	if err != nil {
 		return certs.Answer{}, err
 	}
@@ -164,7 +172,7 @@ func (s *Server) issue(w http.ResponseWriter, r *http.Request) (certs.Answer, er
 	if err != nil {
 		return certs.Answer{}, refuse(http.StatusForbidden, "", "%v", err)
 	}
-	content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	content, err := readAll(w, r)
 	if err != nil {
 		return certs.Answer{}, refuse(http.StatusBadRequest, "", "read the request: %v", err)
 	}
@@ -194,23 +202,35 @@ func (s *Server) issue(w http.ResponseWriter, r *http.Request) (certs.Answer, er
 	return certs.Answer{Chain: string(chain), Bundle: string(roots)}, nil
 }
 
-func (s *Server) authenticate(r *http.Request) (Caller, error) {
-	token, err := BearerToken(r)
+// readAll reads a short body from a caller who may be slow, or hostile. The server it runs in also serves
+// streams and so has no timeout for bodies; a writer that knows no deadlines is a test's.
+func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetReadDeadline(time.Now().Add(readTimeout))
+	content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	_ = deadline.SetReadDeadline(time.Time{})
+	return content, err
+}
+
+// Authenticate tells who sent a request with a bearer token. Its error has the method StatusCode() int: 401 when
+// the token is missing or no good, 503 when that could not be found out.
+func Authenticate(a Authenticator, r *http.Request) (Caller, error) {
+	const hint = "send a service-account token of a pod, projected for the mesh's audience"
+	token, err := bearerToken(r)
 	if err != nil {
-		return Caller{}, refuse(http.StatusUnauthorized, "send the service-account token", "%v", err)
+		return Caller{}, refuse(http.StatusUnauthorized, hint, "%v", err)
 	}
-	caller, err := s.cfg.Authenticator.Authenticate(r.Context(), token)
+	caller, err := a.Authenticate(r.Context(), token)
 	if errors.Is(err, ErrUnauthenticated) {
-		return Caller{}, refuse(http.StatusUnauthorized, "send a service-account token of a pod, projected for the mesh's audience", "%v", err)
+		return Caller{}, refuse(http.StatusUnauthorized, hint, "%v", err)
 	} else if err != nil {
-		return Caller{}, fmt.Errorf("authenticate: %w", err)
+		return Caller{}, refuse(http.StatusServiceUnavailable, "", "authenticate: %v", err)
 	}
 	return caller, nil
 }
 
-// BearerToken returns the token of a request's Authorization header (RFC 6750 section 2.1). Its error
-// is [ErrUnauthenticated].
-func BearerToken(r *http.Request) (string, error) {
+// bearerToken returns the token of a request's Authorization header (RFC 6750 section 2.1).
+func bearerToken(r *http.Request) (string, error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", fmt.Errorf("%w: there is no bearer token in the Authorization header", ErrUnauthenticated)

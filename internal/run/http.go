@@ -28,6 +28,19 @@ func HTTPS(server *http.Server, listener net.Listener, config *tls.Config, grace
 	}
 }
 
+// Streams returns a handler whose requests end when server begins to shut down. It is for answers without
+// an end, which a graceful stop would wait for in vain. Call it before the server runs.
+func Streams(server *http.Server, handler http.Handler) http.Handler {
+	stopping, stop := context.WithCancel(context.Background())
+	server.RegisterOnShutdown(stop)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(stopping, cancel)()
+		handler.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
 func serve(ctx context.Context, server *http.Server, accept func() error, grace time.Duration) error {
 	failed := make(chan error, 1)
 	go func() { failed <- accept() }()
