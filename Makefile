@@ -1,0 +1,95 @@
+# Everything a developer does, by name. `make` alone lists it.
+
+GO       ?= go
+ARGS     ?=
+# KEEP=1 leaves the cluster of `make e2e` running, so that the next run starts at once.
+KEEP     ?=
+programs := tulle tulle-controller tulle-proxy helloworld
+# The released programs and the images hold static binaries: there is nothing else in the images.
+version  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+build    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(version)'
+cluster  := build/cluster
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list what make can do
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##
+.PHONY: demo
+demo: build ## run a whole mesh on this machine's loopback addresses; ARGS=--once checks it and ends
+	@build/tulle demo $(ARGS)
+
+.PHONY: test
+test: unit e2e ## all of the tests: unit, and e2e, which needs Linux and root
+
+.PHONY: unit
+unit: format vet ## the fast tests: formatting, vet, staticcheck, every package with -race
+	@echo "unit: the tests of all packages, with the race detector"
+	@$(GO) test -race -timeout 5m ./...
+
+.PHONY: e2e
+e2e: cluster-check build $(cluster) ## the tests on a real cluster; KEEP=1 leaves it running, ARGS go to go test
+	@echo "e2e: the tests on a real cluster; it is built first if it has changed"
+	@KEEP=$(KEEP) $(GO) test -tags e2e -count=1 -timeout 60m -v ./e2e $(ARGS)
+
+.PHONY: format
+format: ## check the formatting
+	@echo "unit: formatting"
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')) && \
+		if [ -n "$$out" ]; then echo "these files are not formatted; run gofmt -w on them:"; echo "$$out"; exit 1; fi
+
+.PHONY: vet
+vet: ## go vet and staticcheck, the end-to-end tests included
+	@echo "unit: go vet"
+	@$(GO) vet -tags e2e ./...
+	@echo "unit: staticcheck"
+	@$(GO) tool staticcheck -tags e2e ./...
+
+.PHONY: fuzz
+fuzz: ## let every fuzz target search for FUZZTIME (10s)
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "fuzz: $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-10s} $$pkg || exit 1; \
+		done; done
+
+.PHONY: build
+build: ## build the programs into build/
+	@mkdir -p build
+	@for p in $(programs); do \
+		echo "build: $$p$$(test -f build/$$p || echo ' (the first time takes a minute or two)')"; \
+		$(build) -o build/$$p ./cmd/$$p || exit 1; done
+
+.PHONY: $(cluster)
+$(cluster):
+	@echo "build: cluster"
+	@$(GO) build -o $(cluster) ./e2e/cluster/cmd/cluster
+
+.PHONY: cluster-check
+cluster-check:
+	@[ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ] || { \
+		echo "the end-to-end tests run a real Kubernetes, which needs Linux and root; this is $$(uname -s) as $$(id -un). make unit runs everything else."; exit 1; }
+
+.PHONY: cluster-up
+cluster-up: cluster-check build $(cluster) ## bring up a two-node Kubernetes and give it this tree's images
+	@$(cluster) up
+	@for p in tulle-controller tulle-proxy helloworld; do $(cluster) load tulle.dev/$$p:dev build/$$p || exit 1; done
+	@echo "The cluster is up. make mesh-up installs Tulle on it; make kubectl ARGS=\"get nodes\" talks to it."
+
+.PHONY: cluster-down
+cluster-down: $(cluster) ## take the cluster down and leave nothing behind
+	@$(cluster) down
+
+.PHONY: mesh-up
+mesh-up: ## install this tree's Tulle on the cluster, with the hello and world example
+	@build/tulle install | $(cluster) kubectl apply -f -
+	@$(cluster) kubectl -n tulle rollout status --timeout=120s deployment/tulle-controller daemonset/tulle-host
+	@$(cluster) kubectl apply -f manifests/examples/hello-world.yaml
+
+.PHONY: kubectl
+kubectl: ## kubectl on the cluster, as in: make kubectl ARGS="get pods -A"
+	@$(cluster) kubectl $(ARGS)
+
+.PHONY: clean
+clean: ## remove build/; what was built of Kubernetes stays in the cache directory of the user
+	@rm -rf build
