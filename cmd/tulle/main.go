@@ -1,0 +1,125 @@
+// Command tulle installs Tulle and shows what it does. It is also "kubectl tulle", under the name kubectl-tulle.
+//
+// Data goes to stdout, talk to stderr. An error is one sentence and, where there is something to do about it, a
+// line that begins with "hint:". The exit code is 0 if all went well, 1 if something failed, 2 if a check found
+// something, and 64 if the command line was wrong.
+//
+// This package is wiring: flags in, packages called, text out. It is not a library, and what a command does
+// belongs into the package of its subject.
+//
+//	tulle install | kubectl apply -f -
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/internal/run"
+)
+
+// Exit codes. 64 is EX_USAGE of sysexits.h.
+const (
+	exitFailed = 1
+	exitUsage  = 64
+)
+
+// commands lists what tulle can do. It is the only place to add a command.
+func commands() []*cobra.Command {
+	return []*cobra.Command{
+		installCommand(),
+		versionCommand(),
+	}
+}
+
+func main() {
+	ctx, stop := run.Signals(context.Background())
+	code := execute(ctx, filepath.Base(os.Args[0]), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// failure is an error with what the user can do about it.
+type failure struct {
+	err  error
+	hint string // may be empty
+	code int
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// failed reports that the command could not do its work.
+func failed(err error, hint string) error { return &failure{err, hint, exitFailed} }
+
+// misused reports that the command line is wrong.
+func misused(err error, hint string) error { return &failure{err, hint, exitUsage} }
+
+// execute runs one command line and returns the exit code.
+func execute(ctx context.Context, name string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := rootCommand(name)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "error: %s\n", oneLine(err.Error()))
+	var f *failure
+	if !errors.As(err, &f) {
+		return exitFailed
+	}
+	if f.hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", f.hint)
+	}
+	return f.code
+}
+
+func rootCommand(name string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tulle",
+		Short: "A service mesh in which every namespace chooses one proxy per pod or one per host",
+		Args:  cobra.ArbitraryArgs, // RunE words the error for an unknown command
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			hint := "run \"" + cmd.CommandPath() + " --help\" for the list of commands"
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return misused(fmt.Errorf("unknown command %q", args[0]), hint)
+		},
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		SuggestionsMinimumDistance: 2,
+	}
+	if strings.TrimSuffix(name, ".exe") == "kubectl-tulle" {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl tulle"}
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return misused(err, "run \""+cmd.CommandPath()+" --help\" for the flags")
+	})
+	root.AddCommand(commands()...)
+	return root
+}
+
+// noArguments refuses arguments beside the flags.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return misused(fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0]),
+		"run \""+cmd.CommandPath()+" --help\" for the flags")
+}
+
+// oneLine folds a message of a library into one line.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
