@@ -56,7 +56,6 @@ type Proxy struct {
 
 	identity *certs.Source
 	namer    *namer.Client
-	dtab     *watch.Value[*naming.Dtab]
 	names    *bind.Binder
 	clients  *client.Set
 	pools    *pool.Set
@@ -79,7 +78,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		return nil, err
 	}
 	controller := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
-	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry(), dtab: watch.New[*naming.Dtab](nil)}
+	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.New(p.registry)
 	p.identity, err = certs.New(certs.Config{
@@ -97,7 +96,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	}
 	p.pools = pool.NewSet(p.dialer())
 	source := &source{namer: p.namer, dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})}
-	p.names = bind.New(bind.Config{Dtab: p.dtab, Source: source})
+	p.names = bind.New(bind.Config{Dtab: p.namer.Dtab(), Source: source})
 	p.clients = client.NewSet(source, p.pools)
 
 	namespace := func(context.Context, string) string { return cfg.Namespace }
@@ -137,7 +136,9 @@ func (p *Proxy) waiting() []string {
 	if p.identity.NotAfter().IsZero() {
 		missing = append(missing, "a certificate from the controller")
 	}
-	if p.dtab.Get() == nil {
+	select {
+	case <-p.namer.Synced():
+	default:
 		missing = append(missing, "the dtab from the controller")
 	}
 	return missing
@@ -167,7 +168,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- run.Group(support, run.Config{}, p.support()...) })
 	pages := &http.Server{
-		Handler:           admin.Handler(admin.Config{Metrics: p.registry, Ready: p.waiting}),
+		Handler: admin.Handler(admin.Config{
+			Metrics: p.registry, Ready: p.waiting, Dtab: func() string { return p.names.Base().String() },
+		}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	err := run.Group(ctx, run.Config{Logger: p.log},
@@ -192,7 +195,6 @@ func (p *Proxy) support() []run.Component {
 	components := []run.Component{
 		{Name: "identity", Run: p.identity.Run},
 		{Name: "namer client", Run: p.namer.Run},
-		{Name: "dtab", Run: p.followDtab},
 		{Name: "names", Run: p.names.Run},
 		{Name: "clients", Run: p.clients.Run},
 		{Name: "connections", Run: p.pools.Run},
@@ -201,27 +203,6 @@ func (p *Proxy) support() []run.Component {
 		components = append(components, run.Component{Name: "pods of the node", Run: p.node.run})
 	}
 	return components
-}
-
-// followDtab parses each dtab that the namer sends. One that does not parse
-// leaves the last in place.
-func (p *Proxy) followDtab(ctx context.Context) error {
-	for {
-		text, changed := p.namer.Dtab().Watch()
-		if text != nil {
-			if d, err := naming.ParseDtab(text.Text); err != nil {
-				p.log.Error("dtab refused, keeping the last one", "version", text.Version, "error", err)
-			} else {
-				p.log.Info("dtab", "version", text.Version, "rules", d.String())
-				p.dtab.Set(&d)
-			}
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }
 
 // dialer returns how connections are made: plain TCP to an application, mTLS to

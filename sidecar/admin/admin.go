@@ -19,13 +19,16 @@ type Config struct {
 	// Ready returns what the proxy still waits for; nothing means ready. It is
 	// called from many goroutines.
 	Ready func() []string
+	// Dtab returns the base dtab that the proxy routes by, in canonical form.
+	Dtab func() string
 }
 
-// Handler returns the pages: /admin/ping, /admin/ready, /metrics and an index.
+// Handler returns the pages: /admin/ping, /admin/ready, /admin/dtab,
+// /metrics and an index.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprint(w, "tulle-proxy\n\n/admin/ping   is the process alive\n/admin/ready  does it serve requests\n/metrics      its counters, for Prometheus\n")
+		_, _ = fmt.Fprint(w, "tulle-proxy\n\n/admin/ping   is the process alive\n/admin/ready  does it serve requests\n/admin/dtab   the rules it routes by\n/metrics      its counters, for Prometheus\n")
 	})
 	mux.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprint(w, "pong")
@@ -37,6 +40,9 @@ func Handler(c Config) http.Handler {
 			return
 		}
 		_, _ = fmt.Fprint(w, "ready\n")
+	})
+	mux.HandleFunc("GET /admin/dtab", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(w, c.Dtab())
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 	return mux

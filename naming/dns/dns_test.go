@@ -1,0 +1,118 @@
+package dns_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/dns"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// answer is what the resolver says next.
+type answer struct {
+	addresses []netip.Addr
+	err       error
+}
+
+func addresses(r naming.Replicas) (all []string) {
+	for _, e := range r.Endpoints {
+		all = append(all, e.Address)
+	}
+	return all
+}
+
+func TestFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Pointer[answer]
+		var lookups atomic.Int64
+		n := dns.New(dns.Config{Lookup: func(_ context.Context, network, host string) ([]netip.Addr, error) {
+			if network != "ip" || host != "db.test" {
+				t.Errorf("looked up %s %s", network, host)
+			}
+			lookups.Add(1)
+			a := now.Load()
+			return a.addresses, a.err
+		}})
+		expect := func(value naming.Replicas, want ...string) {
+			t.Helper()
+			got := addresses(value)
+			if value.State != naming.StateBound || len(got) != len(want) {
+				t.Fatalf("got %s %v, want %v", value.State, got, want)
+			}
+			for i := range want {
+				if got[i] != want[i] {
+					t.Fatalf("got %v, want %v", got, want)
+				}
+			}
+		}
+		now.Store(&answer{err: &net.DNSError{IsNotFound: true}})
+		value, release := n.Replicas("/$/inet/db.test/5432")
+		synctest.Wait()
+		expect(value.Get()) // a name that does not resolve has no endpoints
+
+		now.Store(&answer{addresses: []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.2"), netip.MustParseAddr("fd00::1")}})
+		time.Sleep(4 * time.Second) // virtual
+		synctest.Wait()
+		expect(value.Get(), "10.0.0.2:5432", "[fd00::1]:5432")
+
+		now.Store(&answer{err: errors.New("the resolver is away")})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		expect(value.Get(), "10.0.0.2:5432", "[fd00::1]:5432")
+
+		again, releaseAgain := n.Replicas("/$/inet/db.test/5432")
+		if again != value {
+			t.Error("the same name has two values")
+		}
+		release()
+		release() // once counts
+		before := lookups.Load()
+		time.Sleep(time.Minute)
+		if lookups.Load() == before {
+			t.Error("the name is no longer followed although somebody needs it")
+		}
+		releaseAgain()
+		synctest.Wait()
+		before = lookups.Load()
+		time.Sleep(time.Minute)
+		if lookups.Load() != before {
+			t.Error("the name is still followed although nobody needs it")
+		}
+	})
+}
+
+func TestLiteralsNeedNoResolver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := dns.New(dns.Config{Lookup: func(context.Context, string, string) ([]netip.Addr, error) {
+			t.Error("an IP literal was looked up")
+			return nil, nil
+		}})
+		value, release := n.Replicas("/$/inet/10.1.2.3/80")
+		defer release()
+		synctest.Wait()
+		if got := addresses(value.Get()); len(got) != 1 || got[0] != "10.1.2.3:80" {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestRefused(t *testing.T) {
+	n := dns.New(dns.Config{})
+	for _, id := range []string{"/$/inet/a/http", "/$/inet/a/0", "/$/inet/a/70000", "/$/inet/a", "/#/io.l5d.k8s/a/b/c", "nonsense"} {
+		value, release := n.Replicas(id)
+		release()
+		if r := value.Get(); r.State != naming.StateFailed || r.Cause == "" {
+			t.Errorf("%s: %s %q", id, r.State, r.Cause)
+		}
+	}
+}

@@ -1,0 +1,28 @@
+package sidecar
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestConfigSaysEverythingThatIsWrong(t *testing.T) {
+	c := DefaultConfig()
+	c.Mode, c.Outgoing, c.Controller, c.TrustDomain = "pod", "4140", "http://x", "A b"
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{`mode is "pod", allowed: sidecar, host`, `outgoing is "4140"`, `controller is "http://x"`, "controller-ca", "pod-ip", "trust-domain"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q:\n%v", want, err)
+		}
+	}
+	c = DefaultConfig()
+	c.PodIP, c.Namespace, c.ServiceAccount, c.ControllerCA = "10.0.0.1", "default", "default", "pem"
+	if err := c.Validate(); err != nil {
+		t.Errorf("a good configuration is refused: %v", err)
+	}
+	if _, err := c.roots(); err == nil || !strings.Contains(err.Error(), "controller-ca holds no certificate") {
+		t.Errorf("got %v", err)
+	}
+}
