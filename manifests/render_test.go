@@ -320,7 +320,7 @@ func TestUserText(t *testing.T) {
 	const image, dtab = `reg/a:1" # 'b`, "/svc => /host ; # \"quoted\": {{ no template }}\n/host=>/srv"
 	objects := render(t, "tulle", map[string]any{
 		"proxy": map[string]any{"image": image}, "dtabs": map[string]any{"internal": dtab},
-		"injector": map[string]any{"resources": map[string]any{"limits": map[string]any{"cpu": 2, "memory": nil}}},
+		"injector": map[string]any{"resources": map[string]any{"requests": map[string]any{"cpu": 2}, "limits": map[string]any{"memory": nil}}},
 	})
 	if got := all[appsv1.DaemonSet](objects)["tulle-host"].Spec.Template.Spec.Containers[0].Image; got != image {
 		t.Errorf("the image is %q", got)
@@ -335,8 +335,8 @@ func TestUserText(t *testing.T) {
 	if settings.Dtabs["internal"] != dtab || settings.Dtabs["default"] == "" || settings.Inject["proxy-image"] != image {
 		t.Errorf("the settings are %+v", settings)
 	}
-	if settings.Inject["proxy-cpu-limit"] != "2" || settings.Inject["proxy-memory-limit"] != nil {
-		t.Errorf("the sidecar's limits are %v", settings.Inject)
+	if settings.Inject["proxy-cpu-request"] != "2" || settings.Inject["proxy-memory-limit"] != nil {
+		t.Errorf("the sidecar's resources are %v", settings.Inject)
 	}
 }
 

@@ -46,10 +46,8 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "proxy-image" .Values.proxy.image
   "proxy-pull-policy" .Values.imagePullPolicy
   "controller-url" (include "tulle.controllerURL" .)
-  "dtab-namespace" .Values.injector.dtabNamespace
-  "host-address" .Values.injector.hostAddress
-  "proxy-log-level" .Values.injector.logLevel -}}
-{{- range $key, $value := dict "proxy-cpu-request" (get $requests "cpu") "proxy-memory-request" (get $requests "memory") "proxy-cpu-limit" (get $limits "cpu") "proxy-memory-limit" (get $limits "memory") }}
+  "dtab-namespace" .Values.injector.dtabNamespace -}}
+{{- range $key, $value := dict "proxy-cpu-request" (get $requests "cpu") "proxy-memory-request" (get $requests "memory") "proxy-memory-limit" (get $limits "memory") }}
 {{- if $value }}{{ $_ := set $inject $key (toString $value) }}{{ end }}
 {{- end }}
 {{- dict
