@@ -1,0 +1,152 @@
+package main
+
+import (
+	"cmp"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/webhook"
+)
+
+// Config is the settings of the controller.
+type Config struct {
+	WebhookAddress string `setting:"webhook-address" help:"address of the admission webhook"`
+	NamerAddress   string `setting:"namer-address" help:"address of namerd's HTTP API"`
+	MeshAddress    string `setting:"mesh-address" help:"address of the API for proxies"`
+	AdminAddress   string `setting:"admin-address" help:"address of /admin/ping, /admin/ready and /metrics"`
+
+	TLSCertFile string `setting:"tls-cert-file" help:"certificate of the webhook and of the API for proxies"`
+	TLSKeyFile  string `setting:"tls-key-file" help:"key of that certificate"`
+	CAFile      string `setting:"ca-file" help:"roots of the mesh"`
+
+	Namespace           string        `setting:"namespace" help:"namespace that Tulle runs in"`
+	HostServiceAccount  string        `setting:"host-service-account" help:"service account of the host proxies, in that namespace"`
+	TrustDomain         string        `setting:"trust-domain" help:"trust domain of the mesh's identities"`
+	IssuerName          string        `setting:"issuer-name" help:"cert-manager issuer of the mesh's certificates"`
+	IssuerKind          string        `setting:"issuer-kind" help:"its kind: Issuer or ClusterIssuer"`
+	IssuerGroup         string        `setting:"issuer-group" help:"its API group"`
+	CertificateDuration time.Duration `setting:"certificate-duration" help:"how long certificates of proxies are good for"`
+
+	Dtabs map[string]string `setting:"dtabs" help:"first dtabs, by dtab namespace"`
+
+	Inject InjectConfig `setting:"inject"`
+
+	LogLevel   string `setting:"log-level" help:"debug, info, warn or error"`
+	Kubeconfig string `setting:"kubeconfig" help:"kubeconfig file for use outside a cluster"`
+}
+
+// InjectConfig is the settings of the injector.
+type InjectConfig struct {
+	DefaultMode        string `setting:"default-mode" help:"mode of namespaces that choose none: host or sidecar"`
+	ProxyImage         string `setting:"proxy-image" help:"image of the sidecar"`
+	ProxyPullPolicy    string `setting:"proxy-pull-policy" help:"its pull policy: Always, IfNotPresent or Never"`
+	ControllerURL      string `setting:"controller-url" help:"URL of the API for proxies; by default that of the Service tulle-controller"`
+	DtabNamespace      string `setting:"dtab-namespace" help:"dtab namespace that sidecars follow"`
+	ProxyCPURequest    string `setting:"proxy-cpu-request" help:"CPU request of the sidecar"`
+	ProxyMemoryRequest string `setting:"proxy-memory-request" help:"memory request of the sidecar"`
+	ProxyMemoryLimit   string `setting:"proxy-memory-limit" help:"memory limit of the sidecar, empty for none"`
+}
+
+// defaultDtab sends a name to the Service of that name as its caller sees it.
+const defaultDtab = `/srv  => /caller ;
+/host => /srv ;
+/svc  => /host ;
+`
+
+// minDuration is the shortest that cert-manager signs.
+const minDuration = time.Hour
+
+// DefaultConfig returns the defaults, which fit the Helm chart's objects.
+func DefaultConfig() Config {
+	const mounted = "/etc/tulle/tls/"
+	return Config{
+		WebhookAddress: ":8443", NamerAddress: ":4180", MeshAddress: ":4181", AdminAddress: ":9990",
+		TLSCertFile: mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
+		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
+		IssuerName: "tulle", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
+		Dtabs: map[string]string{"default": defaultDtab},
+		Inject: InjectConfig{
+			DefaultMode: string(webhook.ModeHost), ProxyImage: "tulle.dev/tulle-proxy:dev", ProxyPullPolicy: "IfNotPresent",
+			DtabNamespace: "default", ProxyCPURequest: "10m", ProxyMemoryRequest: "32Mi",
+		},
+		LogLevel: "info",
+	}
+}
+
+// Validate implements setting.Validator.
+func (c *Config) Validate() error {
+	var errs []error
+	wrong := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %w", key, fmt.Errorf(format, args...)))
+	}
+	for _, a := range []struct{ key, address string }{
+		{"webhook-address", c.WebhookAddress}, {"namer-address", c.NamerAddress},
+		{"mesh-address", c.MeshAddress}, {"admin-address", c.AdminAddress},
+	} {
+		if _, _, err := net.SplitHostPort(a.address); err != nil {
+			wrong(a.key, "%q is not host:port or :port", a.address)
+		}
+	}
+	for _, r := range []struct{ key, value string }{
+		{"tls-cert-file", c.TLSCertFile}, {"tls-key-file", c.TLSKeyFile}, {"ca-file", c.CAFile},
+		{"namespace", c.Namespace}, {"host-service-account", c.HostServiceAccount}, {"issuer-name", c.IssuerName},
+	} {
+		if r.value == "" {
+			wrong(r.key, "it must not be empty")
+		}
+	}
+	if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
+		wrong("trust-domain", "%q is not a trust domain: %w", c.TrustDomain, err)
+	}
+	if c.CertificateDuration < minDuration {
+		wrong("certificate-duration", "it is %s, cert-manager signs for %s at least", c.CertificateDuration, minDuration)
+	}
+	for _, namespace := range slices.Sorted(maps.Keys(c.Dtabs)) {
+		if _, err := naming.ParseDtab(c.Dtabs[namespace]); err != nil {
+			wrong("dtabs."+namespace, "%w", err)
+		}
+	}
+	// The roots are not known before their file is read; an empty certificate stands in for them.
+	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE"})
+	if err := c.injector(roots).Validate(); err != nil {
+		wrong("inject", "%w", err)
+	}
+	if _, err := c.level(); err != nil {
+		wrong("log-level", "%w", err)
+	}
+	return errors.Join(errs...)
+}
+
+// injector returns the injector's configuration with these roots, in PEM.
+func (c *Config) injector(roots []byte) webhook.Config {
+	return webhook.Config{
+		DefaultMode:   webhook.Mode(c.Inject.DefaultMode),
+		MeshNamespace: c.Namespace,
+		ProxyImage:    c.Inject.ProxyImage,
+		PullPolicy:    c.Inject.ProxyPullPolicy,
+		ControllerURL: cmp.Or(c.Inject.ControllerURL, "https://tulle-controller."+c.Namespace+".svc:4181"),
+		ControllerCA:  string(roots),
+		TrustDomain:   c.TrustDomain,
+		DtabNamespace: c.Inject.DtabNamespace,
+		CPURequest:    c.Inject.ProxyCPURequest,
+		MemoryRequest: c.Inject.ProxyMemoryRequest,
+		MemoryLimit:   c.Inject.ProxyMemoryLimit,
+	}
+}
+
+func (c *Config) level() (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return 0, fmt.Errorf("it is %q, allowed: debug, info, warn, error", c.LogLevel)
+	}
+	return level, nil
+}

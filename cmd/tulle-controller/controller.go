@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tulle-mesh/tulle/certs"
+	"github.com/tulle-mesh/tulle/certs/issuer"
+	"github.com/tulle-mesh/tulle/internal/run"
+	"github.com/tulle-mesh/tulle/naming/kubernetes"
+	"github.com/tulle-mesh/tulle/naming/namer"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
+	"github.com/tulle-mesh/tulle/webhook"
+)
+
+const (
+	// audience is what tokens for the controller are projected for.
+	audience = "tulle.dev"
+	// drain is how long to go on serving after SIGTERM: by then the API server and the proxies have
+	// heard that this replica is going.
+	drain = 5 * time.Second
+	// grace is how long requests under way may take after that; an admission review has 10 s at most.
+	grace = 10 * time.Second
+
+	headerTimeout = 5 * time.Second
+	idleTimeout   = 2 * time.Minute
+	// reviewTimeout bounds a whole request to the webhook, whose caller waits no longer.
+	reviewTimeout = 10 * time.Second
+)
+
+// controller is the parts, wired and not yet running.
+type controller struct {
+	cfg        Config
+	log        *slog.Logger
+	files      *certs.Files
+	index      *kubernetes.Index
+	clients    clients
+	namespaces *namespaces
+	drain      time.Duration
+	draining   atomic.Bool
+	servers    []*server
+	// listening, if not nil, is told each server's address. It is for tests.
+	listening func(name, address string)
+}
+
+// server is one port.
+type server struct {
+	name    string
+	address string
+	tls     bool
+	http    *http.Server
+}
+
+// newController puts the parts together. It does no I/O.
+func newController(cfg Config, clients clients, log *slog.Logger) (*controller, error) {
+	c := &controller{
+		cfg: cfg, log: log, clients: clients, drain: drain,
+		files:      certs.NewFiles(cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile, log),
+		namespaces: newNamespaces(clients.metadata),
+	}
+	trustDomain, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
+	if err != nil {
+		return nil, fmt.Errorf("parse trust domain: %w", err)
+	}
+	hostIdentity, err := certs.Identity(trustDomain, cfg.Namespace, cfg.HostServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	c.index, err = kubernetes.NewIndex(kubernetes.Config{TrustDomain: cfg.TrustDomain, HostProxyIdentity: hostIdentity.String(), Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("make the index of endpoints: %w", err)
+	}
+	store, err := namer.NewMemory(cfg.Dtabs)
+	if err != nil {
+		return nil, fmt.Errorf("make the store of dtabs: %w", err)
+	}
+	authenticator := issuer.NewTokenReview(clients.core, audience)
+	identity, err := issuer.New(issuer.Config{
+		TrustDomain:   trustDomain,
+		Authenticator: authenticator,
+		Signer: issuer.NewCertManager(issuer.CertManagerConfig{
+			Client:    clients.certmanager,
+			Namespace: cfg.Namespace,
+			Issuer:    cmmeta.IssuerReference{Name: cfg.IssuerName, Kind: cfg.IssuerKind, Group: cfg.IssuerGroup},
+			Logger:    log,
+		}),
+		Roots:    c.files.CA,
+		Duration: cfg.CertificateDuration,
+		Logger:   log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	metrics := prometheus.NewRegistry()
+	if err := c.register(metrics); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	injector, err := webhook.NewServer(webhook.ServerConfig{
+		Config:     func() webhook.Config { return cfg.injector(c.files.CA()) },
+		Namespace:  c.namespaces.Find,
+		Registerer: metrics,
+		Logger:     log,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	review := c.serve("webhook", cfg.WebhookAddress, true)
+	review.ReadTimeout, review.WriteTimeout = reviewTimeout, reviewTimeout
+	review.Handler = injector
+
+	dtabs := c.serve("namer API", cfg.NamerAddress, false)
+	dtabs.Handler = run.Streams(dtabs, namer.NewAPI(store, log))
+
+	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()
+	routes.Handle("POST "+certs.Path, identity)
+	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, namer.NewStream(namer.StreamConfig{
+		Store: store, Source: c.index, Logger: log,
+		Admit: func(r *http.Request, hello api.Hello) error { return c.admit(authenticator, r, hello) },
+	})))
+	mesh.Handler = routes
+
+	admin, pages := c.serve("admin", cfg.AdminAddress, false), http.NewServeMux()
+	pages.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pong") })
+	pages.HandleFunc("GET /admin/ready", c.ready)
+	pages.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	admin.Handler = pages
+	return c, nil
+}
+
+// serve adds a server with the timeouts that fit any handler; streams rule out the others.
+func (c *controller) serve(name, address string, tls bool) *http.Server {
+	s := &http.Server{
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug), // Callers' failures: probes, scanners.
+	}
+	c.servers = append(c.servers, &server{name, address, tls, s})
+	return s
+}
+
+func (c *controller) register(r prometheus.Registerer) error {
+	return errors.Join(
+		r.Register(collectors.NewGoCollector()),
+		r.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
+		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tulle_controller_certificate_expiry_timestamp_seconds",
+			Help: "When the serving certificate runs out, in seconds since 1970; 0 while there is none.",
+		}, func() float64 {
+			if t := c.files.NotAfter(); !t.IsZero() {
+				return float64(t.Unix())
+			}
+			return 0
+		})),
+	)
+}
+
+// notAdmitted is a proxy that asks for what is not its own.
+type notAdmitted struct{ reason string }
+
+func (e *notAdmitted) Error() string { return e.reason }
+
+// StatusCode is the HTTP status to answer with.
+func (e *notAdmitted) StatusCode() int { return http.StatusForbidden }
+
+// admit lets any pod of the cluster follow names, and the host proxies the pods of their own node.
+func (c *controller) admit(a issuer.Authenticator, r *http.Request, hello api.Hello) error {
+	caller, err := issuer.Authenticate(a, r)
+	if err != nil {
+		return err
+	}
+	if hello.Mode != api.ModeHost {
+		return nil
+	}
+	if caller.Namespace != c.cfg.Namespace || caller.ServiceAccount != c.cfg.HostServiceAccount {
+		return &notAdmitted{fmt.Sprintf("service account %s/%s asks for the pods of a node, which only the host proxies' %s/%s may",
+			caller.Namespace, caller.ServiceAccount, c.cfg.Namespace, c.cfg.HostServiceAccount)}
+	}
+	// API servers before Kubernetes 1.30 do not say which node a token belongs to.
+	if caller.Node != "" && caller.Node != hello.Node {
+		return &notAdmitted{fmt.Sprintf("the host proxy of node %q asks for the pods of node %q", caller.Node, hello.Node)}
+	}
+	return nil
+}
+
+// ready answers 200 when everything that the servers answer from is there, and no longer when stopping.
+func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
+	for _, reason := range []struct {
+		holds bool
+		text  string
+	}{
+		{c.draining.Load(), "the controller is stopping"},
+		{!c.files.Loaded(), "the serving certificate is not loaded"},
+		{!isClosed(c.index.Synced()), "services, endpoints and pods are not read yet"},
+		{!c.namespaces.HasSynced(), "namespaces are not read yet"},
+	} {
+		if reason.holds {
+			http.Error(w, reason.text, http.StatusServiceUnavailable)
+			return
+		}
+	}
+	_, _ = io.WriteString(w, "ready")
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Run opens every port and serves until ctx is done and the drain is over.
+func (c *controller) Run(ctx context.Context) error {
+	components := []run.Component{
+		{Name: "certificate files", Run: c.files.Run},
+		{Name: "endpoints", Run: func(ctx context.Context) error { return c.index.Run(ctx, c.clients.core) }},
+		{Name: "namespaces", Run: c.namespaces.Run},
+	}
+	var listeners []net.Listener
+	var errs []error
+	for _, s := range c.servers {
+		listener, err := net.Listen("tcp", s.address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listen for the %s: %w", s.name, err))
+			continue
+		}
+		listeners = append(listeners, listener)
+		if c.listening != nil {
+			c.listening(s.name, listener.Addr().String())
+		}
+		serve := run.HTTP(s.http, listener, grace)
+		if s.tls {
+			serve = run.HTTPS(s.http, listener, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: c.files.GetCertificate}, grace)
+		}
+		components = append(components, run.Component{Name: s.name, Run: serve})
+	}
+	if err := errors.Join(errs...); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	}
+	c.log.Info("serving", "webhook", c.cfg.WebhookAddress, "namer", c.cfg.NamerAddress, "mesh", c.cfg.MeshAddress, "admin", c.cfg.AdminAddress)
+	return run.Group(ctx, run.Config{Drain: c.drain, Draining: func() { c.draining.Store(true) }, Logger: c.log}, components...)
+}
