@@ -118,10 +118,8 @@ func removeCgroups(ctx context.Context, root, path string) error {
 			if err == nil {
 				break
 			}
-			select {
-			case <-ctx.Done():
+			if sleep(ctx, 20*time.Millisecond) != nil {
 				return fmt.Errorf("remove the cgroup %s: %w", filepath.Join(h, path), err)
-			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	}

@@ -62,10 +62,8 @@ func removeState(ctx context.Context, dir stateDir) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if sleep(ctx, 50*time.Millisecond) != nil {
 			return fmt.Errorf("remove the cluster's state: %w", err)
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
@@ -78,14 +76,11 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock the cluster: %w", err)
 	}
 	for {
-		err := tryLock(file)
-		if err == nil {
+		if tryLock(file) == nil {
 			return func() { _ = file.Close() }, nil
 		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock the cluster: another process is at it: %w", ctx.Err()), file.Close())
-		case <-time.After(200 * time.Millisecond):
+		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+			return nil, errors.Join(fmt.Errorf("lock the cluster: another process is at it: %w", err), file.Close())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 )
 
 // The cluster's addresses. They are fixed, so there is one cluster at a time on a machine; all are
@@ -78,9 +79,12 @@ func machineNames() []string {
 type stateDir string
 
 func (d stateDir) pki(file string) string { return filepath.Join(string(d), "pki", file) }
+
+// kubeconfig is a user's. The colons of system users separate files in $KUBECONFIG, so not in the name.
 func (d stateDir) kubeconfig(user string) string {
-	return filepath.Join(string(d), "pki", user+".kubeconfig")
+	return d.pki(strings.ReplaceAll(user, ":", "-") + ".kubeconfig")
 }
+
 func (d stateDir) logs() string { return filepath.Join(string(d), "logs") }
 func (d stateDir) log(machine, daemon string) string {
 	return filepath.Join(d.logs(), machine, daemon+".log")

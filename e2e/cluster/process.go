@@ -112,10 +112,8 @@ func killMachine(ctx context.Context, pid int) error {
 		return fmt.Errorf("kill machine (process %d): %w", pid, err)
 	}
 	for alive(pid) {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for machine (process %d) to end: %w", pid, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return fmt.Errorf("wait for machine (process %d) to end: %w", pid, err)
 		}
 	}
 	return nil

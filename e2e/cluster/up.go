@@ -65,6 +65,10 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, errors.Join(err, giveUp(o))
 	}
+	// What went wrong last time is of no use any more.
+	if err := os.RemoveAll(o.failedLogs()); err != nil {
+		return nil, fmt.Errorf("remove the logs of the last start that failed: %w", err)
+	}
 	p.printf("the cluster is up; KUBECONFIG=%s", c.Kubeconfig())
 	return c, nil
 }

@@ -30,11 +30,21 @@ func (c *Cluster) await(ctx context.Context, what string, ready func(context.Con
 		if gone := c.running(); gone != nil {
 			return fmt.Errorf("wait for %s: %w", what, gone)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w; last: %w", what, ctx.Err(), err)
-		case <-time.After(pollInterval):
+		if ended := sleep(ctx, pollInterval); ended != nil {
+			return fmt.Errorf("wait for %s: %w; last: %w", what, ended, err)
 		}
+	}
+}
+
+// sleep waits, or fails when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

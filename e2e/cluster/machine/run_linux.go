@@ -27,12 +27,11 @@ func Run(spec *Spec) error {
 	if err := spec.prepare(); err != nil {
 		return fmt.Errorf("prepare machine %s: %w", spec.Name, err)
 	}
-	exits := make(map[int]chan syscall.WaitStatus)
-	started := make(chan start)
+	starts := make(chan start)
 	for _, d := range spec.Daemons {
-		go d.keep(started)
+		go d.keep(starts, nil)
 	}
-	reap(started, exits)
+	reap(starts)
 	return nil
 }
 
@@ -46,7 +45,8 @@ type start struct {
 // reap starts what it is asked to and collects every child that ends, ours and orphans alike. One
 // goroutine does both, so a child cannot end before its channel is known; exec.Cmd.Wait would race with
 // the collecting of orphans.
-func reap(starts <-chan start, exits map[int]chan syscall.WaitStatus) {
+func reap(starts <-chan start) {
+	exits := make(map[int]chan syscall.WaitStatus)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -55,6 +55,7 @@ func reap(starts <-chan start, exits map[int]chan syscall.WaitStatus) {
 			err := s.cmd.Start()
 			if err == nil {
 				exits[s.cmd.Process.Pid] = s.exit
+				err = s.cmd.Process.Release()
 			}
 			s.err <- err
 		case <-tick.C:
@@ -73,22 +74,29 @@ func reap(starts <-chan start, exits map[int]chan syscall.WaitStatus) {
 	}
 }
 
-// keep runs the daemon for ever.
-func (d Daemon) keep(starts chan<- start) {
+// keep runs the daemon until stop is closed, which a machine never does.
+func (d Daemon) keep(starts chan<- start, stop <-chan struct{}) {
 	for d.After != "" {
 		if _, err := os.Stat(d.After); err == nil {
 			break
 		}
 		time.Sleep(gatePoll)
 	}
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for {
-		if err := d.runOnce(starts); err != nil {
-			fmt.Fprintf(os.Stderr, "%s %s: %v; starting it again\n", time.Now().Format(time.TimeOnly), d.Name, err)
+		select {
+		case <-stop:
+			return
+		case <-again.C:
 		}
-		time.Sleep(restartDelay)
+		err := d.runOnce(starts)
+		fmt.Fprintf(os.Stderr, "%s %s: %v; starting it again\n", time.Now().Format(time.TimeOnly), d.Name, err)
+		again.Reset(restartDelay)
 	}
 }
 
+// runOnce runs the daemon until it ends; it always returns an error, for a daemon should not end.
 func (d Daemon) runOnce(starts chan<- start) error {
 	if err := os.MkdirAll(filepath.Dir(d.Log), 0o755); err != nil {
 		return fmt.Errorf("open the log: %w", err)
