@@ -136,8 +136,8 @@ func (s *Source) Run(ctx context.Context) error {
 			}
 		} else {
 			level := slog.LevelWarn
-			if s.failure.Swap(&err) != nil {
-				level = slog.LevelDebug // The transition has been logged.
+			if last := s.failure.Swap(&err); last != nil && (*last).Error() == err.Error() {
+				level = slog.LevelDebug // It is no news.
 			}
 			bound := bareBackoff
 			if left := time.Until(s.NotAfter()); left > 0 {

@@ -1,8 +1,10 @@
 package setting
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
 	"regexp"
@@ -28,12 +30,18 @@ type file struct {
 func (l *Loader) parse(path string, content []byte) (tree map[string]any, unknown, unreadable []error) {
 	f := &file{path: path, loader: l}
 	tree = map[string]any{}
-	var document yaml.Node
-	if err := yaml.Unmarshal(content, &document); err != nil {
+	var document, second yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	if err := decoder.Decode(&document); err != nil && !errors.Is(err, io.EOF) {
 		return tree, nil, []error{fmt.Errorf("%s: %w", path, err)}
 	}
 	if len(document.Content) > 0 {
 		f.section("", document.Content[0], tree)
+	}
+	if err := decoder.Decode(&second); err == nil {
+		f.unreadable = append(f.unreadable, f.wrong(&second, errors.New("a second document begins, there must be one")))
+	} else if !errors.Is(err, io.EOF) {
+		f.unreadable = append(f.unreadable, fmt.Errorf("%s: %w", path, err))
 	}
 	return tree, f.unknown, f.unreadable
 }
@@ -82,6 +90,10 @@ func (f *file) entries(prefix string, n *yaml.Node) func(func(key, value *yaml.N
 			key, value := n.Content[i], n.Content[i+1]
 			if value.Kind == yaml.AliasNode {
 				value = value.Alias
+			}
+			if key.Kind != yaml.ScalarNode {
+				f.unreadable = append(f.unreadable, f.wrong(key, fmt.Errorf("%sa key must be plain text", label(prefix))))
+				continue
 			}
 			if line, ok := first[key.Value]; ok {
 				f.unreadable = append(f.unreadable, f.wrong(key, fmt.Errorf("%s%s is set twice, first in line %d", prefix, key.Value, line)))

@@ -163,6 +163,14 @@ func TestRefusals(t *testing.T) {
 			file: "count: 1\ncount: 2\n",
 			want: []string{"FILE:2: count is set twice, first in line 1"},
 		},
+		"keys that are no text": {
+			file: "quiet: &q true\n? [count]\n: 1\n? *q\n: 2\n",
+			want: []string{"FILE:2: a key must be plain text", "FILE:4: a key must be plain text"},
+		},
+		"two documents": {
+			file: "count: 1\n---\ncount: 2\n",
+			want: []string{"FILE:2: a second document begins, there must be one"},
+		},
 		"no mapping": {
 			file: "- a\n",
 			want: []string{"FILE:1: it must hold keys and values"},
@@ -239,4 +247,24 @@ func TestStructsThatAreNoSettings(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add("admin-address: a\ninject: {proxy-image: b}\ndtabs: {c: d}\n")
+	f.Add("a: &a [*a]\ninject: &i {inject: *i}\n? {b: c}\n: d\n---\n")
+	f.Fuzz(func(t *testing.T, file string) {
+		cfg, _, err := load(t, file)
+		if err != nil {
+			return
+		}
+		// What loads is valid, and no key of a map was bent on the way.
+		if err := cfg.Validate(); err != nil {
+			t.Error(err)
+		}
+		for key := range cfg.Dtabs {
+			if key != strings.ToLower(key) || strings.Contains(key, ".") {
+				t.Errorf("key %q", key)
+			}
+		}
+	})
 }
