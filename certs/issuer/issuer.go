@@ -31,6 +31,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -87,7 +88,7 @@ type Signer interface {
 	Sign(ctx context.Context, order Order) (chain []byte, err error)
 }
 
-// Config is what a [Server] is made of; all but Logger is required.
+// Config is what a [Server] is made of; all but Registerer and Logger is required.
 type Config struct {
 	TrustDomain   spiffeid.TrustDomain
 	Authenticator Authenticator
@@ -96,15 +97,25 @@ type Config struct {
 	Roots func() []byte
 	// Duration is how long certificates are good for.
 	Duration time.Duration
+	// Registerer receives the metrics; nil if nobody reads them.
+	Registerer prometheus.Registerer
 	// Logger gets a line for each certificate issued and each that the signer owed. Nil discards them.
 	Logger *slog.Logger
 }
 
 // Server answers requests for certificates (certs.Request) at certs.Path.
 type Server struct {
-	cfg Config
-	log *slog.Logger
+	cfg      Config
+	log      *slog.Logger
+	requests *prometheus.CounterVec
 }
+
+// Results of a request, as the metric has them.
+const (
+	resultIssued  = "issued"
+	resultRefused = "refused" // the caller's fault
+	resultFailed  = "failed"  // ours, or the signer's
+)
 
 // New checks cfg. It does no I/O.
 func New(cfg Config) (*Server, error) {
@@ -123,7 +134,17 @@ func New(cfg Config) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, log: log}, errors.Join(errs...)
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tulle_certificate_requests_total",
+		Help: "Requests of proxies for a certificate, by result.",
+	}, []string{"result"})
+	for _, result := range []string{resultIssued, resultRefused, resultFailed} {
+		requests.WithLabelValues(result) // So that a rate works from the first event.
+	}
+	if cfg.Registerer != nil {
+		errs = append(errs, cfg.Registerer.Register(requests))
+	}
+	return &Server{cfg: cfg, log: log, requests: requests}, errors.Join(errs...)
 }
 
 // problem is an error that the caller is told.
@@ -144,17 +165,19 @@ func refuse(status int, hint, format string, args ...any) *problem {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, err := s.issue(w, r)
-	status, body := http.StatusOK, any(answer)
+	status, body, result := http.StatusOK, any(answer), resultIssued
 	if err != nil {
 		var told *problem
 		if !errors.As(err, &told) {
 			told = refuse(http.StatusServiceUnavailable, "", "%v", err)
 		}
-		if told.status == http.StatusServiceUnavailable {
+		status, body, result = told.status, told.Refusal, resultRefused
+		if status == http.StatusServiceUnavailable {
 			s.log.Error("could not issue certificate", "error", err)
+			result = resultFailed
 		}
-		status, body = told.status, told.Refusal
 	}
+	s.requests.WithLabelValues(result).Inc()
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // A caller who has gone away asks again.

@@ -24,6 +24,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.uber.org/goleak"
 
@@ -324,5 +326,37 @@ func TestNewWantsEverything(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v says nothing of %s", err, want)
 		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	local, registry := newLocal(t), prometheus.NewRegistry()
+	var broken error
+	server, err := issuer.New(issuer.Config{
+		TrustDomain: meshDomain, Authenticator: tokens, Roots: local.Roots, Duration: time.Hour, Registerer: registry,
+		Signer: signerFunc(func(ctx context.Context, o issuer.Order) ([]byte, error) {
+			if broken != nil {
+				return nil, broken
+			}
+			return local.Sign(ctx, o)
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr := newCSR(t, newKey(t), x509.CertificateRequest{URIs: []*url.URL{webID.URL()}})
+	ask(t, server, "token-web", csr)
+	ask(t, server, "token-web", csr)
+	ask(t, server, "other", csr)
+	broken = errors.New("the vault is sealed")
+	ask(t, server, "token-web", csr)
+	want := `# HELP tulle_certificate_requests_total Requests of proxies for a certificate, by result.
+# TYPE tulle_certificate_requests_total counter
+tulle_certificate_requests_total{result="failed"} 1
+tulle_certificate_requests_total{result="issued"} 2
+tulle_certificate_requests_total{result="refused"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+		t.Error(err)
 	}
 }

@@ -88,6 +88,10 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	if err != nil {
 		return nil, fmt.Errorf("make the store of dtabs: %w", err)
 	}
+	metrics := prometheus.NewRegistry()
+	if err := c.register(metrics); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	authenticator := issuer.NewTokenReview(clients.core, audience)
 	identity, err := issuer.New(issuer.Config{
 		TrustDomain:   trustDomain,
@@ -98,16 +102,13 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 			Issuer:    cmmeta.IssuerReference{Name: cfg.IssuerName, Kind: cfg.IssuerKind, Group: cfg.IssuerGroup},
 			Logger:    log,
 		}),
-		Roots:    c.files.CA,
-		Duration: cfg.CertificateDuration,
-		Logger:   log,
+		Roots:      c.files.CA,
+		Duration:   cfg.CertificateDuration,
+		Registerer: metrics,
+		Logger:     log,
 	})
 	if err != nil {
 		return nil, err
-	}
-	metrics := prometheus.NewRegistry()
-	if err := c.register(metrics); err != nil {
-		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	injector, err := webhook.NewServer(webhook.ServerConfig{
 		Config:     func() webhook.Config { return cfg.injector(c.files.CA()) },
