@@ -17,7 +17,7 @@ help: ## list what make can do
 
 ##
 .PHONY: demo
-demo: build ## run a whole mesh on this machine's loopback addresses; ARGS=--once checks it and ends
+demo: build/tulle build/tulle-proxy build/helloworld ## run a whole mesh on this machine's loopback addresses; ARGS=--once checks it and ends
 	@build/tulle demo $(ARGS)
 
 .PHONY: test
@@ -54,11 +54,14 @@ fuzz: ## let every fuzz target search for FUZZTIME (10s)
 		done; done
 
 .PHONY: build
-build: ## build the programs into build/
+build: $(programs:%=build/%) ## build the programs into build/
+
+# Go knows best what has to be built again.
+.PHONY: $(programs:%=build/%)
+$(programs:%=build/%): build/%:
 	@mkdir -p build
-	@for p in $(programs); do \
-		echo "build: $$p$$(test -f build/$$p || echo ' (the first time takes a minute or two)')"; \
-		$(build) -o build/$$p ./cmd/$$p || exit 1; done
+	@echo "build: $*$$(test -f $@ || echo ' (the first time can take minutes)')"
+	@$(build) -o $@ ./cmd/$*
 
 .PHONY: $(cluster)
 $(cluster):

@@ -33,6 +33,7 @@ const (
 // commands lists what tulle can do. It is the only place to add a command.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		demoCommand(),
 		installCommand(),
 		versionCommand(),
 	}
