@@ -62,8 +62,8 @@ const defaultDtab = `/srv  => /caller ;
 /svc  => /host ;
 `
 
-// minDuration is the shortest that cert-manager signs.
-const minDuration = time.Hour
+// minDuration is the shortest life of a certificate that leaves time to try a renewal more than once.
+const minDuration = 5 * time.Minute
 
 // DefaultConfig returns the defaults, which fit the Helm chart's objects.
 func DefaultConfig() Config {
@@ -108,7 +108,7 @@ func (c *Config) Validate() error {
 		wrong("trust-domain", "%q is not a trust domain: %w", c.TrustDomain, err)
 	}
 	if c.CertificateDuration < minDuration {
-		wrong("certificate-duration", "it is %s, cert-manager signs for %s at least", c.CertificateDuration, minDuration)
+		wrong("certificate-duration", "it is %s, it must be %s at least", c.CertificateDuration, minDuration)
 	}
 	for _, namespace := range slices.Sorted(maps.Keys(c.Dtabs)) {
 		if _, err := naming.ParseDtab(c.Dtabs[namespace]); err != nil {

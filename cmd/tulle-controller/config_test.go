@@ -51,7 +51,7 @@ func TestWrongSettingsAreSaidAtOnce(t *testing.T) {
 webhook-address: "8443"
 ca-file: ""
 trust-domain: Not/One
-certificate-duration: 5m
+certificate-duration: 4m
 dtabs:
   web: /svc = /host
 inject:
@@ -67,7 +67,7 @@ proxy-image: x
 		`webhook-address: "8443" is not host:port or :port`,
 		"ca-file: it must not be empty",
 		`trust-domain: "Not/One" is not a trust domain`,
-		"certificate-duration: it is 5m0s, cert-manager signs for 1h0m0s at least",
+		"certificate-duration: it is 4m0s, it must be 5m0s at least",
 		"dtabs.web: ",
 		`default mode is "ambient"`,
 		`memory limit "much" is not a quantity`,
