@@ -40,7 +40,7 @@ func TestCluster(t *testing.T) {
 		t.Cleanup(func() { checkDown(t, c) })
 	}
 	s := &smoke{Cluster: c}
-	t.Cleanup(func() { s.cleanUp(t) })
+	t.Cleanup(func() { s.deleteNamespace(t, smokeNamespace) })
 	s.deploy(t)
 	t.Run("network", s.network)
 	t.Run("image is loaded once", s.imageOnce)
@@ -53,8 +53,8 @@ func TestCluster(t *testing.T) {
 
 type smoke struct{ *Cluster }
 
-func (s *smoke) cleanUp(t *testing.T) {
-	if _, err := s.Kubectl(context.Background(), nil, "delete", "namespace", smokeNamespace, "--ignore-not-found"); err != nil {
+func (s *smoke) deleteNamespace(t *testing.T, namespace string) {
+	if _, err := s.Kubectl(context.Background(), nil, "delete", "namespace", namespace, "--ignore-not-found"); err != nil {
 		t.Error(err)
 	}
 }
@@ -66,7 +66,7 @@ func (s *smoke) deploy(t *testing.T) {
 	if err := s.LoadImage(t.Context(), probeImage, binary); err != nil {
 		t.Fatal(err)
 	}
-	manifests := `{apiVersion: v1, kind: Namespace, metadata: {name: ` + smokeNamespace + `, labels: {pod-security.kubernetes.io/enforce: baseline}}}
+	manifests := `{apiVersion: v1, kind: Namespace, metadata: {name: ` + smokeNamespace + `}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: probe, namespace: ` + smokeNamespace + `}, spec: {selector: {app: probe}, ports: [{port: 80, targetPort: 8080}]}}
 `
@@ -87,14 +87,26 @@ spec:
       - name: probe
         image: %[3]s
         imagePullPolicy: IfNotPresent
+        ports: [{containerPort: 8080, hostPort: 18080}]
         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
         securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, seccompProfile: {type: RuntimeDefault}}
 `, n.Name, smokeNamespace, probeImage)
 	}
+	manifests += `---
+apiVersion: v1
+kind: Pod
+metadata: {name: neighbour, namespace: ` + smokeNamespace + `}
+spec:
+  nodeSelector: {kubernetes.io/hostname: ` + s.Nodes()[0].Name + `}
+  containers: [{name: probe, image: ` + probeImage + `, imagePullPolicy: IfNotPresent}]
+`
 	if err := s.Apply(t.Context(), manifests); err != nil {
 		t.Fatal(err)
 	}
 	s.awaitProbes(t)
+	if _, err := s.Kubectl(t.Context(), nil, "wait", "-n", smokeNamespace, "pod/neighbour", "--for=condition=Ready", "--timeout=60s"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (s *smoke) awaitProbes(t *testing.T) {
@@ -142,13 +154,21 @@ func (s *smoke) network(t *testing.T) {
 			target := s.probe(t, to)
 			for _, host := range []string{
 				target.Status.PodIP + ":8080",
+				to.IP.String() + ":18080",
 				"probe-" + to.Name,
 				"probe-" + to.Name + "." + smokeNamespace + ".svc." + clusterDomain,
 			} {
-				query := url.Values{"url": {"http://" + host + "/"}}
-				expect(t, fmt.Sprintf("http://%s:8080/fetch?%s", pod.Status.PodIP, query.Encode()), target.Name)
+				expect(t, fetchURL(pod, "http://"+host+"/"), target.Name)
 			}
 		}
+	}
+	// Who calls a port of a node is seen as who it is, from the same node and from another.
+	neighbour, err := s.client.CoreV1().Pods(smokeNamespace).Get(t.Context(), "neighbour", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range s.Nodes() {
+		expect(t, fetchURL(*neighbour, "http://"+to.IP.String()+":18080/from"), neighbour.Status.PodIP)
 	}
 	for _, service := range services.Items {
 		body := get(t, "http://"+service.Spec.ClusterIP+"/")
@@ -156,6 +176,11 @@ func (s *smoke) network(t *testing.T) {
 			t.Errorf("the host got %q from service %s, want a probe's name", body, service.Name)
 		}
 	}
+}
+
+// fetchURL is the URL by which the probe in a pod fetches another.
+func fetchURL(pod corev1.Pod, address string) string {
+	return "http://" + pod.Status.PodIP + ":8080/fetch?" + url.Values{"url": {address}}.Encode()
 }
 
 func (s *smoke) imageOnce(t *testing.T) {
@@ -170,7 +195,13 @@ func (s *smoke) imageOnce(t *testing.T) {
 }
 
 func (s *smoke) admission(t *testing.T) {
-	const privileged = `{apiVersion: v1, kind: Pod, metadata: {name: privileged, namespace: ` + smokeNamespace + `},
+	const namespace = smokeNamespace + "-baseline"
+	t.Cleanup(func() { s.deleteNamespace(t, namespace) })
+	err := s.Apply(t.Context(), `{apiVersion: v1, kind: Namespace, metadata: {name: `+namespace+`, labels: {pod-security.kubernetes.io/enforce: baseline}}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const privileged = `{apiVersion: v1, kind: Pod, metadata: {name: privileged, namespace: ` + namespace + `},
 spec: {containers: [{name: a, image: ` + probeImage + `, securityContext: {privileged: true}}]}}`
 	if err := s.Apply(t.Context(), privileged); err == nil || !strings.Contains(err.Error(), "PodSecurity") {
 		t.Errorf("a privileged pod in a baseline namespace: got error %v, want PodSecurity's", err)

@@ -2,6 +2,7 @@
 // sees of others.
 //
 //	GET /             its pod's name
+//	GET /from         the address the request came from
 //	GET /fetch?url=…  what the URL answers, asked from inside the pod
 package main
 
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -21,6 +23,10 @@ func main() {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
+	mux.HandleFunc("GET /from", func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr) // the server made it of the two
+		fmt.Fprint(w, host)
+	})
 	mux.HandleFunc("GET /fetch", fetch)
 	log.Printf("probe %s listens on 8080", name)
 	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
