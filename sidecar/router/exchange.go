@@ -152,6 +152,7 @@ func isReset(err error) bool {
 
 // upload is a request body on its way while the answer is awaited.
 type upload struct {
+	conn *pool.Conn // to the backend
 	done chan struct{}
 	ok   bool // after done: the body was sent whole
 }
@@ -172,11 +173,11 @@ func (s *session) upload(c *pool.Conn) *upload {
 			}
 			_ = c.W.Data(piece, false)
 		}
-		up := &upload{done: make(chan struct{}), ok: c.W.Flush() == nil}
+		up := &upload{conn: c, done: make(chan struct{}), ok: c.W.Flush() == nil}
 		close(up.done)
 		return up
 	}
-	up := &upload{done: make(chan struct{})}
+	up := &upload{conn: c, done: make(chan struct{})}
 	// The head goes out before the body is awaited: the client may be waiting
 	// for a 100 (Continue), the backend may refuse.
 	_ = c.W.Flush()
@@ -208,8 +209,11 @@ func (u *upload) finish(s *session) bool {
 	default:
 	}
 	_ = s.w.Flush()
-	_ = s.conn.SetReadDeadline(time.Now().Add(lingerFor))
+	limit := time.Now().Add(lingerFor)
+	_ = s.conn.SetReadDeadline(limit)
+	_ = u.conn.SetWriteDeadline(limit)
 	<-u.done
+	_ = u.conn.SetWriteDeadline(time.Time{})
 	return u.ok
 }
 
@@ -220,6 +224,7 @@ func (s *session) stopUpload(u *upload) (begun bool) {
 		return false
 	}
 	_ = s.conn.SetReadDeadline(past)
+	_ = u.conn.SetWriteDeadline(past)
 	<-u.done
 	_ = s.conn.SetReadDeadline(time.Time{})
 	if !u.ok {

@@ -1,0 +1,146 @@
+package router_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tulle-mesh/tulle/certs/issuer"
+	"github.com/tulle-mesh/tulle/sidecar/pool"
+	"github.com/tulle-mesh/tulle/sidecar/router"
+	"github.com/tulle-mesh/tulle/sidecar/telemetry"
+)
+
+// startIncoming runs an incoming router that stands for ip, and returns a
+// client that speaks to it as another proxy would.
+func startIncoming(t *testing.T, ip string) (string, *http.Client) {
+	t.Helper()
+	ca, err := issuer.NewLocal(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Server(time.Hour, "127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", target.Address)
+	})
+	in := router.NewIncoming(router.IncomingConfig{
+		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Pools: pools,
+		Metrics: telemetry.New(prometheus.NewRegistry()), Grace: time.Second,
+		Ours:   func(_ context.Context, candidate string) bool { return candidate == ip },
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = pools.Run(ctx) })
+	wg.Go(func() {
+		if err := in.Serve(ctx, ln); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.Roots())
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: false}
+	t.Cleanup(func() { transport.CloseIdleConnections(); cancel(); wg.Wait() })
+	return "https://" + ln.Addr().String(), &http.Client{Transport: transport}
+}
+
+func TestIncomingDelivers(t *testing.T) {
+	address := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprint(w, r.Host, " ", r.Header.Get("l5d-ctx-dtab"), " ", r.Header.Get("l5d-dst-service"), " [", r.Header.Get("tulle-dst-endpoint"), "]")
+	})
+	proxy, c := startIncoming(t, "127.0.0.1")
+	for range 3 {
+		req, _ := http.NewRequest("GET", proxy+"/x", nil)
+		req.Host = "world"
+		for k, v := range map[string]string{"tulle-dst-endpoint": address, "l5d-ctx-dtab": "/a=>/b", "l5d-dst-service": "/svc/world"} {
+			req.Header.Set(k, v)
+		}
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if string(body) != "world /a=>/b /svc/world []" {
+			t.Errorf("got %q", body)
+		}
+	}
+}
+
+func TestIncomingRefuses(t *testing.T) {
+	proxy, c := startIncoming(t, "127.0.0.1")
+	for _, test := range []struct{ endpoint, code, retryable string }{
+		{"", "T402", ""},
+		{"10.9.9.9:80", "T401", "true"},
+		{refusing(t), "T403", "true"},
+	} {
+		res, body := get(t, c, proxy+"/", "tulle-dst-endpoint", test.endpoint, "Host", "world")
+		if res.Header.Get("tulle-code") != test.code || res.Header.Get("l5d-retryable") != test.retryable || !strings.Contains(body, test.code) {
+			t.Errorf("endpoint %q: %d %v %q", test.endpoint, res.StatusCode, res.Header, body)
+		}
+	}
+}
+
+// A backend that answers early and stops reading must not hold the session.
+func TestEarlyAnswer(t *testing.T) {
+	m := start(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var conns []net.Conn
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, conn)
+			_, _ = bufio.NewReader(conn).ReadString('\n')
+			_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+		}
+	}()
+	t.Cleanup(func() {
+		_ = ln.Close()
+		<-done
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	})
+	m.table.service("world", ln.Addr().String())
+	conn, err := net.Dial("tcp", m.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: world\r\nContent-Length: 100000000\r\n\r\nbegin")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || res.StatusCode != 413 {
+		t.Fatal(res, err)
+	}
+	if body, err := io.ReadAll(res.Body); string(body) != "no" {
+		t.Errorf("got %q, %v", body, err)
+	}
+}
