@@ -200,6 +200,9 @@ func (b *builder) compile(ctx context.Context, dir, ldflags string) error {
 	problems := watchBuild(stderr, &compiled)
 	err = cmd.Wait()
 	stop()
+	if ctx.Err() != nil {
+		return fmt.Errorf("build Kubernetes: %w; what was compiled is kept, so the next start goes on from there", context.Cause(ctx))
+	}
 	if err != nil {
 		return fmt.Errorf("build Kubernetes: %w\n%s", err, problems)
 	}
@@ -301,6 +304,9 @@ func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off", "GOOS=linux")
+	// Interrupted, the go command removes its temporary files; killed, it does not.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
 

@@ -337,8 +337,11 @@ func Connect(options Options) (*Cluster, error) {
 		return nil, err
 	}
 	key, err := os.ReadFile(o.state().key())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errors.New("no cluster is up; `make cluster-up` starts one")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("find the cluster (`make cluster-up` starts one): %w", err)
+		return nil, fmt.Errorf("find the cluster: %w", err)
 	}
 	bin := builtBinaries(o.CacheDir, string(key))
 	return open(o.state(), bin)
