@@ -47,7 +47,6 @@ type control struct {
 
 	listeners struct{ namer, mesh, webhook net.Listener }
 	servers   []run.Component
-	stream    context.CancelFunc // ends the proxies' streams
 }
 
 // newControl opens the ports of the control plane. callers are those who may
@@ -84,8 +83,9 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	if err != nil {
 		return nil, err
 	}
+	accounts := issuer.NewStaticTokens(tokens)
 	identity, err := issuer.New(issuer.Config{
-		TrustDomain: spiffeid.RequireTrustDomainFromString(trustDomain), Authenticator: issuer.NewStaticTokens(tokens),
+		TrustDomain: spiffeid.RequireTrustDomainFromString(trustDomain), Authenticator: accounts,
 		Signer: c.ca, Roots: c.ca.Roots, Duration: time.Hour, Logger: silent,
 	})
 	if err != nil {
@@ -103,12 +103,17 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	}
 	mesh := http.NewServeMux()
 	mesh.Handle("POST "+certs.Path, identity)
-	mesh.Handle("POST "+api.WatchPath, namer.NewStream(namer.StreamConfig{Store: store, Source: c.index, Logger: silent}))
-	streams, end := context.WithCancel(context.Background())
-	c.stream = end
+	mesh.Handle("POST "+api.WatchPath, namer.NewStream(namer.StreamConfig{
+		Store: store, Source: c.index, Logger: silent,
+		Admit: func(r *http.Request, _ api.Hello) error {
+			_, err := issuer.Authenticate(accounts, r)
+			return err
+		},
+	}))
 	server := func(h http.Handler) *http.Server {
-		return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(silent.Handler(), slog.LevelError),
-			BaseContext: func(net.Listener) context.Context { return streams }}
+		s := &http.Server{ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(silent.Handler(), slog.LevelError)}
+		s.Handler = run.Streams(s, h)
+		return s
 	}
 	c.servers = []run.Component{
 		{Name: "namer", Run: run.HTTP(server(namer.NewAPI(store, silent)), c.listeners.namer, time.Second)},
@@ -129,15 +134,6 @@ func (c *control) listen() (err error) {
 		c.listeners.webhook, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	return err
-}
-
-// components are the servers; the streams of the proxies end with them.
-func (c *control) components() []run.Component {
-	return append(c.servers, run.Component{Name: "streams", Run: func(ctx context.Context) error {
-		<-ctx.Done()
-		c.stream()
-		return nil
-	}})
 }
 
 // injection is the injector's configuration. A sidecar listens on its pod's

@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg Config) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	stopped := make(chan error, 1)
 	go func() {
-		stopped <- run.Group(background, run.Config{Logger: slog.New(slog.DiscardHandler)}, control.components()...)
+		stopped <- run.Group(background, run.Config{Logger: slog.New(slog.DiscardHandler)}, control.servers...)
 	}()
 	defer func() { stop(); <-stopped }()
 	defer m.stop()
