@@ -23,6 +23,7 @@ var tools = []tool{
 	{"mount", "mount"},
 	{"ps", "procps"},
 	{"runc", "runc"},
+	{"curl", "curl"}, // which the product's tests call as a user would
 }
 
 // toolPath is where tools are looked for. Users other than root often lack the sbin directories.
