@@ -34,6 +34,11 @@ const (
 	idleFor = 10 * time.Minute
 	// bindingTimeout is how long a request waits for a name's first answer.
 	bindingTimeout = 10 * time.Second
+	// maxFollows bounds the names that the namer is asked about. A name asks
+	// about a few, so only invented ones get this far.
+	maxFollows = 4 * maxNames
+	// askedLately protects what a name that is being evaluated has asked for.
+	askedLately = 2 * bindingTimeout
 )
 
 // ErrTimeout is returned by Resolve when a name has had no answer in time.
@@ -71,6 +76,7 @@ type key struct{ namespace, authority, override string }
 type follow struct {
 	value *watch.Value[naming.Replicas]
 	state atomic.Uint32 // the naming.State last seen
+	asked int64         // when last, in Unix seconds; guarded by Binder.mu
 	stop  func()
 }
 
@@ -83,14 +89,12 @@ func New(c Config) *Binder {
 		follows:    map[string]*follow{},
 	}
 	b.names.Store(&map[key]*Name{})
+	b.dtab.Notify(b.moved) // for as long as both live
 	return b
 }
 
-// Run moves names along with the dtab and forgets idle ones, until ctx ends.
+// Run forgets idle names until ctx ends, and then all.
 func (b *Binder) Run(ctx context.Context) error {
-	stop := b.dtab.Notify(b.moved)
-	defer stop()
-	b.moved() // for a dtab that came before
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -98,7 +102,7 @@ func (b *Binder) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			b.sweep(now.Add(-idleFor))
 		case <-ctx.Done():
-			b.sweep(time.Now().Add(time.Hour))
+			b.sweep(time.Now().Add(time.Second))
 			return nil
 		}
 	}
@@ -172,25 +176,37 @@ func (b *Binder) sweep(t time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	names := map[key]*Name{}
-	needed := map[string]bool{}
 	for k, n := range *b.names.Load() {
-		if n.used.Load() < t.Unix() {
-			continue
-		}
-		names[k] = n
-		if r := n.result.Load(); r != nil {
-			for _, id := range r.asked {
-				needed[id] = true
-			}
+		if n.used.Load() >= t.Unix() {
+			names[k] = n
 		}
 	}
 	b.names.Store(&names)
+	b.unfollow(needed(names), t)
+}
+
+// unfollow forgets what is not needed and was not asked for since t. It is
+// called with mu held.
+func (b *Binder) unfollow(needed map[string]bool, t time.Time) {
 	for id, f := range b.follows {
-		if !needed[id] {
+		if !needed[id] && f.asked < t.Unix() {
 			f.stop()
 			delete(b.follows, id)
 		}
 	}
+}
+
+// needed returns the ids that the names depend on, as of their last evaluation.
+func needed(names map[key]*Name) map[string]bool {
+	all := map[string]bool{}
+	for _, n := range names {
+		if r := n.result.Load(); r != nil {
+			for _, id := range r.asked {
+				all[id] = true
+			}
+		}
+	}
+	return all
 }
 
 // state returns what the source knows of a bound name, and follows it from now on.
@@ -199,6 +215,9 @@ func (b *Binder) state(id string) naming.Replicas {
 	defer b.mu.Unlock()
 	f := b.follows[id]
 	if f == nil {
+		if len(b.follows) >= maxFollows {
+			b.unfollow(needed(*b.names.Load()), time.Now().Add(-askedLately))
+		}
 		value, release := b.source.Replicas(id)
 		f = &follow{value: value}
 		unhook := value.Notify(func() {
@@ -212,6 +231,7 @@ func (b *Binder) state(id string) naming.Replicas {
 		f.stop = func() { unhook(); release() }
 		b.follows[id] = f
 	}
+	f.asked = time.Now().Unix()
 	return f.value.Get()
 }
 

@@ -12,6 +12,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,8 +101,14 @@ func (c *Client) Picker(ctx context.Context) (*Picker, error) {
 		return nil, err
 	}
 	c.update() // the hook may not have run yet
-	return c.picker.Load(), nil
+	if p := c.picker.Load(); p != nil {
+		return p, nil
+	}
+	return nil, errors.New("the proxy is stopping")
 }
+
+// Cause says why there are no endpoints, if the source does.
+func (c *Client) Cause() string { return c.value.Get().Cause }
 
 func (c *Client) close() {
 	c.release()

@@ -248,6 +248,23 @@ func responseSemantics(res *wire.Response, method []byte) error {
 	return nil
 }
 
+// trailerAllowed reports whether a field may come after the body. Those that
+// frame or route a message, or say who sends it, may not (RFC 9110, section
+// 6.5.1): whoever merges them into the head would be led astray. That goes for
+// the mesh's own fields too.
+func trailerAllowed(name []byte) bool {
+	for _, forbidden := range [...]string{
+		"authorization", "cache-control", "connection", "content-encoding", "content-length", "content-range",
+		"content-type", "cookie", "expect", "host", "keep-alive", "max-forwards", "set-cookie", "te", "trailer",
+		"transfer-encoding", "upgrade", "via",
+	} {
+		if wire.EqualFold(name, forbidden) {
+			return false
+		}
+	}
+	return !wire.HasPrefixFold(name, "proxy-") && !wire.HasPrefixFold(name, "l5d-") && !wire.HasPrefixFold(name, "tulle-")
+}
+
 // chunkSize parses the line that begins a chunk; extensions are skipped
 // (RFC 9112, section 7.1.1).
 func chunkSize(line []byte) (int64, error) {

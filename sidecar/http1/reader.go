@@ -50,6 +50,28 @@ func NewReader(src io.Reader, limits Limits) *Reader {
 // yet been consumed.
 func (b *Reader) Buffered() int { return b.w - b.r }
 
+// Hold waits until at least n bytes are buffered and returns them without
+// consuming them; Discard does that. What was read before stays where it is, so
+// the last head stays valid.
+func (b *Reader) Hold(n int) ([]byte, error) {
+	if b.w-b.r >= n {
+		return b.buf[b.r : b.r+n], nil
+	}
+	// The head keeps its buffer; reading on in it could move or overwrite it.
+	fresh := make([]byte, max(n, len(b.buf)))
+	b.w = copy(fresh, b.buf[b.r:b.w])
+	b.buf, b.r = fresh, 0
+	for b.w < n {
+		if err := b.fill(); err != nil {
+			return nil, unexpected(err)
+		}
+	}
+	return b.buf[:n], nil
+}
+
+// Discard consumes n buffered bytes.
+func (b *Reader) Discard(n int) { b.r += n }
+
 // Wait blocks until at least one byte is buffered. It returns io.EOF when the
 // peer has closed.
 func (b *Reader) Wait() error {
@@ -287,6 +309,7 @@ func (b *Body) nextChunk() error {
 	if err := fields(section, &b.Trailer, b.r.limits.Fields); err != nil {
 		return err
 	}
+	b.Trailer.DelFunc(func(f wire.Field) bool { return !trailerAllowed(f.Name) })
 	b.done = true
 	return io.EOF
 }

@@ -219,24 +219,15 @@ func (s *Set) all() []*Pool {
 }
 
 // quietCheck returns a function that reports whether nothing has arrived on an
-// idle connection: no end of input, and no bytes, which nobody asked for. It
-// looks without blocking and without consuming.
+// idle connection: no end of input, and no bytes, which nobody asked for.
 func quietCheck(nc net.Conn) func() bool {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
-		nc = t.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
+	raw, ok := rawConn(nc)
 	if !ok {
 		return func() bool { return true } // an in-memory connection of a test
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return func() bool { return false }
-	}
 	quiet := false
 	look := func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		_, err := peek(fd)
 		quiet = err == syscall.EAGAIN
 		return true
 	}
@@ -244,4 +235,41 @@ func quietCheck(nc net.Conn) func() bool {
 		quiet = false
 		return raw.Read(look) == nil && quiet
 	}
+}
+
+// Closed reports whether the peer of a connection that nobody reads at the
+// moment has closed it. On a TLS connection, bytes are the word of it: a proxy
+// that waits for an answer has nothing else to say.
+func Closed(nc net.Conn) bool {
+	raw, ok := rawConn(nc)
+	if !ok {
+		return false
+	}
+	_, isTLS := nc.(interface{ NetConn() net.Conn })
+	closed := false
+	err := raw.Read(func(fd uintptr) bool {
+		n, err := peek(fd)
+		closed = err == nil && (n == 0 || isTLS) || err != nil && err != syscall.EAGAIN
+		return true
+	})
+	return err != nil || closed
+}
+
+func rawConn(nc net.Conn) (syscall.RawConn, bool) {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
+		nc = t.NetConn()
+	}
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil, false
+	}
+	raw, err := sc.SyscallConn()
+	return raw, err == nil
+}
+
+// peek looks at what has arrived without blocking and without consuming.
+func peek(fd uintptr) (int, error) {
+	var b [1]byte
+	n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	return n, err
 }

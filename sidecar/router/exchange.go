@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/tulle-mesh/tulle/sidecar/http1"
@@ -24,6 +25,29 @@ type outcome struct {
 	status int
 }
 
+// clientFault is a failure of the client's own: its body broke the rules, or it
+// went away.
+type clientFault struct{ err error }
+
+func (f *clientFault) Error() string { return "the client failed: " + f.err.Error() }
+
+// answer returns what is due: a problem if the client may read it, else the
+// status under which the request is counted.
+func (f *clientFault) answer() (int, *Problem) {
+	var parse *http1.ParseError
+	if errors.As(f.err, &parse) {
+		return 0, badRequest(parse.Status, parse.What)
+	}
+	return statusGone, nil
+}
+
+// statusGone counts a request whose client did not wait for the answer. It is
+// never sent; nginx has made the number known.
+const statusGone = 499
+
+// lookEvery is how often the proxy looks whether a client still waits.
+const lookEvery = time.Second
+
 // attempt sends the request in s.req over c and relays the answer. It hands c
 // back to p, or closes it. If skip is not nil and accepts the head of the
 // answer, the answer is not relayed, and the outcome is an error.
@@ -31,7 +55,8 @@ func (s *session) attempt(p *pool.Pool, c *pool.Conn, a *added, skip func(*wire.
 	s.upstream.Store(c)
 	defer s.upstream.Store(nil)
 
-	safe := s.req.Safe() && s.req.Body == wire.NoBody
+	replayable := s.req.Body == wire.NoBody || s.held != nil
+	safe := s.req.Safe() && replayable
 	method := append(make([]byte, 0, 16), s.req.Method...) // outlives the request's buffer
 	minor := s.req.Minor
 	writeRequest(c.W, &s.req, a)
@@ -40,34 +65,35 @@ func (s *session) attempt(p *pool.Pool, c *pool.Conn, a *added, skip func(*wire.
 	if up == nil {
 		if err := c.W.Flush(); err != nil {
 			_ = c.Close()
-			// Without a body the request may have arrived whole, but only a
-			// safe one may be sent twice; a connection that was idle before
-			// and fails at once was closed by the peer earlier.
-			return outcome{err: err, again: safe || c.Reused && s.req.Body == wire.NoBody}
+			// Only a safe request may be sent twice, for it may have arrived.
+			return outcome{err: err, again: safe}
 		}
 	}
 
 	for {
-		err := c.R.Response(&s.res, method)
+		err := s.await(c, method, up)
 		if err == nil && s.res.Status == 101 {
 			err = errors.New("the endpoint switches protocols, which nobody asked for")
 		}
 		if err != nil {
 			silent := c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err))
+			if failed := up.failed(); failed != nil {
+				err = &clientFault{failed}
+			}
 			_ = c.Close()
-			begun := s.stopUpload(up)
-			return outcome{err: fmt.Errorf("read the answer: %w", err), again: safe && silent && !begun}
+			s.stopUpload(up)
+			return outcome{err: fmt.Errorf("read the answer: %w", err), again: safe && silent}
 		}
 		if s.res.Status >= 200 {
 			break
 		}
 		if minor == 1 { // RFC 9110, section 15.2: never to an HTTP/1.0 client
-			writeResponse(s.w, &s.res, wire.NoBody, 0, "")
+			writeResponse(s.w, &s.res, wire.NoBody, 0, "", a.delivery)
 			if s.w.Flush() != nil {
 				_ = c.Close()
 				s.closing = true
 				s.stopUpload(up)
-				return outcome{status: 499}
+				return outcome{status: statusGone}
 			}
 		}
 	}
@@ -75,17 +101,34 @@ func (s *session) attempt(p *pool.Pool, c *pool.Conn, a *added, skip func(*wire.
 	body := c.R.Body(s.res.Body, s.res.Length)
 	if skip != nil {
 		if err := skip(&s.res); err != nil {
-			begun := s.stopUpload(up)
-			reusable := !s.res.Close && discard(&body) && !begun
-			finish(p, c, reusable)
-			return outcome{err: err, again: !begun}
+			s.stopUpload(up)
+			finish(p, c, up == nil && !s.res.Close && discard(&body))
+			return outcome{err: err, again: replayable}
 		}
 	}
-	return s.relay(p, c, up, &body, minor)
+	return s.relay(p, c, up, &body, minor, a.delivery)
+}
+
+// await reads the next head of the answer into s.res. It gives up, with a
+// clientFault, when nobody waits for the answer any more.
+func (s *session) await(c *pool.Conn, method []byte, up *upload) error {
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(lookEvery))
+		err := c.R.Response(&s.res, method)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = c.SetReadDeadline(time.Time{})
+			return err
+		}
+		// While its body is on the way, reading it tells whether it is there.
+		if (up == nil || up.finished()) && s.r.Buffered() == len(s.held) && pool.Closed(s.conn) {
+			s.closing = true
+			return &clientFault{errors.New("it closed the connection before the answer")}
+		}
+	}
 }
 
 // relay sends the answer in s.res on to the client.
-func (s *session) relay(p *pool.Pool, c *pool.Conn, up *upload, body *http1.Body, minor byte) outcome {
+func (s *session) relay(p *pool.Pool, c *pool.Conn, up *upload, body *http1.Body, minor byte, delivered bool) outcome {
 	framing, length := s.res.Body, s.res.Length
 	if framing == wire.UntilClose {
 		framing = wire.Chunked
@@ -102,7 +145,7 @@ func (s *session) relay(p *pool.Pool, c *pool.Conn, up *upload, body *http1.Body
 	}
 	status := s.res.Status
 	reusable := !s.res.Close
-	writeResponse(s.w, &s.res, framing, length, connection)
+	writeResponse(s.w, &s.res, framing, length, connection, delivered)
 	readErr, writeErr := http1.Relay(s.w, body, framing == wire.Chunked)
 	if readErr != nil || writeErr != nil {
 		// The client cannot tell a cut answer from a whole one unless its
@@ -114,7 +157,7 @@ func (s *session) relay(p *pool.Pool, c *pool.Conn, up *upload, body *http1.Body
 		if readErr != nil {
 			return outcome{status: 502}
 		}
-		return outcome{status: 499}
+		return outcome{status: statusGone}
 	}
 	if up != nil && !up.finish(s) {
 		reusable = false
@@ -154,59 +197,66 @@ func isReset(err error) bool {
 type upload struct {
 	conn *pool.Conn // to the backend
 	done chan struct{}
-	ok   bool // after done: the body was sent whole
+	ok   bool  // after done: the body was sent whole
+	err  error // after done: why the client's side failed, if it did
 }
 
-// upload starts sending the request body. A body that has arrived already is
-// only appended to the head, and the result is nil.
+// upload starts sending the request body. One that is held is only appended to
+// the head; then, as without a body, the result is nil.
 func (s *session) upload(c *pool.Conn) *upload {
 	if s.req.Body == wire.NoBody {
 		return nil
 	}
+	if s.held != nil {
+		_ = c.W.Data(s.held, false)
+		return nil
+	}
 	body := s.r.Body(s.req.Body, s.req.Length)
 	chunked := s.req.Body == wire.Chunked
-	if s.req.Body == wire.Fixed && int64(s.r.Buffered()) >= s.req.Length {
-		for {
-			piece, err := body.Next()
-			if err != nil {
-				break
-			}
-			_ = c.W.Data(piece, false)
-		}
-		up := &upload{conn: c, done: make(chan struct{}), ok: c.W.Flush() == nil}
-		close(up.done)
-		return up
-	}
 	up := &upload{conn: c, done: make(chan struct{})}
 	// The head goes out before the body is awaited: the client may be waiting
 	// for a 100 (Continue), the backend may refuse.
 	_ = c.W.Flush()
 	go func() {
-		defer close(up.done)
 		readErr, writeErr := http1.Relay(c.W, &body, chunked)
 		if writeErr != nil {
 			// The backend has stopped reading; its answer may be on its way.
 			// The client is let finish, within reason.
-			up.ok = false
 			discard(&body)
-			return
 		}
+		up.ok, up.err = readErr == nil && writeErr == nil, readErr
+		close(up.done)
 		if readErr != nil {
-			_ = c.Close() // the backend must not take half a body for a whole one
-			return
+			// The backend must not take half a body for a whole one. Whoever
+			// waits for its answer then finds done closed, and the reason.
+			_ = c.Close()
 		}
-		up.ok = true
 	}()
 	return up
+}
+
+func (u *upload) finished() bool {
+	select {
+	case <-u.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// failed returns why the client's side of the upload has failed, if it has.
+func (u *upload) failed() error {
+	if u == nil || !u.finished() {
+		return nil
+	}
+	return u.err
 }
 
 // finish waits for the rest of the upload after the answer is complete, and
 // reports whether both connections can be used again.
 func (u *upload) finish(s *session) bool {
-	select {
-	case <-u.done:
+	if u.finished() {
 		return u.ok
-	default:
 	}
 	_ = s.w.Flush()
 	limit := time.Now().Add(lingerFor)
@@ -217,11 +267,10 @@ func (u *upload) finish(s *session) bool {
 	return u.ok
 }
 
-// stopUpload ends an upload that has become pointless. It reports whether any
-// of the body may have been consumed, so that the request cannot be repeated.
-func (s *session) stopUpload(u *upload) (begun bool) {
+// stopUpload ends an upload that has become pointless.
+func (s *session) stopUpload(u *upload) {
 	if u == nil {
-		return false
+		return
 	}
 	_ = s.conn.SetReadDeadline(past)
 	_ = u.conn.SetWriteDeadline(past)
@@ -230,5 +279,4 @@ func (s *session) stopUpload(u *upload) (begun bool) {
 	if !u.ok {
 		s.closing = true // somewhere inside the body
 	}
-	return true
 }

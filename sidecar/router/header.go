@@ -73,9 +73,10 @@ type added struct {
 	service, client string
 	endpoint        string
 	ctxDtab         string
-	// keep leaves l5d-dst-* and l5d-ctx-dtab as they came: the incoming proxy
-	// passes on what the outgoing one wrote.
-	keep bool
+	// delivery is set by the incoming proxy, the last one before the application:
+	// l5d-dst-* and l5d-ctx-dtab stay as the outgoing one wrote them, and the
+	// answer cannot claim to be a proxy's.
+	delivery bool
 }
 
 // replaced reports whether the router writes or removes the field itself.
@@ -83,7 +84,7 @@ func (a *added) replaced(name []byte) bool {
 	switch {
 	case wire.EqualFold(name, headerEndpoint):
 		return true
-	case a.keep:
+	case a.delivery:
 		return false
 	}
 	return wire.EqualFold(name, headerDtab) || wire.EqualFold(name, headerCtxDtab) ||
@@ -133,15 +134,18 @@ func writeRequest(w *http1.Writer, req *wire.Request, a *added) {
 	w.EndHead()
 }
 
-// writeResponse writes the head of a backend's answer. framing and length say
-// how its body will be sent; closing tells the client that this is the last answer.
-func writeResponse(w *http1.Writer, res *wire.Response, framing wire.Framing, length int64, connection string) {
+// writeResponse writes the head of an answer. framing and length say how its
+// body will be sent; connection is what to tell the client about the next
+// request, if anything. delivered marks an application's own answer.
+func writeResponse(w *http1.Writer, res *wire.Response, framing wire.Framing, length int64, connection string, delivered bool) {
 	w.StatusLine(res.Status, res.Reason)
 	hasConnection := res.Header.Has("connection")
 	var vias []byte
 	for _, f := range res.Header.Fields {
 		switch {
-		case wire.EqualFold(f.Name, "content-length") && framing != wire.NoBody, hopByHop(f.Name):
+		case wire.EqualFold(f.Name, "content-length") && (framing != wire.NoBody || res.Status < 200 || res.Status == 204),
+			hopByHop(f.Name):
+		case delivered && wire.EqualFold(f.Name, headerCode):
 		case wire.EqualFold(f.Name, "via"):
 			if vias != nil {
 				vias = append(vias, ", "...)

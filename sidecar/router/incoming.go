@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"time"
@@ -94,7 +95,7 @@ func (in *Incoming) deliver(ctx context.Context, s *session) (int, *Problem) {
 	}
 	p := in.cfg.Pools.Acquire(pool.Target{Address: endpoint})
 	defer in.cfg.Pools.Release(p)
-	a := added{keep: true}
+	a := added{delivery: true}
 	for {
 		dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 		conn, err := p.Get(dialing)
@@ -105,9 +106,12 @@ func (in *Incoming) deliver(ctx context.Context, s *session) (int, *Problem) {
 		}
 		reused := conn.Reused
 		out := s.attempt(p, conn, &a, nil)
+		var fault *clientFault
 		switch {
 		case out.err == nil:
 			return out.status, nil
+		case errors.As(out.err, &fault):
+			return fault.answer()
 		case out.again && reused:
 			continue // the application had closed this idle connection
 		}

@@ -78,10 +78,10 @@ func (o *Outgoing) refuse(s *session, p *Problem) {
 
 // answer writes a problem as the answer to the current request.
 func answer(s *session, p *Problem) {
-	if s.req.Body != wire.NoBody {
+	if s.req.Body != wire.NoBody && s.held == nil {
 		s.closing = true // its body has not been read
 	}
-	writeProblem(s.w, p, string(s.req.Method) == "HEAD", s.closing)
+	writeProblem(s.w, p, s.head, s.closing)
 }
 
 func (o *Outgoing) exchange(ctx context.Context, s *session) {
@@ -180,6 +180,10 @@ func (o *Outgoing) send(ctx context.Context, s *session, name *bind.Name, id str
 	picker, err := c.Picker(waiting)
 	cancel()
 	if err != nil || picker.Len() == 0 {
+		if cause := c.Cause(); cause != "" {
+			return 0, &Problem{Status: 502, Code: codeBindError, Message: id + ": " + cause,
+				Hint: "name another destination, or send this request past the proxy by no_proxy"}
+		}
 		return 0, noRoute(name.Service, rules(o.cfg.Binder.Base()), rules(override))
 	}
 	a := added{service: name.Service, client: id}
@@ -205,7 +209,11 @@ func (o *Outgoing) send(ctx context.Context, s *session, name *bind.Name, id str
 		o.cfg.Logger.Debug("endpoint failed", "service", name.Service, "endpoint", e.Value.Endpoint.Address,
 			"hop", e.Value.Endpoint.Hop, "error", out.err, "again", out.again)
 		last = out.err
-		if !out.again {
+		var fault *clientFault
+		switch {
+		case errors.As(out.err, &fault):
+			return fault.answer()
+		case !out.again:
 			return 0, &Problem{Status: 502, Code: codeBadAnswer, Message: out.err.Error(),
 				Hint: "the endpoint " + e.Value.Endpoint.Address + " broke off; look at its log"}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,7 +176,9 @@ type session struct {
 
 	source  string // the peer's IP
 	started time.Time
-	closing bool // the connection ends after this answer
+	head    bool   // the request's method is HEAD
+	held    []byte // the request's body, if it is small enough to be sent again
+	closing bool   // the connection ends after this answer
 
 	state    atomic.Uint32
 	upstream atomic.Pointer[pool.Conn] // in use, for closeAll
@@ -183,7 +186,13 @@ type session struct {
 
 // run answers requests, in order, until either side wants no more.
 func (s *session) run(ctx context.Context) {
-	defer func() { _ = s.conn.Close() }()
+	defer func() {
+		if p := recover(); p != nil {
+			// A fault in one exchange must not end those of all other callers.
+			s.server.log.Error("exchange failed", "router", s.server.name, "panic", p, "stack", string(debug.Stack()))
+		}
+		_ = s.conn.Close()
+	}()
 	if host, _, err := net.SplitHostPort(s.conn.RemoteAddr().String()); err == nil {
 		s.source = host
 	}
@@ -196,7 +205,12 @@ func (s *session) run(ctx context.Context) {
 	for s.next() {
 		s.started = time.Now()
 		s.closing = s.req.Close || s.server.draining.Load()
+		s.head = string(s.req.Method) == "HEAD"
+		if !s.hold() {
+			return // the client went away inside its request
+		}
 		s.server.exchange(ctx, s)
+		s.r.Discard(len(s.held))
 		if s.w.Flush() != nil || s.closing || !s.state.CompareAndSwap(stateBusy, stateIdle) || s.server.draining.Load() {
 			s.linger()
 			return
@@ -204,9 +218,29 @@ func (s *session) run(ctx context.Context) {
 	}
 }
 
+// maxHeld is how large a body may be to be held until its request has been
+// answered, so that it can be sent to another endpoint.
+const maxHeld = 16 << 10
+
+// hold reads a small request body, unless the client waits to be asked for it.
+func (s *session) hold() bool {
+	s.held = nil
+	if s.req.Body != wire.Fixed || s.req.Length > maxHeld || s.req.Header.Has("expect") {
+		return true
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(headFor))
+	var err error
+	s.held, err = s.r.Hold(int(s.req.Length))
+	_ = s.conn.SetReadDeadline(time.Time{})
+	return err == nil
+}
+
 // next reads the next request head. It is false when the connection is over.
 func (s *session) next() bool {
 	_ = s.conn.SetReadDeadline(time.Now().Add(idleFor))
+	if s.state.Load() == stateClosing {
+		return false // a drain came before the deadline and would be undone by it
+	}
 	if s.r.Wait() != nil || !s.state.CompareAndSwap(stateIdle, stateBusy) {
 		return false
 	}
@@ -218,7 +252,7 @@ func (s *session) next() bool {
 	}
 	var parse *http1.ParseError
 	if errors.As(err, &parse) {
-		s.closing = true
+		s.closing, s.head = true, false
 		s.server.refuse(s, badRequest(parse.Status, parse.What))
 		_ = s.w.Flush()
 		s.linger()

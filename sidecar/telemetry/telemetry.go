@@ -1,7 +1,7 @@
 // Package telemetry counts what the proxy does, for Prometheus.
 //
-// It holds no global state. Handles are looked up when a name is bound, never
-// per request; counting through a handle is a few atomic adds. The labels are a
+// It holds no global state. Routers keep the handles they count through, which
+// is a few atomic adds; looking one up takes a lock. The labels are a
 // closed list, and the number of services and clients that get series of their
 // own is capped: a caller who invents names cannot fill the memory.
 //
@@ -13,6 +13,7 @@ package telemetry
 import (
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -83,7 +84,7 @@ func (r *Route) Observe(success bool, d time.Duration) {
 func (m *Metrics) Route(router, service, client string) *Route {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	key := [3]string{router, service, client}
+	key := [3]string{router, label(service), label(client)}
 	if r := m.routes[key]; r != nil {
 		return r
 	}
@@ -100,6 +101,19 @@ func (m *Metrics) Route(router, service, client string) *Route {
 	}
 	m.routes[key] = r
 	return r
+}
+
+// maxLabel bounds the length of a label's value in bytes: more than any name
+// that Kubernetes can have.
+const maxLabel = 512
+
+// label returns a value that Prometheus takes. Peers and clients write some of
+// these, so they may be anything.
+func label(value string) string {
+	if len(value) > maxLabel || !utf8.ValidString(value) {
+		return "other"
+	}
+	return value
 }
 
 // Error counts an answer that the proxy made itself. code is one of the closed

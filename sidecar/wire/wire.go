@@ -52,11 +52,6 @@ func (h *Header) Has(name string) bool {
 	return false
 }
 
-// Add appends a field.
-func (h *Header) Add(name, value string) {
-	h.Fields = append(h.Fields, Field{[]byte(name), []byte(value)})
-}
-
 // DelFunc removes every field that match accepts and keeps the order of the
 // others.
 func (h *Header) DelFunc(match func(Field) bool) {
@@ -67,11 +62,6 @@ func (h *Header) DelFunc(match func(Field) bool) {
 		}
 	}
 	h.Fields = kept
-}
-
-// Del removes every field called name.
-func (h *Header) Del(name string) {
-	h.DelFunc(func(f Field) bool { return EqualFold(f.Name, name) })
 }
 
 // Request is the head of an HTTP/1 request.
