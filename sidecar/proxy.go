@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +63,8 @@ type Proxy struct {
 	incoming *router.Incoming
 }
 
-// New puts a proxy together. It reads the CA file and does no other I/O.
+// New puts a proxy together. It reads the CA file and asks for the addresses of
+// the machine, and does no other I/O.
 func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -95,12 +95,12 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		return nil, err
 	}
 	p.pools = pool.NewSet(p.dialer())
-	source := &source{namer: p.namer, dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})}
+	source := &source{namer: p.namer, dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
 	p.names = bind.New(bind.Config{Dtab: p.namer.Dtab(), Source: source})
 	p.clients = client.NewSet(source, p.pools)
 
 	namespace := func(context.Context, string) string { return cfg.Namespace }
-	ours := func(_ context.Context, ip string) bool { return ip == cfg.PodIP }
+	ours := own(cfg.PodIP)
 	if cfg.Mode == api.ModeHost {
 		p.node = newNode(p.namer.Pods(), cfg.PodIP, cfg.DefaultNamespace)
 		namespace, ours = p.node.namespace, p.node.ours
@@ -212,9 +212,6 @@ func (p *Proxy) dialer() pool.Dial {
 	var configs sync.Map // SPIFFE ID to *tls.Config, which are made once
 	return func(ctx context.Context, t pool.Target) (net.Conn, error) {
 		if t.Identity == "" {
-			if err := p.forbidden(t.Address); err != nil {
-				return nil, err
-			}
 			return d.DialContext(ctx, "tcp", t.Address)
 		}
 		cached, ok := configs.Load(t.Identity)
@@ -236,19 +233,6 @@ func (p *Proxy) dialer() pool.Dial {
 		}
 		return conn, nil
 	}
-}
-
-// forbidden refuses addresses that a proxy must not lend its place in the
-// network for: link-local ones, where clouds serve the node's credentials.
-func (p *Proxy) forbidden(address string) error {
-	a, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return nil // the dialer says what is wrong with it
-	}
-	if a.Addr().Unmap().IsLinkLocalUnicast() {
-		return fmt.Errorf("%s is a link-local address, where a cloud keeps its metadata service; the proxy does not go there", a.Addr())
-	}
-	return nil
 }
 
 // source asks the namer or DNS, depending on the name.

@@ -36,11 +36,15 @@ const (
 type Config struct {
 	// Lookup resolves a host; network is "ip". IP literals must resolve to themselves.
 	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Allow says why an address must not be gone to; nil allows all. A name that
+	// has no other addresses has failed.
+	Allow func(netip.AddrPort) error
 }
 
 // Namer follows names. It is safe for concurrent use.
 type Namer struct {
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	allow  func(netip.AddrPort) error
 
 	mu    sync.Mutex
 	names map[string]*name
@@ -54,7 +58,11 @@ type name struct {
 
 // New returns a Namer that follows nothing.
 func New(c Config) *Namer {
-	return &Namer{lookup: c.Lookup, names: map[string]*name{}}
+	n := &Namer{lookup: c.Lookup, allow: c.Allow, names: map[string]*name{}}
+	if n.allow == nil {
+		n.allow = func(netip.AddrPort) error { return nil }
+	}
+	return n
 }
 
 // Replicas returns the live addresses of id until release is called. An id that
@@ -102,11 +110,7 @@ func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 		var notFound *net.DNSError
 		switch {
 		case err == nil:
-			var endpoints []naming.Endpoint
-			for _, a := range addresses {
-				endpoints = append(endpoints, naming.Endpoint{Address: netip.AddrPortFrom(a.Unmap(), port).String(), Weight: 1})
-			}
-			if next := naming.Of(endpoints...); !next.Equal(f.value.Get()) {
+			if next := n.replicas(addresses, port); !next.Equal(f.value.Get()) {
 				f.value.Set(next)
 			}
 		case errors.As(err, &notFound) && notFound.IsNotFound, f.value.Get().State == naming.StatePending:
@@ -125,6 +129,24 @@ func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 			return
 		}
 	}
+}
+
+// replicas returns what a name is that has these addresses.
+func (n *Namer) replicas(addresses []netip.Addr, port uint16) naming.Replicas {
+	var endpoints []naming.Endpoint
+	var refused error
+	for _, a := range addresses {
+		ap := netip.AddrPortFrom(a.Unmap(), port)
+		if err := n.allow(ap); err != nil {
+			refused = err
+			continue
+		}
+		endpoints = append(endpoints, naming.Endpoint{Address: ap.String(), Weight: 1})
+	}
+	if len(endpoints) == 0 && refused != nil {
+		return naming.Replicas{State: naming.StateFailed, Cause: refused.Error()}
+	}
+	return naming.Of(endpoints...)
 }
 
 func (n *Namer) ask(ctx context.Context, host string) ([]netip.Addr, error) {

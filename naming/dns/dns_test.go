@@ -116,3 +116,34 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAllow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := dns.New(dns.Config{
+			Lookup: func(_ context.Context, _, host string) ([]netip.Addr, error) {
+				all := []netip.Addr{netip.MustParseAddr("169.254.169.254")}
+				if host == "mixed.test" {
+					all = append(all, netip.MustParseAddr("192.0.2.1"))
+				}
+				return all, nil
+			},
+			Allow: func(a netip.AddrPort) error {
+				if a.Addr().IsLinkLocalUnicast() {
+					return errors.New("not there")
+				}
+				return nil
+			},
+		})
+		mixed, releaseMixed := n.Replicas("/$/inet/mixed.test/80")
+		defer releaseMixed()
+		only, releaseOnly := n.Replicas("/$/inet/only.test/80")
+		defer releaseOnly()
+		synctest.Wait()
+		if got := addresses(mixed.Get()); len(got) != 1 || got[0] != "192.0.2.1:80" {
+			t.Errorf("of a name with an allowed address: %v", got)
+		}
+		if r := only.Get(); r.State != naming.StateFailed || r.Cause != "not there" {
+			t.Errorf("of a name without: %s %q", r.State, r.Cause)
+		}
+	})
+}
