@@ -3,20 +3,36 @@ package naming
 import (
 	"errors"
 	"fmt"
-	"iter"
 )
 
-// Limits of one Bind. Dtabs come from request headers too, so neither a loop nor a tree that
-// doubles at every step may cost more than a moment.
+// Limits of one Bind. Dtabs come from request headers too, so no text may cost more than a
+// moment: neither a loop, nor a tree that doubles at every step, nor ten thousand rules that
+// all match.
 const (
 	maxDepth   = 100  // nested lookups; the number and the text of the error are Linkerd's
 	maxLookups = 1000 // lookups in all; a real dtab needs a dozen or two
+	// maxWork bounds what all lookups do together, in steps of some nanoseconds or four
+	// bytes: a few milliseconds, and two megabytes. It is enough for a dozen lookups in a
+	// dtab of 40,000 rules.
+	maxWork = 1 << 19
+)
+
+// What things take of maxWork. Comparing with a rule is one step, and one for each element
+// that matches; so is each byte given to the Resolver.
+const (
+	nodeWork    = 4  // to visit a node of a tree
+	elementWork = 4  // to copy an element of a path
+	branchWork  = 24 // to keep a branch of a union
 )
 
 // ErrDepth is returned by Bind for a path whose rules never come to an end.
 //
 //lint:ignore ST1005 users of Linkerd 1.x look for this text in answers and logs
 var ErrDepth = errors.New("Max recursion level: 100 reached in Namer lookup")
+
+// ErrWork is wrapped by the error of Bind for rules that need more lookups or steps than one
+// request may cost: those that branch at nearly every step, or that lead back through unions.
+var ErrWork = errors.New("the rules take too much work")
 
 // Bound names one replica set: ID is what a namer consumed of a path, Residual what it left.
 // Everything kept per replica set (balancer, pools, metrics) is keyed by ID.
@@ -72,13 +88,18 @@ type BoundBranch struct {
 // and a pending or failing branch makes the whole pending or failing. Of a union, branches
 // that are Neg, Fail, pending or failing are left out as long as one branch has an answer.
 //
-// The error is ErrDepth for endless rules, or what resolve returned, wrapped; a request for
-// such a path fails, and the tree is then the zero BoundTree.
+// Rules are tried one by one, the last that matches first, and what an earlier one means is
+// not looked at before all later ones are Neg. One Bind allocates a few megabytes at most and
+// takes a few milliseconds, whatever the rules; what resolve does is bounded to 1000 calls.
+//
+// The error is ErrDepth for endless rules, wraps ErrWork if a limit is reached otherwise, or
+// is what resolve returned; a request for such a path fails, and the tree is then the zero
+// BoundTree.
 func Bind(d Dtab, p Path, resolve Resolver) (BoundTree, error) {
-	b := binder{dtab: d, resolve: resolve}
-	t, err := b.bind(Leaf(p), 0)
-	if b.exhausted {
-		err = fmt.Errorf("bind %s: more than %d lookups are needed", p, maxLookups)
+	b := binder{dtab: d, resolve: resolve, work: maxWork}
+	t, err := b.lookup(p, 0)
+	if b.exhausted != nil {
+		err = fmt.Errorf("bind %s: %w", p, b.exhausted)
 	}
 	if err != nil {
 		return BoundTree{}, err
@@ -90,17 +111,42 @@ type binder struct {
 	dtab      Dtab
 	resolve   Resolver
 	lookups   int
-	exhausted bool // maxLookups was reached: unwind at once, whatever unions forgive
+	work      int   // what is left of maxWork
+	exhausted error // a limit was reached: unwind at once, whatever unions forgive
 }
 
-func (b *binder) bind(t Tree, depth int) (BoundTree, error) {
+// spend takes n units of work, and is false if there are not so many left.
+func (b *binder) spend(n int) bool {
+	if b.work -= n; b.work < 0 {
+		b.exhaust()
+	}
+	return b.work >= 0
+}
+
+func (b *binder) exhaust() {
+	b.work = -1
+	b.exhausted = fmt.Errorf("%w: more than %d steps", ErrWork, maxWork)
+}
+
+// bind binds t with rest appended to each of its paths.
+func (b *binder) bind(t Tree, rest Path, depth int) (BoundTree, error) {
+	if !b.spend(nodeWork) {
+		return BoundTree{}, b.exhausted
+	}
 	switch t := t.(type) {
 	case Leaf:
-		return b.lookup(Path(t), depth)
+		if !b.spend(elementWork * (len(t) + len(rest))) {
+			return BoundTree{}, b.exhausted
+		}
+		return b.lookup(Path(t).Join(rest...), depth)
 	case Alt:
-		return b.alternatives(t, depth)
+		for _, t := range t {
+			if bound, err := b.bind(t, rest, depth); err != nil || bound.Kind != BoundNeg {
+				return bound, err
+			}
+		}
 	case Union:
-		return b.union(t, depth)
+		return b.union(t, rest, depth)
 	case Token:
 		switch t {
 		case Fail:
@@ -117,12 +163,36 @@ func (b *binder) lookup(p Path, depth int) (BoundTree, error) {
 		return BoundTree{}, ErrDepth
 	}
 	if b.lookups++; b.lookups > maxLookups {
-		b.exhausted = true
-		return BoundTree{}, ErrDepth
+		b.exhausted = fmt.Errorf("%w: more than %d lookups", ErrWork, maxLookups)
+		return BoundTree{}, b.exhausted
 	}
-	// The dtab goes first, so it may rewrite even what a namer would answer.
-	if t := b.dtab.Lookup(p); t != Tree(Neg) {
-		return b.bind(t, depth+1)
+	// The dtab goes first, so it may rewrite even what a namer would answer. Rules that match
+	// are alternatives, the last one first.
+	matched, neg := 0, false
+	for i := len(b.dtab) - 1; i >= 0; i-- {
+		rule := &b.dtab[i]
+		n, ok := rule.Prefix.match(p)
+		if !b.spend(1 + n) {
+			return BoundTree{}, b.exhausted
+		}
+		if !ok {
+			continue
+		}
+		matched, neg = matched+1, rule.Dst == Tree(Neg)
+		if bound, err := b.bind(rule.Dst, p[n:], depth+1); err != nil || bound.Kind != BoundNeg {
+			return bound, err
+		}
+	}
+	// A single rule that is nothing but Neg leaves the path to the namer, as no rule does.
+	if matched > 1 || matched == 1 && !neg {
+		return BoundTree{Kind: BoundNeg}, nil
+	}
+	size := 0
+	for _, e := range p {
+		size += elementWork + len(e)
+	}
+	if !b.spend(size) {
+		return BoundTree{}, b.exhausted
 	}
 	switch r := b.resolve(p); {
 	case r.Err != nil:
@@ -132,21 +202,15 @@ func (b *binder) lookup(p Path, depth int) (BoundTree, error) {
 	case r.Bound != nil:
 		return BoundTree{Kind: BoundLeaf, Leaf: *r.Bound}, nil
 	case r.Tree != nil:
-		return b.bind(r.Tree, depth+1)
+		return b.bind(r.Tree, nil, depth+1)
 	}
 	return BoundTree{Kind: BoundNeg}, nil
 }
 
-func (b *binder) alternatives(a Alt, depth int) (BoundTree, error) {
-	for _, t := range a {
-		if bound, err := b.bind(t, depth); err != nil || bound.Kind != BoundNeg {
-			return bound, err
-		}
+func (b *binder) union(u Union, rest Path, depth int) (BoundTree, error) {
+	if !b.spend(branchWork * len(u)) {
+		return BoundTree{}, b.exhausted
 	}
-	return BoundTree{Kind: BoundNeg}, nil
-}
-
-func (b *binder) union(u Union, depth int) (BoundTree, error) {
 	var (
 		kept     []BoundBranch
 		answered bool
@@ -154,10 +218,10 @@ func (b *binder) union(u Union, depth int) (BoundTree, error) {
 		failure  error
 	)
 	for _, w := range u {
-		t, err := b.bind(w.Tree, depth)
+		t, err := b.bind(w.Tree, rest, depth)
 		switch {
-		case b.exhausted:
-			return BoundTree{}, err
+		case b.exhausted != nil:
+			return BoundTree{}, b.exhausted
 		case err != nil:
 			if failure == nil {
 				failure = err
@@ -167,6 +231,9 @@ func (b *binder) union(u Union, depth int) (BoundTree, error) {
 		default:
 			answered = true
 			if t.Kind != BoundNeg && t.Kind != BoundFail {
+				if kept == nil {
+					kept = make([]BoundBranch, 0, len(u))
+				}
 				kept = append(kept, BoundBranch{w.Weight, t})
 			}
 		}
@@ -218,21 +285,4 @@ func (t BoundTree) pickBranch(r float64) (BoundTree, float64) {
 		r -= b.Weight
 	}
 	return t.Branches[last].Tree, 0 // the sum was rounded
-}
-
-// Leaves yields every leaf of the tree from left to right, however small its weight.
-func (t BoundTree) Leaves() iter.Seq[Bound] {
-	return func(yield func(Bound) bool) { t.leaves(yield) }
-}
-
-func (t BoundTree) leaves(yield func(Bound) bool) bool {
-	if t.Kind == BoundLeaf {
-		return yield(t.Leaf)
-	}
-	for _, b := range t.Branches {
-		if !b.Tree.leaves(yield) {
-			return false
-		}
-	}
-	return true
 }

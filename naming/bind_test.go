@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -79,31 +79,44 @@ func show(t naming.BoundTree) string {
 	return strings.Join(s, " & ")
 }
 
-func TestLookup(t *testing.T) {
+// Which rules apply to a path, in which order, and what they make of its rest: what the namers
+// are asked when they know nothing.
+func TestRules(t *testing.T) {
 	d := mustDtab(t, `
 		/svc      => /old ;
 		/svc/cart => /new | /newer ;
 		/svc/*    => ~ ;
 		/other    => /x & 2*/y | ! ;
 	`)
-	for path, want := range map[string]string{
-		"/svc/cart/x": "~ | (/new/x | /newer/x) | /old/cart/x",
-		"/svc":        "/old",
-		"/svc/a":      "~ | /old/a",
-		"/other/z":    "/x/z & 2.00*/y/z | !",
-		"/":           "~",
-		"/SVC":        "~",
-	} {
+	asked := func(d naming.Dtab, path string) string {
 		p, err := naming.ParsePath(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := d.Lookup(p).String(); got != want {
-			t.Errorf("Lookup(%s) = %s, want %s", path, got, want)
+		var all []string
+		if _, err := naming.Bind(d, p, func(p naming.Path) naming.Resolution {
+			all = append(all, p.String())
+			return naming.Resolution{}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(all, " ")
+	}
+	for path, want := range map[string]string{
+		"/svc/cart/x": "/new/x /newer/x /old/cart/x",
+		"/svc":        "/old",
+		"/svc/a":      "/old/a",
+		"/other/z":    "/x/z /y/z",
+		"/":           "/",
+		"/SVC":        "/SVC",
+	} {
+		if got := asked(d, path); got != want {
+			t.Errorf("for %s, %s are looked up, want %s", path, got, want)
 		}
 	}
-	if got := mustDtab(t, "/=>/all").Lookup(naming.Path{"a"}).String(); got != "/all/a" {
-		t.Errorf("the empty prefix gives %s", got)
+	// The empty prefix matches everything, what its own rule made too.
+	if _, err := naming.Bind(mustDtab(t, "/=>/all"), nil, resolve); err != naming.ErrDepth {
+		t.Errorf("/=>/all: %v", err)
 	}
 }
 
@@ -197,7 +210,7 @@ func TestBindEnds(t *testing.T) {
 		got, err := naming.Bind(mustDtab(t, dtab), naming.Path{"a"}, resolve)
 		if err == nil {
 			t.Errorf("%s binds to %s", dtab, show(got))
-		} else if !errors.Is(err, naming.ErrDepth) && !strings.Contains(err.Error(), "lookups") {
+		} else if !errors.Is(err, naming.ErrDepth) && !errors.Is(err, naming.ErrWork) {
 			t.Errorf("%s: %v", dtab, err)
 		}
 	}
@@ -206,7 +219,7 @@ func TestBindEnds(t *testing.T) {
 	for i := range 40 {
 		fmt.Fprintf(&b, "/a%d => /a%d | /a%d ;", i, i+1, i+1)
 	}
-	if _, err := naming.Bind(mustDtab(t, b.String()), naming.Path{"a0"}, resolve); err == nil || !strings.Contains(err.Error(), "1000 lookups") {
+	if _, err := naming.Bind(mustDtab(t, b.String()), naming.Path{"a0"}, resolve); !errors.Is(err, naming.ErrWork) || !strings.Contains(err.Error(), "1000 lookups") {
 		t.Errorf("2^40 lookups: %v", err)
 	}
 	// A chain may be 100 lookups deep, and no more.
@@ -225,7 +238,97 @@ func TestBindEnds(t *testing.T) {
 	}
 }
 
-// Lookup and Bind leave the rules as they are, and hand out nothing that shares with them.
+// hostile returns texts of about 60 KB, what fits into a header, that make Bind work as much as
+// possible.
+func hostile() map[string]string {
+	const size = 60 << 10
+	fill := func(prefix, unit, suffix string) string {
+		return prefix + strings.Repeat(unit, (size-len(prefix)-len(suffix))/len(unit)) + suffix
+	}
+	long := strings.Repeat("x", size/2-20)
+	texts := map[string]string{
+		"rules that match everything":      fill("", "/=>/a;", ""),
+		"unions that match everything":     fill("", "/=>/a&/b;", ""),
+		"rules to Neg":                     fill("/=>/a&/a;", "/=>~;", ""),
+		"rules that do not match":          fill("/a=>/a/x&/a/y;", "/b=>/b;", ""),
+		"nothing but Neg":                  fill("/=>/a&/a&(", "~|", "~)"),
+		"a union of nothing":               fill("/=>", "$&", "(/a&/a)"),
+		"a wide union":                     fill("/a=>/b&/b;/b=>/c&/c;/c=>", "/ok&", "$"),
+		"a wide union of unions":           fill("/a=>", "/b&", "/b") + ";/b=>$&$&$&$&$&$&$&$",
+		"names that grow":                  fill("/=>/a", "/a", "|/b"),
+		"names that grow, in unions":       fill("/=>/a&/b", "/a", ""),
+		"long prefixes that nearly match":  strings.Repeat("/a"+strings.Repeat("/*", 50)+"/b=>/;", size/110) + "/=>/a" + strings.Repeat("/a", 55) + "&/b",
+		"long names for namers":            "/a=>" + strings.Repeat("/b&", size/6) + "/b;/b=>/$/no/" + long,
+		"long names that must be escaped":  "/a=>" + strings.Repeat("/b&", size/6) + `/b;/b=>/err/\x00` + long,
+		"long names that are equal":        strings.ReplaceAll("/=>/L/a&/b;/L=>/L&/b", "L", long[:size/4]),
+		"deep trees at every step":         "/a=>" + strings.Repeat("(~|~&", 99) + "/a" + strings.Repeat(")", 99),
+		"deep alternatives at every step":  "/a=>" + strings.Repeat("(", 99) + "/b&/a" + strings.Repeat("|/a)", 99),
+		"rules that double without a loop": "",
+	}
+	var b strings.Builder
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, "/a/%d=>/a/%d|/a/%d;", i, i+1, i+1)
+	}
+	texts["rules that double without a loop"] = b.String() + "/a=>/a/0"
+	return texts
+}
+
+// Whatever a request brings, Bind comes to an end soon, and for lack of a better measure than
+// time: having allocated little, and having asked little.
+func TestBindIsBounded(t *testing.T) {
+	const maxBytes, maxAsked, maxAskedBytes = 8 << 20, 1000, 1 << 20
+	for name, text := range hostile() {
+		d := mustDtab(t, text)
+		for _, p := range []naming.Path{{"a"}, {"a", "b", "c"}, {"svc", "world"}} {
+			asked, bytes := 0, 0
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			got, err := naming.Bind(d, p, func(p naming.Path) naming.Resolution {
+				asked++
+				for _, e := range p {
+					bytes += len(e)
+				}
+				return resolve(p)
+			})
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > maxBytes {
+				t.Errorf("%s: %s allocates %d bytes", name, p, n)
+			}
+			if asked > maxAsked || bytes > maxAskedBytes {
+				t.Errorf("%s: %s asks %d times, with %d bytes", name, p, asked, bytes)
+			}
+			if err != nil && !errors.Is(err, naming.ErrDepth) && !errors.Is(err, naming.ErrWork) && !errors.Is(err, errResolve) {
+				t.Errorf("%s: %s gives %v", name, p, err)
+			}
+			if errors.Is(err, naming.ErrWork) && len(err.Error()) > 200 {
+				t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
+			}
+			t.Logf("%s: %s: kind %d, %v, %d KiB, asked %d", name, p, got.Kind, err, (after.TotalAlloc-before.TotalAlloc)>>10, asked)
+		}
+	}
+}
+
+// Limits leave room for what people do have.
+func TestBindHasRoom(t *testing.T) {
+	var b strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&b, "/host/s%d=>/srv/s%d-v1;", i, i)
+	}
+	d := mustDtab(t, "/srv=>/to/ok;/svc=>/host;"+b.String())
+	if got, err := naming.Bind(d, naming.Path{"svc", "s0"}, resolve); err != nil || show(got) != "/ok/s0-v1" {
+		t.Errorf("with 20,000 rules: %s, %v", show(got), err)
+	}
+	d = mustDtab(t, "/a=>"+strings.Repeat("/b&", 900)+"/ok;/b=>/ok2")
+	if got, err := naming.Bind(d, naming.Path{"a"}, resolve); (err == nil) || !errors.Is(err, naming.ErrWork) {
+		t.Errorf("a union of 901: %v, %v", got.Kind, err)
+	}
+	d = mustDtab(t, "/a=>"+strings.Repeat("/ok&", 900)+"/ok2")
+	if got, err := naming.Bind(d, naming.Path{"a"}, resolve); err != nil || len(got.Branches) != 901 {
+		t.Errorf("a union of 901: %d branches, %v", len(got.Branches), err)
+	}
+}
+
+// Bind leaves the rules as they are, and hands out nothing that shares with them.
 func TestBindDoesNotModify(t *testing.T) {
 	const text = "/svc=>/ok1/a & (/b | /ok2);/svc=>/no"
 	d := mustDtab(t, text)
@@ -283,12 +386,17 @@ func TestPick(t *testing.T) {
 	if allocs := testing.AllocsPerRun(100, func() { b.Pick(.9) }); allocs != 0 {
 		t.Errorf("Pick allocates %v times", allocs)
 	}
-	var leaves []string
-	for l := range bind("/ok1 & 9*(/ok2 & $) & /ok3").Leaves() {
-		leaves = append(leaves, l.ID.String())
-	}
-	if want := []string{"/ok1", "/ok2", "/ok3"}; !slices.Equal(leaves, want) {
-		t.Errorf("leaves are %v, want %v", leaves, want)
+}
+
+func BenchmarkBindHostile(b *testing.B) {
+	for name, text := range hostile() {
+		b.Run(strings.ReplaceAll(name, " ", "-"), func(b *testing.B) {
+			d := mustDtab(b, text)
+			b.ReportAllocs()
+			for b.Loop() {
+				naming.Bind(d, naming.Path{"a", "b"}, resolve)
+			}
+		})
 	}
 }
 

@@ -12,8 +12,9 @@ type Dentry struct {
 // String prints prefix=>tree.
 func (d Dentry) String() string { return d.Prefix.String() + "=>" + d.Dst.String() }
 
-// Dtab is an ordered list of rules, of which later ones come first. The zero Dtab is empty
-// and answers nothing.
+// Dtab is an ordered list of rules. Every rule that matches a path is an alternative for it,
+// later ones first, so an earlier rule answers where a later one is Neg; only position counts,
+// not the length of prefixes. The zero Dtab is empty and answers nothing.
 type Dtab []Dentry
 
 // String prints the rules joined by ";" in canonical form, which ParseDtab reads back.
@@ -33,23 +34,4 @@ func (d Dtab) String() string {
 func (d Dtab) Concat(later ...Dentry) Dtab {
 	joined := make(Dtab, 0, len(d)+len(later))
 	return append(append(joined, d...), later...)
-}
-
-// Lookup applies the rules to p once: every rule that matches, last one first, with the
-// unmatched rest of p grafted on its leaves. No match is Neg; one match is its tree; several
-// are alternatives, so an earlier rule answers where a later one is Neg.
-func (d Dtab) Lookup(p Path) Tree {
-	var found Alt
-	for i := len(d) - 1; i >= 0; i-- {
-		if d[i].Prefix.Matches(p) {
-			found = append(found, d[i].Dst.graft(p[len(d[i].Prefix):]))
-		}
-	}
-	switch len(found) {
-	case 0:
-		return Neg
-	case 1:
-		return found[0]
-	}
-	return found
 }

@@ -106,16 +106,16 @@ func (p Prefix) String() string {
 	return b.String()
 }
 
-// Matches reports whether path begins with elements that p accepts. The empty prefix
-// matches every path.
-func (p Prefix) Matches(path Path) bool {
+// match returns how many of p's elements path begins with, and whether these are all: the
+// empty prefix matches every path.
+func (p Prefix) match(path Path) (n int, ok bool) {
 	if len(p) > len(path) {
-		return false
+		return 0, false
 	}
 	for i, e := range p {
 		if e != Any && e != path[i] {
-			return false
+			return i, false
 		}
 	}
-	return true
+	return len(p), true
 }

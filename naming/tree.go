@@ -10,8 +10,7 @@ import (
 type Tree interface {
 	// String prints the tree in canonical form; ParseTree reads it back.
 	String() string
-	// graft appends rest to every path of the tree.
-	graft(rest Path) Tree
+	isTree()
 }
 
 // Leaf is a path that is to be looked up again.
@@ -93,21 +92,7 @@ func writeTree(b *strings.Builder, t Tree, parens bool) {
 	}
 }
 
-func (t Token) graft(Path) Tree     { return t }
-func (l Leaf) graft(rest Path) Tree { return Leaf(Path(l).Join(rest...)) }
-
-func (a Alt) graft(rest Path) Tree {
-	grafted := make(Alt, len(a))
-	for i, t := range a {
-		grafted[i] = t.graft(rest)
-	}
-	return grafted
-}
-
-func (u Union) graft(rest Path) Tree {
-	grafted := make(Union, len(u))
-	for i, w := range u {
-		grafted[i] = Weighted{w.Weight, w.Tree.graft(rest)}
-	}
-	return grafted
-}
+func (Token) isTree() {}
+func (Leaf) isTree()  {}
+func (Alt) isTree()   {}
+func (Union) isTree() {}
