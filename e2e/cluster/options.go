@@ -38,7 +38,7 @@ func checkPlatform() error {
 	return nil
 }
 
-// defaults fills in what was left out.
+// defaults fills in what was left out, and makes the cache directory.
 func (o Options) defaults() (Options, error) {
 	if o.CacheDir == "" {
 		dir, err := os.UserCacheDir()
@@ -51,12 +51,15 @@ func (o Options) defaults() (Options, error) {
 	if err != nil {
 		return o, fmt.Errorf("find the cache directory: %w", err)
 	}
-	o.CacheDir = dir
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return o, fmt.Errorf("make the cache directory: %w", err)
+	}
+	// Without links, as the kernel names the programs of running processes: see findMachines.
+	if o.CacheDir, err = filepath.EvalSymlinks(dir); err != nil {
+		return o, fmt.Errorf("find the cache directory: %w", err)
+	}
 	if o.Log == nil {
 		o.Log = os.Stderr
-	}
-	if err := os.MkdirAll(o.CacheDir, 0o755); err != nil {
-		return o, fmt.Errorf("make the cache directory: %w", err)
 	}
 	return o, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -43,6 +45,52 @@ func TestFindMachinesTakesNoOther(t *testing.T) {
 	found, err := findMachines(stateDir(t.TempDir()))
 	if err != nil || len(found) != 0 {
 		t.Errorf("found %v (%v) of a cluster that is not there", found, err)
+	}
+}
+
+// The kernel names the program of a process without links, however it was started.
+func TestFindMachinesBehindLink(t *testing.T) {
+	real, link := t.TempDir(), filepath.Join(t.TempDir(), "cache")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	o, err := Options{CacheDir: link}.defaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A machine is a program of this name with its description as the argument; a shell waits like one for a script
+	// from a pipe.
+	dir := o.state()
+	pipe := filepath.Join(dir.machine("n1"), "machine.json")
+	if err := os.MkdirAll(filepath.Dir(pipe), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(shell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir.init(), program, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(link, "state", filepath.Base(dir.init())), pipe)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := killMachine(context.Background(), cmd.Process.Pid); err != nil {
+			t.Error(err)
+		}
+	}()
+	found, err := findMachines(dir)
+	if err != nil || found["n1"] != cmd.Process.Pid {
+		t.Errorf("found %v (%v), want n1 as process %d", found, err, cmd.Process.Pid)
 	}
 }
 
