@@ -10,21 +10,40 @@ type Dentry struct {
 }
 
 // String prints prefix=>tree.
-func (d Dentry) String() string { return d.Prefix.String() + "=>" + d.Dst.String() }
+func (d Dentry) String() string {
+	var b strings.Builder
+	d.print(&b, canonical)
+	return b.String()
+}
+
+func (d Dentry) print(b *strings.Builder, decimals int) {
+	b.WriteString(d.Prefix.String())
+	b.WriteString("=>")
+	d.Dst.print(b, decimals)
+}
 
 // Dtab is an ordered list of rules. Every rule that matches a path is an alternative for it,
 // later ones first, so an earlier rule answers where a later one is Neg; only position counts,
 // not the length of prefixes. The zero Dtab is empty and answers nothing.
 type Dtab []Dentry
 
-// String prints the rules joined by ";" in canonical form, which ParseDtab reads back.
-func (d Dtab) String() string {
+// String prints the rules joined by ";" in canonical form, which ParseDtab reads back with
+// weights rounded to two decimals. It is the form that people and other programs see: in
+// headers, in answers and in namerd's API.
+func (d Dtab) String() string { return d.text(canonical) }
+
+// Exact prints the rules as String does but for weights, which have as many decimals as it
+// takes: ParseDtab reads back the very same rules. It is the form in which our own programs
+// hand rules on.
+func (d Dtab) Exact() string { return d.text(exact) }
+
+func (d Dtab) text(decimals int) string {
 	var b strings.Builder
 	for i, rule := range d {
 		if i > 0 {
 			b.WriteByte(';')
 		}
-		b.WriteString(rule.String())
+		rule.print(&b, decimals)
 	}
 	return b.String()
 }

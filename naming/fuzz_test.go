@@ -2,6 +2,7 @@ package naming_test
 
 import (
 	"errors"
+	"math"
 	"reflect"
 	"slices"
 	"testing"
@@ -49,6 +50,9 @@ func FuzzParseDtab(f *testing.F) {
 		if e.String() != printed {
 			t.Fatalf("%q prints %q, then %q", s, printed, e)
 		}
+		if e, err = naming.ParseDtab(d.Exact()); err != nil || !reflect.DeepEqual(normal(e), normal(d)) {
+			t.Fatalf("%q prints exactly %q, which parses to %#v, %v", s, d.Exact(), e, err)
+		}
 		// Whatever the rules, binding comes to an end.
 		naming.Bind(d, naming.Path{"a", "b", "c"}, resolve)
 	})
@@ -88,7 +92,7 @@ func genTree(depth int) *rapid.Generator[naming.Tree] {
 	return rapid.OneOf(append(simple,
 		rapid.Map(rapid.SliceOfN(genTree(depth-1), 2, 3), func(t []naming.Tree) naming.Tree { return naming.Alt(t) }),
 		rapid.Map(rapid.SliceOfN(rapid.Custom(func(t *rapid.T) naming.Weighted {
-			// Hundredths, the finest weights that survive printing.
+			// Hundredths, the finest weights that survive String.
 			return naming.Weighted{
 				Weight: float64(rapid.IntRange(0, 1000).Draw(t, "hundredths")) / 100,
 				Tree:   genTree(depth-1).Draw(t, "branch"),
@@ -123,6 +127,22 @@ func TestPrintedDtabParsesBack(t *testing.T) {
 		}
 		if !reflect.DeepEqual(normal(got), normal(d)) {
 			t.Fatalf("%s parses to\n%#v, want\n%#v", d, got, d)
+		}
+	})
+}
+
+// Exact loses nothing of any weight that may be written.
+func TestExactWeights(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weight := rapid.OneOf(
+			rapid.Float64Range(0, math.MaxFloat64), rapid.Float64Range(0, 2),
+			rapid.SampledFrom([]float64{0, 1, 1.001, .999, .1, 1. / 3, math.SmallestNonzeroFloat64, math.MaxFloat64, 1 << 53}),
+		)
+		u := naming.Union{{Weight: weight.Draw(t, "a"), Tree: naming.Leaf{"a"}}, {Weight: weight.Draw(t, "b"), Tree: naming.Leaf{"b"}}}
+		u[1].Tree = naming.Alt{naming.Neg, naming.Union{u[1], u[0]}}
+		d := naming.Dtab{{Prefix: naming.Prefix{"svc"}, Dst: u}}
+		if got, err := naming.ParseDtab(d.Exact()); err != nil || !reflect.DeepEqual(got, d) {
+			t.Fatalf("%s reads back as %s, %v", d.Exact(), got.Exact(), err)
 		}
 	})
 }

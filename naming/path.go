@@ -37,11 +37,18 @@ func (p Path) String() string {
 	}
 	var b strings.Builder
 	b.Grow(n)
+	p.print(&b)
+	return b.String()
+}
+
+func (p Path) print(b *strings.Builder) {
+	if len(p) == 0 {
+		b.WriteByte('/')
+	}
 	for _, e := range p {
 		b.WriteByte('/')
-		writeElement(&b, e)
+		writeElement(b, e)
 	}
-	return b.String()
 }
 
 func writeElement(b *strings.Builder, e string) {

@@ -8,10 +8,18 @@ import (
 // Tree is an expression over paths: the right side of a rule. It is one of Leaf, Alt, Union
 // and the tokens Neg, Fail and Empty.
 type Tree interface {
-	// String prints the tree in canonical form; ParseTree reads it back.
+	// String prints the tree in canonical form; ParseTree reads it back, with weights
+	// rounded to two decimals.
 	String() string
-	isTree()
+	// print appends the tree to b, with as many decimals of weights.
+	print(b *strings.Builder, decimals int)
 }
+
+// Decimals of weights in print.
+const (
+	canonical = 2
+	exact     = -1 // as many as it takes to read the same weight back
+)
 
 // Leaf is a path that is to be looked up again.
 type Leaf Path
@@ -42,57 +50,62 @@ func (t Token) String() string { return string(rune(t)) }
 func (l Leaf) String() string  { return Path(l).String() }
 
 // String prints the alternatives joined by " | ".
-func (a Alt) String() string {
-	if len(a) == 0 {
-		return Neg.String() // what an empty list means
-	}
+func (a Alt) String() string { return printed(a) }
+
+// String prints the branches joined by " & ". Weights have two decimals, so a weight below
+// 0.005 prints as 0.00, and one that rounds to 1.00 is left out: that is what Linkerd 1.x
+// prints. Dtab.Exact rounds nothing.
+func (u Union) String() string { return printed(u) }
+
+func printed(t Tree) string {
 	var b strings.Builder
+	t.print(&b, canonical)
+	return b.String()
+}
+
+func (t Token) print(b *strings.Builder, _ int) { b.WriteByte(byte(t)) }
+func (l Leaf) print(b *strings.Builder, _ int)  { Path(l).print(b) }
+
+func (a Alt) print(b *strings.Builder, decimals int) {
+	if len(a) == 0 {
+		Neg.print(b, decimals) // what an empty list means
+	}
 	for i, t := range a {
 		if i > 0 {
 			b.WriteString(" | ")
 		}
 		_, nested := t.(Alt)
-		writeTree(&b, t, nested)
+		printIn(b, t, nested, decimals)
 	}
-	return b.String()
 }
 
-// String prints the branches joined by " & ". Weights have two decimals, so a weight below
-// 0.005 prints as 0.00, and one that rounds to 1.00 is left out.
-func (u Union) String() string {
+func (u Union) print(b *strings.Builder, decimals int) {
 	if len(u) == 0 {
-		return Neg.String()
+		Neg.print(b, decimals)
 	}
-	var b strings.Builder
 	for i, w := range u {
 		if i > 0 {
 			b.WriteString(" & ")
 		}
-		if s := strconv.FormatFloat(w.Weight, 'f', 2, 64); s != "1.00" {
+		if s := strconv.FormatFloat(w.Weight, 'f', decimals, 64); s != "1.00" && s != "1" {
 			b.WriteString(s)
 			b.WriteByte('*')
 		}
 		switch w.Tree.(type) {
 		case Alt, Union:
-			writeTree(&b, w.Tree, true)
+			printIn(b, w.Tree, true, decimals)
 		default:
-			writeTree(&b, w.Tree, false)
+			printIn(b, w.Tree, false, decimals)
 		}
 	}
-	return b.String()
 }
 
-func writeTree(b *strings.Builder, t Tree, parens bool) {
+func printIn(b *strings.Builder, t Tree, parens bool, decimals int) {
 	if parens {
 		b.WriteByte('(')
 	}
-	b.WriteString(t.String())
+	t.print(b, decimals)
 	if parens {
 		b.WriteByte(')')
 	}
 }
-
-func (Token) isTree() {}
-func (Leaf) isTree()  {}
-func (Alt) isTree()   {}
-func (Union) isTree() {}

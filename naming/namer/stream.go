@@ -204,7 +204,7 @@ func (s *session) followDtab(store Store, namespace string) {
 				return nil
 			}
 			return &api.FromNamer{Dtab: &api.Dtab{
-				Text:    v.Dtab.String(),
+				Text:    v.Dtab.Exact(),
 				Version: base64.StdEncoding.EncodeToString([]byte(v.Version)),
 			}}
 		})

@@ -67,6 +67,16 @@ func TestStream(t *testing.T) {
 		if got := c.Dtab().Get().String(); got != "/svc=>/b" {
 			t.Fatalf("the dtab is %q", got)
 		}
+		// Weights arrive as they were stored, and so do changes that two decimals do not show.
+		for _, rules := range []string{"/svc=>0.001*/a & 0.999*/b", "/svc=>0.002*/a & 0.998*/b"} {
+			if err := store.Put(t.Context(), "default", dtab(t, rules)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got := c.Dtab().Get().Exact(); got != rules {
+				t.Fatalf("the dtab is %q, want %q", got, rules)
+			}
+		}
 
 		// What the namer ceases to know stays known.
 		src.name(world).Set(naming.Replicas{})

@@ -65,8 +65,9 @@ type FromNamer struct {
 	Pods     *Pods     `json:"pods,omitempty"`
 }
 
-// Dtab is the base dtab of the proxy's dtab namespace. A namespace that does not exist has
-// the empty dtab without a version.
+// Dtab is the base dtab of the proxy's dtab namespace, as naming.Dtab.Exact prints it: proxies
+// get the very weights that were stored. A namespace that does not exist has the empty dtab
+// without a version.
 type Dtab struct {
 	Text    string `json:"text"`
 	Version string `json:"version"`

@@ -329,7 +329,7 @@ func (c *Client) receive(m api.FromNamer) {
 			c.cfg.Logger.Error("dtab kept as it was", "version", m.Dtab.Version, "error", err)
 			return
 		}
-		if old := c.dtab.Get(); old == nil || old.String() != dtab.String() {
+		if old := c.dtab.Get(); old == nil || old.Exact() != dtab.Exact() {
 			c.dtab.Set(&dtab)
 		}
 	case m.Pods != nil:
