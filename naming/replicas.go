@@ -35,7 +35,7 @@ func (s *State) UnmarshalText(text []byte) error {
 type Hop uint8
 
 const (
-	HopNone    Hop = iota // to the endpoint itself, in clear text: it is not in the mesh
+	HopNone    Hop = iota // to the endpoint itself, in clear text: no proxy answers for it
 	HopSidecar            // to the incoming port of the proxy in the endpoint's pod
 	HopHost               // to the incoming port of the proxy on the endpoint's node
 )

@@ -178,13 +178,15 @@ func TestReplicas(t *testing.T) {
 		{"a host proxy of one family", []any{web, v6(eps("a", "cart", "http:8080", ep("fd00::4", "pod=x"))), po("x", "fd00::4", "host", func(p *corev1.Pod) { p.Status.HostIPs = nil })}, "80", "bound [fd00::4]:8080>host>192.168.0.1:4141"},
 		{"a host that is not known", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.Status.HostIPs, p.Status.HostIP = nil, "" })}, "80", "neg"},
 		{"a pod outside the mesh", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "")}, "80", "bound 10.0.1.4:8080"},
+		{"on the host's network", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1", "pod=x")), annotate(po("x", "192.168.0.1", "host", hostNetwork), "5141")}, "80", "bound 192.168.0.1:8080"},
+		{"on the host's network, with a proxy of its own", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1", "pod=x")), po("x", "192.168.0.1", "sidecar", hostNetwork)}, "80", "bound 192.168.0.1:8080"},
 		{"a pod that is not known", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x"), ep("10.0.1.5", "pod=y")), po("y", "10.0.1.5", "")}, "80", "bound 10.0.1.5:8080"},
 		{"a pod without its IP", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "", "host")}, "80", "neg"},
 		{"another pod of the name", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "uid=1")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.UID = "2" })}, "80", "neg"},
 		{"the same pod", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "uid=1")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.UID = "1" })}, "80", "bound 10.0.1.4:8080>host>192.168.0.1:4141"},
 		{"a pod that ended", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })}, "80", "neg"},
 		{"by hand, to a pod's IP", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4")), po("x", "10.0.1.4", "sidecar")}, "80", "bound 10.0.1.4:8080>sidecar>10.0.1.4:4141"},
-		{"by hand, to a node's IP", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1")), po("x", "192.168.0.1", "host", func(p *corev1.Pod) { p.Spec.HostNetwork = true })}, "80", "bound 192.168.0.1:8080"},
+		{"by hand, to a node's IP", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1")), po("x", "192.168.0.1", "host", hostNetwork)}, "80", "bound 192.168.0.1:8080"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// In order, followed from the start; and backwards, followed at the end.
@@ -235,6 +237,8 @@ func udp(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	s.Ports[0].Protocol = new(corev1.ProtocolUDP)
 	return s
 }
+
+func hostNetwork(p *corev1.Pod) { p.Spec.HostNetwork = true }
 
 func annotate(p *corev1.Pod, incoming string) *corev1.Pod {
 	p.Annotations[annotationIncomingPort] = incoming
@@ -380,7 +384,7 @@ func TestPods(t *testing.T) {
 	x.MarkSynced()
 	expect("10.0.0.2=shop/b", "")
 	x.ApplyPod(po("a", "10.0.0.1", "host"))
-	x.ApplyPod(po("proxy", "192.168.0.1", "", func(p *corev1.Pod) { p.Spec.HostNetwork = true }))
+	x.ApplyPod(po("proxy", "192.168.0.1", "", hostNetwork))
 	x.ApplyPod(po("starting", "", ""))
 	x.ApplyPod(po("far", "10.0.1.1", "", at("n2")))
 	x.ApplyPod(po("unscheduled", "", "", at("")))
@@ -423,6 +427,32 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%+v is accepted", c)
 		} else {
 			t.Log(err)
+		}
+	}
+}
+
+// What the Index tells callers of a pod and what it tells the host proxy of its node agree: the
+// proxy answers for every pod that it is said to be the hop of.
+func TestHostProxyAnswersForItsPods(t *testing.T) {
+	x := newIndex(t)
+	x.MarkSynced()
+	x.ApplyService(svc("cart", "http:80:8080"))
+	x.ApplySlice(eps("a", "cart", "http:8080", ep("10.0.0.1", "pod=a"), ep("192.168.0.1", "pod=b")))
+	x.ApplyPod(po("a", "10.0.0.1", "host"))
+	x.ApplyPod(po("b", "192.168.0.1", "host", hostNetwork))
+	pods, release := x.Pods("n1")
+	defer release()
+	known := map[string]bool{}
+	for _, p := range pods.Get() {
+		known[p.IP+":8080"] = true
+	}
+	endpoints := follow(t, x, "80", "cart").Get().Endpoints
+	if len(endpoints) != 2 {
+		t.Fatalf("endpoints are %+v", endpoints)
+	}
+	for _, e := range endpoints {
+		if (e.Hop == naming.HopHost) != known[e.Address] {
+			t.Errorf("%s has hop %s, and its node's proxy knows %v", e.Address, e.Hop, known)
 		}
 	}
 }

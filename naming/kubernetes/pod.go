@@ -61,15 +61,20 @@ func (x *Index) newPod(o *corev1.Pod) *pod {
 	if len(p.hostIPs) == 0 && o.Status.HostIP != "" {
 		p.hostIPs = []string{o.Status.HostIP}
 	}
-	switch o.Labels[labelMode] {
-	case api.ModeSidecar:
+	switch mode := o.Labels[labelMode]; {
+	case p.sharesIP:
+		// No hop: connections are made to it as to a pod outside the mesh. A proxy on the
+		// node knows by their IPs which pods it answers for, and behind the node's own
+		// IP is everything that runs on the node's network, the proxy included; so it
+		// refuses to pass anything on to that address.
+	case mode == api.ModeSidecar:
 		// The label is what was asked for, the container what was given.
 		if hasProxy(o.Spec.Containers) || hasProxy(o.Spec.InitContainers) {
 			p.hop = naming.HopSidecar
 			p.incoming = strconv.Itoa(DefaultIncomingPort)
 			p.identity = "spiffe://" + x.cfg.TrustDomain + "/ns/" + o.Namespace + "/sa/" + cmp.Or(o.Spec.ServiceAccountName, "default")
 		}
-	case api.ModeHost:
+	case mode == api.ModeHost:
 		p.hop = naming.HopHost
 		p.incoming = strconv.Itoa(x.cfg.HostIncomingPort)
 		p.identity = x.cfg.HostProxyIdentity
@@ -112,7 +117,8 @@ func youngerFirst(a, b *pod) int {
 }
 
 // podsOf lists the pods of a node that can be told by their IP, sorted by it. Pods that run
-// on the node's own network cannot, and those that have ended no longer call anyone.
+// on the node's own network cannot, which is why they have no hop either, and those that have
+// ended no longer call anyone.
 func (x *Index) podsOf(nodeName string) []api.Pod {
 	var live []*pod
 	for _, p := range x.byNode[nodeName] {
