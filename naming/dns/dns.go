@@ -14,12 +14,12 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
 const (
@@ -69,12 +69,9 @@ func New(c Config) *Namer {
 // is none of this namer's, or whose port is no number, has failed for good.
 func (n *Namer) Replicas(id string) (value *watch.Value[naming.Replicas], release func()) {
 	path, err := naming.ParsePath(id)
-	if err != nil || len(path) != 4 || path[0] != "$" || path[1] != "inet" {
-		return failed("it is not of the form /$/inet/<host>/<port>")
-	}
-	port, err := strconv.ParseUint(path[3], 10, 16)
-	if err != nil || port == 0 {
-		return failed("its port is not a number from 1 to 65535")
+	host, port, ok := rewrite.Inet(path)
+	if err != nil || !ok {
+		return failed("it is not of the form /$/inet/<host>/<port>, with a port from 1 to 65535")
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -83,7 +80,7 @@ func (n *Namer) Replicas(id string) (value *watch.Value[naming.Replicas], releas
 		ctx, stop := context.WithCancel(context.Background())
 		f = &name{stop: stop}
 		n.names[id] = f
-		go n.follow(ctx, f, path[2], uint16(port))
+		go n.follow(ctx, f, host, port)
 	}
 	f.users++
 	return &f.value, sync.OnceFunc(func() {

@@ -108,7 +108,7 @@ func TestLiteralsNeedNoResolver(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	n := dns.New(dns.Config{})
-	for _, id := range []string{"/$/inet/a/http", "/$/inet/a/0", "/$/inet/a/70000", "/$/inet/a", "/#/io.l5d.k8s/a/b/c", "nonsense"} {
+	for _, id := range []string{"/$/inet/a/http", "/$/inet/a/0", "/$/inet/a/70000", "/$/inet/a/080", "/$/inet/a/80/b", "/$/inet/a", "/#/io.l5d.k8s/a/b/c", "nonsense"} {
 		value, release := n.Replicas(id)
 		release()
 		if r := value.Get(); r.State != naming.StateFailed || r.Cause == "" {

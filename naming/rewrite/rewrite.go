@@ -15,7 +15,6 @@ package rewrite
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -76,13 +75,14 @@ func KubernetesID(namespace, port, name string) naming.Path {
 	return naming.Path{configured, kubernetes, namespace, port, name}
 }
 
-// Inet returns the host:port that the id /$/inet/<host>/<port> stands for. It is false for
-// other names.
-func Inet(id naming.Path) (string, bool) {
-	if len(id) < 4 || id[0] != builtIn || id[1] != inet || !isPort(id[3]) {
-		return "", false
+// Inet returns the host and the port that the id /$/inet/<host>/<port> stands for. It is false
+// for everything that is not such an id, longer names included.
+func Inet(id naming.Path) (host string, port uint16, ok bool) {
+	if len(id) != 4 || id[0] != builtIn || id[1] != inet {
+		return "", 0, false
 	}
-	return net.JoinHostPort(id[2], id[3]), true
+	port, ok = parsePort(id[3])
+	return id[2], port, ok
 }
 
 // Resolve answers for names under /$/; other names are Neg. A namer that does not exist is
@@ -192,11 +192,16 @@ func splitHostPort(s string) (host, port string, ok bool) {
 	return s, "", err == nil
 }
 
-// isPort reports whether s is a decimal number from 1 to 65535, without leading zeros so
-// that one port has one name.
-func isPort(s string) bool {
+// parsePort reads a decimal number from 1 to 65535, without leading zeros so that one port has
+// one name.
+func parsePort(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	return err == nil && n > 0 && s[0] != '0'
+	return uint16(n), err == nil && n > 0 && s[0] != '0'
+}
+
+func isPort(s string) bool {
+	_, ok := parsePort(s)
+	return ok
 }
 
 // IsLabel reports whether s may be the name of a Service or namespace: an RFC 1123 label,

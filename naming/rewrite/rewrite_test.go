@@ -1,6 +1,7 @@
 package rewrite_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -123,13 +124,31 @@ func TestKubernetes(t *testing.T) {
 
 func TestInet(t *testing.T) {
 	for in, want := range map[string]string{
-		"/$/inet/db.test/5432": "db.test:5432",
-		"/$/inet/::1/80":       "[::1]:80",
-		"/$/inet/db.test":      "",
-		"/#/inet/db.test/80":   "",
+		"/$/inet/db.test/5432":   "db.test 5432",
+		"/$/inet/::1/80":         "::1 80",
+		"/$/inet/a/65535":        "a 65535",
+		"/$/inet/db.test":        "",
+		"/$/inet/db.test/80/x":   "",
+		"/$/inet/db.test/http":   "",
+		"/$/inet/db.test/0":      "",
+		"/$/inet/db.test/080":    "",
+		"/$/inet/db.test/65536":  "",
+		"/#/inet/db.test/80":     "",
+		"/#/io.l5d.k8s/a/80/web": "",
+		"/":                      "",
 	} {
-		if got, ok := rewrite.Inet(path(t, in)); got != want || ok != (want != "") {
-			t.Errorf("Inet(%s) = %q, %v; want %q", in, got, ok, want)
+		got := ""
+		if host, port, ok := rewrite.Inet(path(t, in)); ok {
+			got = fmt.Sprint(host, " ", port)
+		}
+		if got != want {
+			t.Errorf("Inet(%s) = %q, want %q", in, got, want)
+		}
+	}
+	// Every id that Resolve binds is one.
+	for _, name := range []string{"/$/inet/db.test/5432/x", "/$/inet/8080/x"} {
+		if _, _, ok := rewrite.Inet(rewrite.Resolve(path(t, name)).Bound.ID); !ok {
+			t.Errorf("the id of %s is not known again", name)
 		}
 	}
 }
