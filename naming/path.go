@@ -68,9 +68,6 @@ func writeElement(b *strings.Builder, e string) {
 // Equal reports whether p and q have the same elements.
 func (p Path) Equal(q Path) bool { return slices.Equal(p, q) }
 
-// HasPrefix reports whether p begins with the elements of q.
-func (p Path) HasPrefix(q Path) bool { return len(p) >= len(q) && slices.Equal(p[:len(q)], q) }
-
 // Join returns the path of p followed by rest. It shares memory with neither.
 func (p Path) Join(rest ...string) Path {
 	joined := make(Path, 0, len(p)+len(rest))
