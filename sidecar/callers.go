@@ -2,6 +2,8 @@ package sidecar
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -16,9 +18,9 @@ const (
 	// newsAfter is how long the word of a new pod may take from its kubelet
 	// through the API server and the namer to here. The pod's application can
 	// call before that.
-	newsAfter = 3 * time.Second
-	// strangerFor is how long a caller is remembered as no pod of this node.
-	strangerFor = time.Minute
+	newsAfter = 5 * time.Second
+	// listAfter is how long the first list of pods may take.
+	listAfter = 10 * time.Second
 )
 
 // node knows the pods of a host proxy's node, by IP. It is safe for concurrent
@@ -29,14 +31,12 @@ type node struct {
 	fallback string // the namespace of callers that are no pods
 
 	index atomic.Pointer[map[string]string] // IP to namespace
-
-	mu        sync.Mutex
-	strangers map[string]time.Time // until when
+	mu    sync.Mutex                        // orders changes of index
 }
 
 // newNode returns a node that follows pods. Call run before use.
 func newNode(pods *watch.Value[[]api.Pod], self, fallback string) *node {
-	n := &node{pods: pods, self: self, fallback: fallback, strangers: map[string]time.Time{}}
+	n := &node{pods: pods, self: self, fallback: fallback}
 	n.reindex()
 	return n
 }
@@ -51,7 +51,7 @@ func (n *node) run(ctx context.Context) error {
 }
 
 func (n *node) reindex() {
-	n.mu.Lock() // orders concurrent changes
+	n.mu.Lock()
 	defer n.mu.Unlock()
 	index := map[string]string{}
 	for _, p := range n.pods.Get() {
@@ -61,28 +61,30 @@ func (n *node) reindex() {
 }
 
 // namespace returns the namespace in which a caller's names resolve: that of
-// the pod at the IP, else the fallback. A caller that looks like a pod nobody
-// has told of yet is waited for.
-func (n *node) namespace(ctx context.Context, ip string) string {
+// the pod at the IP, or the fallback for a caller that is no pod of this node. A
+// caller that looks like a pod nobody has told of yet is waited for. It fails
+// rather than guess: a wrong namespace is somebody else's service.
+func (n *node) namespace(ctx context.Context, ip string) (string, error) {
 	if ns, ok := (*n.index.Load())[ip]; ok {
-		return ns
+		return ns, nil
 	}
-	if n.stranger(ip) || !n.likelyPod(ip) {
-		return n.fallback
+	if a, err := netip.ParseAddr(ip); err != nil || a.IsLoopback() || ip == n.self {
+		return n.fallback, nil
 	}
-	if ns, ok := n.await(ctx, ip, newsAfter); ok {
-		return ns
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	now := time.Now()
-	for ip, until := range n.strangers {
-		if now.After(until) {
-			delete(n.strangers, ip)
+	if n.pods.Get() == nil {
+		ctx, cancel := context.WithTimeout(ctx, listAfter)
+		defer cancel()
+		if _, err := n.pods.Wait(ctx, func(pods []api.Pod) bool { return pods != nil }); err != nil {
+			return "", errors.New("this proxy has not been told yet which pods are on its node")
 		}
 	}
-	n.strangers[ip] = now.Add(strangerFor)
-	return n.fallback
+	if !n.likelyPod(ip) {
+		return n.fallback, nil
+	}
+	if ns, ok := n.await(ctx, ip, newsAfter); ok {
+		return ns, nil
+	}
+	return "", fmt.Errorf("the caller's address %s looks like that of a pod of this node, but the controller knows no such pod", ip)
 }
 
 // ours reports whether the IP is of a pod of the node, and waits for one that
@@ -111,19 +113,12 @@ func (n *node) await(ctx context.Context, ip string, patience time.Duration) (na
 	return namespace, err == nil
 }
 
-func (n *node) stranger(ip string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	until, ok := n.strangers[ip]
-	return ok && time.Now().Before(until)
-}
-
 // likelyPod guesses whether an unknown caller is a pod of this node that is too
 // young to be known. Callers on the node itself and those that arrive from
 // other machines are not, and are not made to wait.
 func (n *node) likelyPod(ip string) bool {
 	a, err := netip.ParseAddr(ip)
-	if err != nil || a.IsLoopback() || ip == n.self {
+	if err != nil {
 		return false
 	}
 	// A pod of this node is reached through an interface of its own network,

@@ -33,8 +33,8 @@ func TestCallersNamespace(t *testing.T) {
 		elapsed := func(ip, want string) time.Duration {
 			t.Helper()
 			began := time.Now()
-			if got := n.namespace(ctx, ip); got != want {
-				t.Errorf("a caller at %s is in %q, want %q", ip, got, want)
+			if got, err := n.namespace(ctx, ip); got != want || (err != nil) != (want == "") {
+				t.Errorf("a caller at %s is in %q, %v, want %q", ip, got, err, want)
 			}
 			return time.Since(began)
 		}
@@ -51,12 +51,9 @@ func TestCallersNamespace(t *testing.T) {
 		if d := elapsed("192.0.2.8", "bank"); d != time.Second {
 			t.Errorf("the new pod was known after %s, want 1s", d)
 		}
-		// One that never becomes one waits once a minute.
-		if d := elapsed("192.0.2.99", "fallback"); d != newsAfter {
+		// One that never becomes one is refused: no namespace is its own.
+		if d := elapsed("192.0.2.99", ""); d != newsAfter {
 			t.Errorf("the stranger waited %s, want %s", d, newsAfter)
-		}
-		if d := elapsed("192.0.2.99", "fallback"); d != 0 {
-			t.Errorf("the stranger waited %s again", d)
 		}
 		// An address that passes on to a pod is that pod's at once.
 		pods.Set([]api.Pod{{IP: "192.0.2.99", Namespace: "zoo"}})
@@ -65,6 +62,34 @@ func TestCallersNamespace(t *testing.T) {
 		}
 		if !n.ours(ctx, "192.0.2.99") || n.ours(ctx, "192.0.2.7") {
 			t.Error("the proxy is wrong about which pods are its own")
+		}
+	})
+}
+
+// Before the first list of pods nobody is taken for a stranger.
+func TestCallersBeforeTheFirstList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pods := watch.New[[]api.Pod](nil)
+		n := newNode(pods, "203.0.113.9", "fallback")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = n.run(ctx) }()
+		defer func() { cancel(); <-done }()
+		synctest.Wait()
+
+		began := time.Now()
+		if ns, err := n.namespace(ctx, "192.0.2.7"); err == nil || time.Since(began) != listAfter {
+			t.Errorf("got %q, %v after %s, want an error after %s", ns, err, time.Since(began), listAfter)
+		}
+		if ns, err := n.namespace(ctx, "127.0.0.1"); err != nil || ns != "fallback" {
+			t.Errorf("a caller on the node itself: %q, %v", ns, err)
+		}
+		go func() {
+			time.Sleep(4 * time.Second) // virtual
+			pods.Set([]api.Pod{{IP: "192.0.2.7", Namespace: "shop"}})
+		}()
+		if ns, err := n.namespace(ctx, "192.0.2.7"); err != nil || ns != "shop" {
+			t.Errorf("got %q, %v", ns, err)
 		}
 	})
 }

@@ -99,17 +99,18 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	p.names = bind.New(bind.Config{Dtab: p.namer.Dtab(), Source: source})
 	p.clients = client.NewSet(source, p.pools)
 
-	namespace := func(context.Context, string) string { return cfg.Namespace }
+	namespace := func(context.Context, string) (string, error) { return cfg.Namespace, nil }
 	ours := own(cfg.PodIP)
 	if cfg.Mode == api.ModeHost {
 		p.node = newNode(p.namer.Pods(), cfg.PodIP, cfg.DefaultNamespace)
 		namespace, ours = p.node.namespace, p.node.ours
 	}
 	p.outgoing = router.NewOutgoing(router.OutgoingConfig{
-		Binder: p.names, Clients: p.clients, Metrics: metrics, Namespace: namespace, Grace: grace, Logger: log,
+		Binder: p.names, Clients: p.clients, Metrics: metrics, Namespace: namespace,
+		Identified: p.identity.Ready(), Grace: grace, Logger: log,
 	})
 	p.incoming = router.NewIncoming(router.IncomingConfig{
-		TLS: p.identity.ServerTLS(), Pools: p.pools, Metrics: metrics, Ours: ours, Grace: grace, Logger: log,
+		TLS: p.identity.ServerTLS(), Identified: p.identity.Ready(), Pools: p.pools, Metrics: metrics, Ours: ours, Grace: grace, Logger: log,
 	})
 	prometheus.WrapRegistererWithPrefix("tulle_", p.registry).MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "namer_connected",

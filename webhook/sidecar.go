@@ -12,6 +12,7 @@ import (
 const (
 	tokenVolume   = "tulle-token"
 	tokenDir      = "/var/run/secrets/tulle.dev"
+	apiTokenDir   = "/var/run/secrets/kubernetes.io/serviceaccount"
 	tokenAudience = "tulle.dev"
 	tokenSeconds  = 3600 // the kubelet renews at 80 % of it
 	proxyUser     = 65532
@@ -56,7 +57,12 @@ func sidecarContainer(c Config, p ports) corev1.Container {
 			RunAsGroup:               new(int64(proxyUser)),
 			SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
-		VolumeMounts: []corev1.VolumeMount{{Name: tokenVolume, MountPath: tokenDir, ReadOnly: true}},
+		VolumeMounts: []corev1.VolumeMount{
+			{Name: tokenVolume, MountPath: tokenDir, ReadOnly: true},
+			// The API server mounts the pod's Kubernetes token into every container that has nothing at this
+			// path. Proxies never talk to the API, so theirs has the mesh's token there, which the API refuses.
+			{Name: tokenVolume, MountPath: apiTokenDir, ReadOnly: true},
+		},
 	}
 }
 

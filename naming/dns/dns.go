@@ -26,8 +26,10 @@ const (
 	// refresh is how often a name is looked up again: the longest time that a
 	// change may go unnoticed, as the resolver does not say how long an answer holds.
 	refresh = 30 * time.Second
-	// retry is the same while a name has no addresses.
-	retry = 3 * time.Second
+	// retry is the same for a name that has no addresses, the first time; it
+	// doubles up to maxRetry, for most of such names are mistakes.
+	retry    = 3 * time.Second
+	maxRetry = time.Minute
 	// patience bounds one lookup.
 	patience = 5 * time.Second
 )
@@ -98,6 +100,7 @@ func failed(cause string) (*watch.Value[naming.Replicas], func()) {
 }
 
 func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
+	again := retry
 	for {
 		wait := refresh
 		addresses, err := n.ask(ctx, host)
@@ -107,6 +110,7 @@ func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 		var notFound *net.DNSError
 		switch {
 		case err == nil:
+			again = retry
 			if next := n.replicas(addresses, port); !next.Equal(f.value.Get()) {
 				f.value.Set(next)
 			}
@@ -114,9 +118,9 @@ func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 			if next := naming.Of(); !next.Equal(f.value.Get()) {
 				f.value.Set(next)
 			}
-			wait = retry
-		default:
-			wait = retry // keep the last answer
+			wait, again = again, min(2*again, maxRetry)
+		default: // keep the last answer
+			wait, again = again, min(2*again, maxRetry)
 		}
 		timer := time.NewTimer(wait)
 		select {

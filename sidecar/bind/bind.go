@@ -65,11 +65,12 @@ type Binder struct {
 
 	names atomic.Pointer[map[key]*Name] // copied on write, under mu
 
-	mu      sync.Mutex
-	follows map[string]*follow
+	mu       sync.Mutex
+	follows  map[string]*follow
+	madeRoom time.Time // see makeRoom
 }
 
-// key is what a name's meaning depends on. override is canonical text.
+// key is what a name's meaning depends on. override is its exact text.
 type key struct{ namespace, authority, override string }
 
 // follow is a name that the source is asked about.
@@ -131,7 +132,7 @@ func (b *Binder) Base() naming.Dtab {
 func (b *Binder) Name(namespace string, authority []byte, override naming.Dtab) *Name {
 	text := ""
 	if len(override) > 0 {
-		text = override.String()
+		text = override.Exact()
 	}
 	if n := (*b.names.Load())[key{namespace, string(authority), text}]; n != nil {
 		n.used.Store(time.Now().Unix())
@@ -209,14 +210,24 @@ func needed(names map[key]*Name) map[string]bool {
 	return all
 }
 
+// makeRoom forgets names that nothing depends on, at most once a second, and
+// reports whether there is room for another. It is called with mu held.
+func (b *Binder) makeRoom(now time.Time) bool {
+	if now.Sub(b.madeRoom) >= time.Second {
+		b.madeRoom = now
+		b.unfollow(needed(*b.names.Load()), now.Add(-askedLately))
+	}
+	return len(b.follows) < maxFollows
+}
+
 // state returns what the source knows of a bound name, and follows it from now on.
 func (b *Binder) state(id string) naming.Replicas {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.follows[id]
 	if f == nil {
-		if len(b.follows) >= maxFollows {
-			b.unfollow(needed(*b.names.Load()), time.Now().Add(-askedLately))
+		if len(b.follows) >= maxFollows && !b.makeRoom(time.Now()) {
+			return naming.Replicas{State: naming.StateFailed, Cause: "this proxy follows too many names at the moment"}
 		}
 		value, release := b.source.Replicas(id)
 		f = &follow{value: value}

@@ -26,6 +26,10 @@ import (
 // idleFor is how long an unused client follows its replica set.
 const idleFor = 10 * time.Minute
 
+// maxClients bounds the set, so that callers who invent names cannot fill the
+// memory. Linkerd 1.x has the same default.
+const maxClients = 1000
+
 // Source follows replica sets.
 type Source interface {
 	Replicas(id string) (value *watch.Value[naming.Replicas], release func())
@@ -156,8 +160,16 @@ func (s *Set) Get(id string) *Client {
 	c.release = func() { unhook(); release() }
 	c.update()
 	clients := make(map[string]*Client, len(old)+1)
+	var idlest *Client
 	for k, v := range old {
 		clients[k] = v
+		if idlest == nil || v.used.Load() < idlest.used.Load() {
+			idlest = v
+		}
+	}
+	if len(clients) >= maxClients {
+		delete(clients, idlest.ID)
+		idlest.close() // requests that have its picker still end well
 	}
 	clients[id] = c
 	s.clients.Store(&clients)

@@ -14,9 +14,12 @@ import (
 
 // IncomingConfig is what an Incoming router works with.
 type IncomingConfig struct {
-	TLS     *tls.Config // requires a certificate of the mesh from the peer
-	Pools   *pool.Set
-	Metrics *telemetry.Metrics
+	TLS *tls.Config // requires a certificate of the mesh from the peer
+	// Identified is closed once the proxy has a certificate to show. Peers that
+	// come before wait for it, as long as a connection may take.
+	Identified <-chan struct{}
+	Pools      *pool.Set
+	Metrics    *telemetry.Metrics
 	// Ours reports whether an endpoint's IP belongs to a pod that this proxy
 	// stands for. It may wait a little for news of a pod that is unknown.
 	Ours   func(ctx context.Context, ip string) bool
@@ -55,6 +58,11 @@ func (in *Incoming) Serve(ctx context.Context, ln net.Listener) error {
 func (in *Incoming) begin(ctx context.Context, s *session) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	select {
+	case <-in.cfg.Identified:
+	case <-ctx.Done():
+		return errors.New("there is no certificate yet to show to the peer")
+	}
 	conn := tls.Server(s.conn, in.cfg.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err

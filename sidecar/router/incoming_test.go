@@ -40,7 +40,7 @@ func startIncoming(t *testing.T, ip string) (string, *http.Client) {
 		return d.DialContext(ctx, "tcp", target.Address)
 	})
 	in := router.NewIncoming(router.IncomingConfig{
-		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Pools: pools,
+		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Identified: identified, Pools: pools,
 		Metrics: telemetry.New(prometheus.NewRegistry()), Grace: time.Second,
 		Ours:   func(_ context.Context, candidate string) bool { return candidate == ip },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),

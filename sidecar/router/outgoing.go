@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,9 @@ const (
 	connectTimeout = 3 * time.Second
 	// maxAttempts bounds how many endpoints a request is offered to.
 	maxAttempts = 5
+	// identityTimeout is how long a request waits for a proxy that has just
+	// started to get its certificate.
+	identityTimeout = 10 * time.Second
 	// avoidFor is how long an endpoint that could not be reached is passed over.
 	avoidFor = 2 * time.Second
 )
@@ -34,9 +38,12 @@ type OutgoingConfig struct {
 	Metrics *telemetry.Metrics
 	// Namespace returns the namespace of the caller at an IP. It may wait a
 	// little for news of a caller that is unknown.
-	Namespace func(ctx context.Context, source string) string
-	Grace     time.Duration // for requests under way when the router stops
-	Logger    *slog.Logger
+	Namespace func(ctx context.Context, source string) (string, error)
+	// Identified is closed once the proxy has a certificate to show. Requests
+	// wait for it as they wait for names.
+	Identified <-chan struct{}
+	Grace      time.Duration // for requests under way when the router stops
+	Logger     *slog.Logger
 }
 
 // Outgoing takes requests from applications and sends each to an endpoint of
@@ -85,26 +92,66 @@ func answer(s *session, p *Problem) {
 }
 
 func (o *Outgoing) exchange(ctx context.Context, s *session) {
-	namespace := o.cfg.Namespace(ctx, s.source)
-	name, override, problem := o.identify(s, namespace)
-	if problem != nil {
-		o.refuse(s, problem)
-		o.count(s, "", "", problem.Status)
-		return
-	}
-	bound, problem := o.bind(ctx, name, override)
-	if problem != nil {
-		o.refuse(s, problem)
-		o.count(s, name.Service, "", problem.Status)
-		return
-	}
-	id := bound.ID.String()
-	status, problem := o.send(ctx, s, name, id, override)
+	service, id, status, problem := o.route(ctx, s)
 	if problem != nil {
 		o.refuse(s, problem)
 		status = problem.Status
+		if problem.Code == codeNoRoute {
+			service, id = "", "" // names that lead nowhere get no series: anybody can invent them
+		}
 	}
-	o.count(s, name.Service, id, status)
+	o.count(s, service, id, status)
+}
+
+// route answers the request by a backend, or returns a problem.
+func (o *Outgoing) route(ctx context.Context, s *session) (service, id string, status int, problem *Problem) {
+	if problem := o.ready(ctx); problem != nil {
+		return "", "", 0, problem
+	}
+	namespace, err := o.cfg.Namespace(ctx, s.source)
+	if err != nil {
+		return "", "", 0, &Problem{Status: 503, Code: codeUnknownCaller, Message: err.Error(), Retryable: true,
+			Hint: "a pod is known within seconds of its start while the controller runs; try again, or write service.namespace.svc in a pod outside of host mode"}
+	}
+	name, override, problem := o.identify(s, namespace)
+	if problem != nil {
+		return "", "", 0, problem
+	}
+	r := routing{name: name, namespace: namespace, override: override}
+	bound, problem := o.bind(ctx, &r)
+	if problem != nil {
+		return name.Service, "", 0, problem
+	}
+	r.id = bound.ID.String()
+	status, problem = o.send(ctx, s, &r)
+	return name.Service, r.id, status, problem
+}
+
+// routing is what has been found out about one request.
+type routing struct {
+	name      *bind.Name
+	namespace string // of the caller
+	override  naming.Dtab
+	id        string // of the client it is bound to
+}
+
+// ready waits until the proxy can prove itself to others.
+func (o *Outgoing) ready(ctx context.Context) *Problem {
+	select {
+	case <-o.cfg.Identified:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(identityTimeout)
+	defer timer.Stop()
+	select {
+	case <-o.cfg.Identified:
+		return nil
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return &Problem{Status: 503, Code: codeNoIdentity, Message: "this proxy has no certificate yet", Retryable: true,
+		Hint: "check that the controller runs and that cert-manager signs its requests: see the log of the proxy and of the controller"}
 }
 
 // identify finds out whom the request is for, and under which rules of its own.
@@ -137,23 +184,22 @@ func overrides(h *wire.Header) (naming.Dtab, *Problem) {
 			if !wire.EqualFold(h.Fields[i].Name, header) {
 				continue
 			}
-			d, err := naming.ParseDtab(string(h.Fields[i].Value))
-			if err != nil {
+			var err error
+			if all, err = naming.AppendOverride(all, string(h.Fields[i].Value)); err != nil {
 				return nil, badDtab(header, err)
 			}
-			all = append(all, d...)
 		}
 	}
 	return all, nil
 }
 
 // bind resolves the name to one replica set for this request.
-func (o *Outgoing) bind(ctx context.Context, name *bind.Name, override naming.Dtab) (naming.Bound, *Problem) {
-	tree, err := name.Resolve(ctx)
+func (o *Outgoing) bind(ctx context.Context, r *routing) (naming.Bound, *Problem) {
+	tree, err := r.name.Resolve(ctx)
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
 		return naming.Bound{}, &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
-			Message: "Exceeded 10.seconds binding timeout while resolving name: " + name.Service,
+			Message: "Exceeded 10.seconds binding timeout while resolving name: " + r.name.Service,
 			Hint:    "check that the proxy reaches the controller: see /admin/ready and the log of the proxy"}
 	case err != nil:
 		return naming.Bound{}, &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
@@ -162,7 +208,11 @@ func (o *Outgoing) bind(ctx context.Context, name *bind.Name, override naming.Dt
 	if leaf, ok := tree.Pick(rand.Float64()); ok {
 		return leaf, nil
 	}
-	return naming.Bound{}, noRoute(name.Service, rules(o.cfg.Binder.Base()), rules(override))
+	return naming.Bound{}, o.noRoute(r)
+}
+
+func (o *Outgoing) noRoute(r *routing) *Problem {
+	return noRoute(r.name.Service, r.namespace, rules(o.cfg.Binder.Base()), rules(r.override))
 }
 
 func rules(d naming.Dtab) []string {
@@ -174,7 +224,8 @@ func rules(d naming.Dtab) []string {
 }
 
 // send offers the request to endpoints until one takes it.
-func (o *Outgoing) send(ctx context.Context, s *session, name *bind.Name, id string, override naming.Dtab) (int, *Problem) {
+func (o *Outgoing) send(ctx context.Context, s *session, r *routing) (int, *Problem) {
+	name, id := r.name, r.id
 	c := o.cfg.Clients.Get(id)
 	waiting, cancel := context.WithTimeoutCause(ctx, connectTimeout, bind.ErrTimeout)
 	picker, err := c.Picker(waiting)
@@ -184,11 +235,11 @@ func (o *Outgoing) send(ctx context.Context, s *session, name *bind.Name, id str
 			return 0, &Problem{Status: 502, Code: codeBindError, Message: id + ": " + cause,
 				Hint: "name another destination, or send this request past the proxy by no_proxy"}
 		}
-		return 0, noRoute(name.Service, rules(o.cfg.Binder.Base()), rules(override))
+		return 0, o.noRoute(r)
 	}
 	a := added{service: name.Service, client: id}
-	if len(override) > 0 {
-		a.ctxDtab = override.String()
+	if len(r.override) > 0 {
+		a.ctxDtab = r.override.String()
 	}
 	var space [maxAttempts]*client.Endpoint
 	tried := space[:0]
@@ -210,19 +261,29 @@ func (o *Outgoing) send(ctx context.Context, s *session, name *bind.Name, id str
 			"hop", e.Value.Endpoint.Hop, "error", out.err, "again", out.again)
 		last = out.err
 		var fault *clientFault
+		var refused *refusal
 		switch {
 		case errors.As(out.err, &fault):
 			return fault.answer()
-		case !out.again:
+		case out.again:
+		case errors.As(out.err, &refused):
+			p := unreachable(name.Service, id, addresses(picker), e.Value.Endpoint.Address, last)
+			p.Hint = "the request's body was on its way already, so it was not sent elsewhere; " + p.Hint
+			return 0, p
+		default:
 			return 0, &Problem{Status: 502, Code: codeBadAnswer, Message: out.err.Error(),
 				Hint: "the endpoint " + e.Value.Endpoint.Address + " broke off; look at its log"}
 		}
 	}
-	addresses := make([]string, 0, picker.Len())
-	for _, e := range picker.All() {
-		addresses = append(addresses, e.Value.Endpoint.Address)
+	return 0, unreachable(name.Service, id, addresses(picker), tried[len(tried)-1].Value.Endpoint.Address, last)
+}
+
+func addresses(p *client.Picker) []string {
+	all := make([]string, 0, p.Len())
+	for _, e := range p.All() {
+		all = append(all, e.Value.Endpoint.Address)
 	}
-	return 0, unreachable(name.Service, id, addresses, tried[len(tried)-1].Value.Endpoint.Address, last)
+	return all
 }
 
 // offer sends the request to one endpoint, directly or through the proxy in
@@ -247,13 +308,16 @@ func (o *Outgoing) offer(ctx context.Context, s *session, e *client.Endpoint, a 
 		}
 		reused := conn.Reused
 		out := s.attempt(hop.Pool, conn, a, skip)
+		refused := errors.As(out.err, new(*refusal))
 		switch {
 		case out.err == nil:
 			e.Forgive()
 			return out
-		case out.again && reused && !errors.As(out.err, new(*refusal)):
+		case out.again && reused && !refused:
 			continue // the peer had closed this idle connection; another may do
-		case out.again:
+		case out.again || refused:
+			// An endpoint that fails fast has little load and would be picked
+			// again and again.
 			e.Avoid(avoidFor)
 		}
 		return out
@@ -273,7 +337,11 @@ func proxyRefused(res *wire.Response) error {
 		!wire.HasPrefixFold(res.Header.Get(headerCode), "T4") {
 		return nil
 	}
-	return &refusal{string(res.Header.Get(headerErr))}
+	message := string(res.Header.Get(headerErr))
+	if plain, err := url.QueryUnescape(message); err == nil {
+		message = plain
+	}
+	return &refusal{message}
 }
 
 func (o *Outgoing) count(s *session, service, id string, status int) {

@@ -21,20 +21,22 @@ func (p *Problem) Error() string { return p.Code + ": " + p.Message }
 
 // The codes, each with the one place that makes it.
 const (
-	codeBadRequest   = "T101" // the request is not HTTP/1.1 as the RFCs have it
-	codeBadDtab      = "T102" // l5d-dtab or l5d-ctx-dtab does not parse
-	codeNoHost       = "T103" // nothing says whom the request is for
-	codeLoop         = "T104" // more proxies on the way than a sane path has
-	codeConnect      = "T105" // CONNECT, which this version does not serve
-	codeNoRoute      = "T201" // the name binds to nothing, or to no endpoint
-	codeBindTimeout  = "T202" // the namer did not say in time what the name is
-	codeBindError    = "T203" // the name cannot be bound
-	codeUnreachable  = "T301" // no endpoint could be connected to
-	codeBadAnswer    = "T302" // the endpoint's answer is not HTTP, or it hung up
-	codeNotOurs      = "T401" // incoming: the endpoint is not behind this proxy
-	codeNoEndpoint   = "T402" // incoming: the request does not say which endpoint
-	codeAppDown      = "T403" // incoming: the application refused the connection
-	codeAppBadAnswer = "T404" // incoming: the application hung up or spoke no HTTP
+	codeBadRequest    = "T101" // the request is not HTTP/1.1 as the RFCs have it
+	codeBadDtab       = "T102" // l5d-dtab or l5d-ctx-dtab does not parse
+	codeNoHost        = "T103" // nothing says whom the request is for
+	codeLoop          = "T104" // more proxies on the way than a sane path has
+	codeConnect       = "T105" // CONNECT, which this version does not serve
+	codeUnknownCaller = "T106" // a caller that looks like a pod, and that nobody knows
+	codeNoRoute       = "T201" // the name binds to nothing, or to no endpoint
+	codeBindTimeout   = "T202" // the namer did not say in time what the name is
+	codeBindError     = "T203" // the name cannot be bound
+	codeNoIdentity    = "T204" // the proxy has no certificate yet
+	codeUnreachable   = "T301" // no endpoint could be connected to
+	codeBadAnswer     = "T302" // the endpoint's answer is not HTTP, or it hung up
+	codeNotOurs       = "T401" // incoming: the endpoint is not behind this proxy
+	codeNoEndpoint    = "T402" // incoming: the request does not say which endpoint
+	codeAppDown       = "T403" // incoming: the application refused the connection
+	codeAppBadAnswer  = "T404" // incoming: the application hung up or spoke no HTTP
 )
 
 // maxErr bounds the l5d-err header.
@@ -66,7 +68,7 @@ func badDtab(header string, err error) *Problem {
 
 // noRoute is the answer for a name that leads nowhere, in the form that users
 // of Linkerd 1.x know.
-func noRoute(service string, base, override []string) *Problem {
+func noRoute(service, namespace string, base, override []string) *Problem {
 	var b strings.Builder
 	b.WriteString("Unable to route request!\n\nservice name: " + service + "\ndtab:\nbase dtab:\n")
 	for _, d := range base {
@@ -77,7 +79,8 @@ func noRoute(service string, base, override []string) *Problem {
 		b.WriteString("\n  " + d)
 	}
 	return &Problem{Status: 502, Code: codeNoRoute, Message: b.String(), Retryable: true,
-		Hint: "check that the Service exists in the caller's namespace and has ready endpoints, or name it as service.namespace"}
+		Hint: "the caller belongs to the namespace " + namespace + ": check that the Service is there (else write service.namespace), " +
+			"that it has the port (80 or one named http, if none is written) and ready endpoints, and that no rule above stops it"}
 }
 
 // unreachable is the answer when connecting failed, in the form that users of

@@ -31,6 +31,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// identified is a proxy's word that it has its certificate.
+var identified = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
 // table is a namer whose answers a test sets. Names without one are Neg.
 type table struct {
 	mu     sync.Mutex
@@ -84,7 +87,7 @@ func start(t *testing.T) *mesh {
 	clients := client.NewSet(m.table, pools)
 	out := router.NewOutgoing(router.OutgoingConfig{
 		Binder: binder, Clients: clients, Metrics: telemetry.New(m.registry), Logger: log, Grace: 5 * time.Second,
-		Namespace: func(context.Context, string) string { return "ns" },
+		Namespace: func(context.Context, string) (string, error) { return "ns", nil }, Identified: identified,
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -210,6 +213,10 @@ func TestOverride(t *testing.T) {
 	res, body := get(t, c, "http://world/", "l5d-dtab", "/host/world = /srv/x")
 	if res.StatusCode != 400 || !strings.Contains(body, "T102") || res.Header.Get("l5d-err") == "" {
 		t.Errorf("a malformed override: %d %q", res.StatusCode, body)
+	}
+	res, body = get(t, c, "http://world/", "l5d-dtab", strings.Repeat("/=>/a&/b;", 5000))
+	if res.StatusCode != 400 || !strings.Contains(body, "T102") {
+		t.Errorf("an excessive override: %d %q", res.StatusCode, body)
 	}
 }
 
