@@ -4,12 +4,17 @@ GO       ?= go
 ARGS     ?=
 # KEEP=1 leaves the cluster of `make e2e` running, so that the next run starts at once.
 KEEP     ?=
+keep     := $(filter-out 0 no false,$(KEEP))
 programs := tulle tulle-controller tulle-proxy helloworld
 # The released programs and the images hold static binaries: there is nothing else in the images.
 version  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 build    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(version)'
 cluster  := build/cluster
+images   := tulle-controller tulle-proxy helloworld
+load     := for p in $(images); do $(cluster) load tulle.dev/$$p:dev build/$$p || exit 1; done
 
+# The go command uses all CPUs by itself; -j would only mix up what is printed.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## list what make can do
@@ -21,22 +26,40 @@ demo: build/tulle build/tulle-proxy build/helloworld ## run a whole mesh on this
 	@build/tulle demo $(ARGS)
 
 .PHONY: test
-test: unit e2e ## all of the tests: unit, and e2e, which needs Linux and root
+test: cluster-check packages unit e2e ## all of the tests: unit, and e2e, which needs Linux and root
 
 .PHONY: unit
-unit: format vet ## the fast tests: formatting, vet, staticcheck, every package with -race
+unit: race-check format vet ## the fast tests: formatting, vet, staticcheck, every package with -race
 	@echo "unit: the tests of all packages, with the race detector"
 	@$(GO) test -race -timeout 5m ./...
 
+# The race detector is C, and linked by a C compiler (on macOS it is not).
+.PHONY: race-check
+race-check:
+	@[ "$$($(GO) env GOOS)" = darwin ] || \
+		echo '#include <stdlib.h>' | $$($(GO) env CC) -E -x c - >/dev/null 2>&1 || { \
+		echo "the race detector needs a C compiler and the C library's headers, which are missing here; make packages installs them on Debian and Ubuntu"; exit 1; }
+
+# The cluster's own test replaces a cluster that runs, and so is left out with KEEP, and when -run names others.
+# Kubernetes is built before, so that the limits are for the tests alone.
 .PHONY: e2e
-e2e: cluster-check build $(cluster) ## the tests on a real cluster; KEEP=1 leaves it running, ARGS go to go test
-	@echo "e2e: the tests on a real cluster; it is built first if it has changed"
-	@KEEP=$(KEEP) $(GO) test -tags e2e -count=1 -timeout 60m -v ./e2e $(ARGS)
+e2e: cluster-check packages build $(cluster) ## the tests on a real cluster; KEEP=1 leaves it running, ARGS go to go test
+	@$(cluster) build
+ifeq ($(keep)$(filter -run%,$(ARGS)),)
+	@echo "e2e: the cluster, and that it leaves nothing behind"
+	@$(GO) test -tags e2e -count=1 -timeout 15m -v -run '^TestCluster$$' ./e2e/cluster $(ARGS)
+endif
+	@echo "e2e: the mesh on the cluster"
+	@KEEP=$(keep) $(GO) test -tags e2e -count=1 -timeout 30m -v ./e2e $(ARGS)
+
+.PHONY: packages
+packages: ## install what the tests need of Debian or Ubuntu, or name the command that does
+	@CGO_ENABLED=0 $(GO) run ./e2e/cluster/cmd/packages
 
 .PHONY: format
 format: ## check the formatting
 	@echo "unit: formatting"
-	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')) && \
+	@out=$$(gofmt -l .) && \
 		if [ -n "$$out" ]; then echo "these files are not formatted; run gofmt -w on them:"; echo "$$out"; exit 1; fi
 
 .PHONY: vet
@@ -65,7 +88,7 @@ $(programs:%=build/%): build/%:
 
 .PHONY: $(cluster)
 $(cluster):
-	@echo "build: cluster"
+	@test -f $@ || echo "build: cluster (the first time can take minutes)" >&2
 	@$(GO) build -o $(cluster) ./e2e/cluster/cmd/cluster
 
 .PHONY: cluster-check
@@ -76,7 +99,7 @@ cluster-check:
 .PHONY: cluster-up
 cluster-up: cluster-check build $(cluster) ## bring up a two-node Kubernetes and give it this tree's images
 	@$(cluster) up
-	@for p in tulle-controller tulle-proxy helloworld; do $(cluster) load tulle.dev/$$p:dev build/$$p || exit 1; done
+	@$(load)
 	@echo "The cluster is up. make mesh-up installs Tulle on it; make kubectl ARGS=\"get nodes\" talks to it."
 
 .PHONY: cluster-down
@@ -84,13 +107,16 @@ cluster-down: $(cluster) ## take the cluster down and leave nothing behind
 	@$(cluster) down
 
 .PHONY: mesh-up
-mesh-up: ## install this tree's Tulle on the cluster, with the hello and world example
-	@build/tulle install | $(cluster) kubectl apply -f -
+mesh-up: cluster-check build $(cluster) ## install this tree's Tulle on the cluster, with the hello and world example
+	@$(load)
+	@running=$$($(cluster) kubectl get --ignore-not-found -n tulle deployment/tulle-controller -o name) && \
+		build/tulle install | $(cluster) kubectl apply -f - && \
+		if [ -n "$$running" ]; then $(cluster) kubectl rollout restart -n tulle deployment/tulle-controller daemonset/tulle-host; fi
 	@$(cluster) kubectl -n tulle rollout status --timeout=120s deployment/tulle-controller daemonset/tulle-host
 	@$(cluster) kubectl apply -f manifests/examples/hello-world.yaml
 
 .PHONY: kubectl
-kubectl: ## kubectl on the cluster, as in: make kubectl ARGS="get pods -A"
+kubectl: $(cluster) ## kubectl on the cluster, as in: make kubectl ARGS="get pods -A"
 	@$(cluster) kubectl $(ARGS)
 
 .PHONY: clean

@@ -6,6 +6,6 @@
 //
 // They need Linux and root and have the build tag e2e:
 //
-//	make e2e                              # the cluster comes up and goes away again
+//	make e2e                              # the cluster is tested, comes up, and goes away again
 //	make e2e KEEP=1 ARGS="-run Switch"    # it stays, for the next run
 package e2e

@@ -7,14 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/manifests"
 )
 
@@ -25,53 +24,48 @@ var mesh *cluster.Cluster
 var binDir = filepath.Join("..", "build")
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	os.Exit(suite.Run(m, suite.Config{Up: up, Failed: collectLogs, Down: down}))
 }
 
-// run brings the mesh up, runs the tests, and takes everything down again,
-// after a failure too, unless KEEP is set.
-func run(m *testing.M) (code int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	keep, unsupported := os.Getenv("KEEP") != "", false
-	defer func() {
-		if code != 0 && mesh != nil {
-			logs := filepath.Join(binDir, "e2e-logs")
-			_ = os.RemoveAll(logs)
-			if err := mesh.CollectLogs(context.WithoutCancel(ctx), logs); err != nil {
-				fmt.Fprintln(os.Stderr, "collect logs:", err)
-			}
-			fmt.Fprintln(os.Stderr, "the logs of all components and pods are in build/e2e-logs")
-		}
-		if unsupported {
-			return // there is nothing to take down
-		}
-		if keep {
-			fmt.Fprintln(os.Stderr, "the cluster stays up (KEEP); make cluster-down takes it down")
-			return
-		}
-		if err := cluster.Down(context.WithoutCancel(ctx), cluster.Options{}); err != nil {
-			fmt.Fprintln(os.Stderr, "take the cluster down:", err)
-			code = 1
-		}
-	}()
+func up(ctx context.Context) error {
 	began := time.Now()
 	c, err := cluster.Up(ctx, cluster.Options{Install: true})
+	if errors.Is(err, cluster.ErrUnsupported) {
+		return fmt.Errorf("%w; make unit runs all tests that need no cluster", err)
+	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "bring the cluster up:", err)
-		if unsupported = errors.Is(err, cluster.ErrUnsupported); unsupported {
-			fmt.Fprintln(os.Stderr, "make unit runs all tests that need no cluster")
-		}
-		return 1
+		return err
 	}
 	mesh = c
 	fmt.Printf("cluster up after %.1f s\n", time.Since(began).Seconds())
 	if err := install(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "install the mesh:", err)
-		return 1
+		return fmt.Errorf("install the mesh: %w", err)
 	}
 	fmt.Printf("mesh up after %.1f s\n", time.Since(began).Seconds())
-	return m.Run()
+	return nil
+}
+
+func collectLogs(ctx context.Context) {
+	if mesh == nil {
+		return // the error of Up says where the logs are
+	}
+	logs := filepath.Join(binDir, "e2e-logs")
+	_ = os.RemoveAll(logs)
+	if err := mesh.CollectLogs(ctx, logs); err != nil {
+		fmt.Fprintln(os.Stderr, "collect logs:", err)
+	}
+	fmt.Fprintln(os.Stderr, "the logs of all components and pods are in build/e2e-logs")
+}
+
+func down(ctx context.Context) error {
+	if mesh == nil {
+		return nil // Up has taken down what it started
+	}
+	if suite.Keep() {
+		fmt.Fprintln(os.Stderr, "the cluster stays up (KEEP); make cluster-down takes it down")
+		return nil
+	}
+	return cluster.Down(ctx, cluster.Options{})
 }
 
 // install gives the nodes this tree's images and applies the chart. On a

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/debian"
 )
 
 const (
@@ -67,7 +69,7 @@ func (b binaries) crds() string { return filepath.Join(b.dir, "crds") }
 // env is the environment of the cluster's programs. Ours come first in PATH: containerd takes the
 // first shim it finds, and a distribution's may be older.
 func (b binaries) env() []string {
-	return []string{"PATH=" + b.dir + ":" + toolPath, "HOME=/root"}
+	return []string{"PATH=" + b.dir + ":" + debian.Path, "HOME=/root"}
 }
 
 // builder builds the nested module.

@@ -82,13 +82,3 @@ func TestPrune(t *testing.T) {
 		}
 	}
 }
-
-func TestMissingPackages(t *testing.T) {
-	got := missingPackages(func(name string) bool { return name != "nft" && name != "runc" })
-	if strings.Join(got, " ") != "nftables runc" {
-		t.Errorf("got %v, want the packages of nft and runc", got)
-	}
-	if got := missingPackages(func(string) bool { return true }); got != nil {
-		t.Errorf("got %v, want nothing", got)
-	}
-}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/debian"
 )
 
 // bridge is the wire: a bridge in the control plane's machine with a port for each node and the host.
@@ -110,14 +112,14 @@ func inNetwork(ctx context.Context, pid int, lines []string) error {
 
 func ipIn(ctx context.Context, pid int, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", fmt.Sprint(pid), "-n", "ip"}, args...)...)
-	cmd.Env = append(os.Environ(), "PATH="+toolPath)
+	cmd.Env = append(os.Environ(), "PATH="+debian.Path)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
 func batch(cmd *exec.Cmd, lines []string) error {
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
-	cmd.Env = append(os.Environ(), "PATH="+toolPath)
+	cmd.Env = append(os.Environ(), "PATH="+debian.Path)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("lay the network: %w\n%sof:\n  %s", err, out, strings.Join(lines, "\n  "))
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,12 @@ func (o Options) failedLogs() string { return filepath.Join(o.CacheDir, "failed-
 type progress struct {
 	w     io.Writer
 	begun time.Time
+}
+
+// Write prints what a part of Up that has a writer says, a line at a time.
+func (p progress) Write(line []byte) (int, error) {
+	p.printf("%s", bytes.TrimSuffix(line, []byte("\n")))
+	return len(line), nil
 }
 
 func (p progress) printf(format string, args ...any) {

@@ -5,6 +5,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,11 +14,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 )
 
 const (
@@ -25,22 +29,37 @@ const (
 	probeImage     = "tulle.dev/probe:dev"
 )
 
-// TestCluster checks what other tests take for granted of the cluster. It leaves a cluster that was
-// up as it was; one that it started itself it takes down, and then it checks that nothing is left.
+// ended is the context of everything that TestCluster starts; TestMain sets it.
+var ended context.Context
+
+// started is set once there is something that TestMain has to take down.
+var started atomic.Bool
+
+func TestMain(m *testing.M) {
+	os.Exit(suite.Run(m, suite.Config{
+		Up: func(ctx context.Context) error { ended = ctx; return nil },
+		Down: func(ctx context.Context) error {
+			if !started.Load() {
+				return nil
+			}
+			return Down(ctx, Options{})
+		},
+	}))
+}
+
+// TestCluster checks what other tests take for granted of the cluster: what runs on it, and that nothing is
+// left of it. It replaces a cluster that is up, and takes its own down.
 func TestCluster(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute) // a cold build is in it
-	defer cancel()
-	_, err := Connect(Options{})
-	wasUp := err == nil
-	c, err := Up(ctx, Options{Log: t.Output(), Install: true})
+	if suite.Keep() {
+		t.Skip("KEEP is set, and this test takes the cluster down")
+	}
+	started.Store(true)
+	c, err := Up(ended, Options{Log: t.Output(), Install: true, Fresh: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !wasUp {
-		t.Cleanup(func() { checkDown(t, c) })
-	}
+	t.Cleanup(func() { checkDown(t, c) })
 	s := &smoke{Cluster: c}
-	t.Cleanup(func() { s.deleteNamespace(t, smokeNamespace) })
 	s.deploy(t)
 	t.Run("network", s.network)
 	t.Run("image is loaded once", s.imageOnce)
@@ -52,12 +71,6 @@ func TestCluster(t *testing.T) {
 }
 
 type smoke struct{ *Cluster }
-
-func (s *smoke) deleteNamespace(t *testing.T, namespace string) {
-	if _, err := s.Kubectl(context.Background(), nil, "delete", "namespace", namespace, "--ignore-not-found"); err != nil {
-		t.Error(err)
-	}
-}
 
 // deploy starts a probe on each node, with a Service over both and one for each.
 func (s *smoke) deploy(t *testing.T) {
@@ -196,7 +209,6 @@ func (s *smoke) imageOnce(t *testing.T) {
 
 func (s *smoke) admission(t *testing.T) {
 	const namespace = smokeNamespace + "-baseline"
-	t.Cleanup(func() { s.deleteNamespace(t, namespace) })
 	err := s.Apply(t.Context(), `{apiVersion: v1, kind: Namespace, metadata: {name: `+namespace+`, labels: {pod-security.kubernetes.io/enforce: baseline}}}`)
 	if err != nil {
 		t.Fatal(err)
@@ -310,6 +322,11 @@ func (s *smoke) logs(t *testing.T) {
 // checkDown takes the cluster down, twice, and looks for what it may have left.
 func checkDown(t *testing.T, c *Cluster) {
 	ctx := context.Background()
+	if t.Failed() {
+		logs := filepath.Join("..", "..", "build", "e2e-logs")
+		t.Logf("the logs of all components and pods are in build/e2e-logs (%v)",
+			errors.Join(os.RemoveAll(logs), c.CollectLogs(ctx, logs)))
+	}
 	for range 2 {
 		if err := Down(ctx, Options{}); err != nil {
 			t.Error(err)
@@ -318,14 +335,18 @@ func checkDown(t *testing.T, c *Cluster) {
 	if found, err := findMachines(c.dir); err != nil || len(found) > 0 {
 		t.Errorf("machines left after Down: %v (%v)", found, err)
 	}
-	for _, path := range []string{string(c.dir), "/sys/class/net/" + hostLink} {
+	hierarchies, err := cgroupHierarchies(cgroupRoot)
+	if err != nil {
+		t.Error(err)
+	}
+	paths := []string{string(c.dir), "/sys/class/net/" + hostLink}
+	for _, h := range hierarchies {
+		paths = append(paths, filepath.Join(h, clusterName))
+	}
+	for _, path := range paths {
 		if _, err := os.Stat(path); err == nil {
 			t.Errorf("left after Down: %s", path)
 		}
-	}
-	groups, err := filepath.Glob(cgroupRoot + "/*/" + clusterName)
-	if err != nil || len(groups) > 0 {
-		t.Errorf("cgroups left after Down: %v (%v)", groups, err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil || strings.Contains(string(mounts), string(c.dir)) {

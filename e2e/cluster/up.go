@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/debian"
 )
 
 // startLimit bounds the start with warm binaries; it takes about fifteen seconds, and several times that while
@@ -39,7 +41,7 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 	}
 	defer unlock()
 	p := progress{w: o.Log, begun: time.Now()}
-	if err := ensureTools(ctx, o.Install, p); err != nil {
+	if err := debian.Ensure(ctx, debian.Cluster(), o.Install, p); err != nil {
 		return nil, err
 	}
 	builder, err := newBuilder(ctx, o.CacheDir, p)
@@ -71,6 +73,29 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 	}
 	p.printf("the cluster is up; KUBECONFIG=%s", c.Kubeconfig())
 	return c, nil
+}
+
+// Build builds what Up would build, which takes many minutes the first time, and starts nothing. Tests
+// call it first, so that a limit of their time needs no room for that.
+func Build(ctx context.Context, options Options) error {
+	if err := checkPlatform(); err != nil {
+		return err
+	}
+	o, err := options.defaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, o.CacheDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	builder, err := newBuilder(ctx, o.CacheDir, progress{w: o.Log, begun: time.Now()})
+	if err != nil {
+		return err
+	}
+	_, err = builder.binaries(ctx)
+	return err
 }
 
 // reuse returns the cluster that is running, or nil if there is none to rely on.
@@ -301,12 +326,18 @@ func (c *Cluster) KillNode(ctx context.Context, name string) error {
 }
 
 // StartNode starts a node again after KillNode; the kubelet then restarts its pods. It does not wait
-// for the node to be ready; see AwaitNodes.
+// for the node to be ready; see AwaitNodes. It fails if the cluster has been taken down meanwhile, and
+// waits for who is at it.
 func (c *Cluster) StartNode(ctx context.Context, name string) error {
 	n, err := findNode(name)
 	if err != nil {
 		return err
 	}
+	unlock, err := lock(ctx, filepath.Dir(string(c.dir)))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	cp, err := findMachine(c.dir, cpName)
 	if err != nil {
 		return err

@@ -43,9 +43,18 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(upCommand(&options), downCommand(&options), statusCommand(&options),
+	root.AddCommand(buildCommand(&options), upCommand(&options), downCommand(&options), statusCommand(&options),
 		kubectlCommand(&options), loadCommand(&options), logsCommand(&options))
 	return root
+}
+
+func buildCommand(options *cluster.Options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "build",
+		Short: "Build the cluster's programs, if they have changed, and start nothing",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cluster.Build(cmd.Context(), *options) },
+	}
 }
 
 func upCommand(options *cluster.Options) *cobra.Command {
