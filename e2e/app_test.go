@@ -13,14 +13,13 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/internal/counter"
 )
 
 // patience bounds every wait for the cluster.
@@ -252,27 +251,12 @@ func counted(t *testing.T, proxyIP, router, service string) int {
 	if err != nil || status != 200 {
 		t.Fatalf("read the metrics of %s: %d %v", proxyIP, status, err)
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	n, err := counter.Sum(strings.NewReader(text), "tulle_requests_total",
+		map[string]string{"router": router, "service": service, "result": "success"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	for _, m := range families["tulle_requests_total"].GetMetric() {
-		if label(m, "router") == router && label(m, "service") == service && label(m, "result") == "success" {
-			n += int(m.GetCounter().GetValue())
-		}
-	}
 	return n
-}
-
-func label(m *dto.Metric, name string) string {
-	for _, l := range m.GetLabel() {
-		if l.GetName() == name {
-			return l.GetValue()
-		}
-	}
-	return ""
 }
 
 // crosses runs f, in which n requests for the service are made, and checks by

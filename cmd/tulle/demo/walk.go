@@ -12,9 +12,7 @@ import (
 	"sync"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
+	"github.com/tulle-mesh/tulle/internal/counter"
 )
 
 const overrideRule = "/host/world => /srv/world-v2"
@@ -338,26 +336,16 @@ func (m *mesh) counters(ctx context.Context) (map[string]map[string]int, error) 
 		if err != nil {
 			return nil, err
 		}
-		parser := expfmt.NewTextParser(model.UTF8Validation)
-		families, err := parser.TextToMetricFamilies(strings.NewReader(text))
-		if err != nil {
-			return nil, fmt.Errorf("read the metrics of the %s: %w", p.name, err)
-		}
 		all[p.name] = map[string]int{}
-		for _, metric := range families["tulle_requests_total"].GetMetric() {
-			all[p.name][label(metric, "router")] += int(metric.GetCounter().GetValue())
+		for _, router := range []string{"outgoing", "incoming"} {
+			n, err := counter.Sum(strings.NewReader(text), "tulle_requests_total", map[string]string{"router": router})
+			if err != nil {
+				return nil, fmt.Errorf("the %s: %w", p.name, err)
+			}
+			all[p.name][router] = n
 		}
 	}
 	return all, nil
-}
-
-func label(m *dto.Metric, name string) string {
-	for _, l := range m.GetLabel() {
-		if l.GetName() == name {
-			return l.GetValue()
-		}
-	}
-	return ""
 }
 
 // isReady reports whether the proxy with this admin address says it is.
