@@ -51,8 +51,13 @@ type control struct {
 
 // newControl opens the ports of the control plane. callers are those who may
 // ask for certificates, see token.
-func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issuer.Caller) (*control, error) {
+func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issuer.Caller) (_ *control, err error) {
 	c := &control{namespaces: namespaces}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
 	tokens := map[string]issuer.Caller{}
 	for _, caller := range callers {
 		tokens[token(caller.Namespace, caller.Pod)] = caller
@@ -128,12 +133,22 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 
 func (c *control) listen() (err error) {
 	if c.listeners.namer, err = net.Listen("tcp", namerAddress); err != nil {
-		return &Error{fmt.Sprintf("the demo needs the address %s, which is taken", namerAddress), ""}
+		return taken(namerAddress)
 	}
 	if c.listeners.mesh, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		c.listeners.webhook, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	return err
+}
+
+// close closes the ports of a control plane that never ran; its servers close
+// theirs.
+func (c *control) close() {
+	for _, l := range []net.Listener{c.listeners.namer, c.listeners.mesh, c.listeners.webhook} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
 }
 
 // injection is the injector's configuration. A sidecar listens on its pod's

@@ -273,7 +273,14 @@ func (m *mesh) run(name, program string, args, env []string, of *pod) error {
 // died tells of a process that ended unexpectedly.
 func (m *mesh) died() <-chan error { return m.deaths }
 
-func (m *mesh) stop() { stopAll(m.processes) }
+// stop ends everything. Applications are not asked first: they would wait for
+// late requests, and nobody sends any.
+func (m *mesh) stop() {
+	for _, p := range m.pods {
+		p.crash()
+	}
+	stopAll(m.processes)
+}
 
 // awaitApp waits until a pod's application accepts connections, as its
 // readiness probe asks.

@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -129,9 +130,17 @@ func (p *plan) free() error {
 func available(address string) error {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
-		_, port, _ := net.SplitHostPort(address)
-		return &Error{fmt.Sprintf("the demo needs the address %s, which is taken", address),
-			"another demo may still be running; see who listens with: ss -ltnp 'sport = :" + port + "'"}
+		return taken(address)
 	}
 	return ln.Close()
+}
+
+func taken(address string) error {
+	_, port, _ := net.SplitHostPort(address)
+	look := "lsof -nP -iTCP:" + port + " -sTCP:LISTEN"
+	if runtime.GOOS == "linux" {
+		look = "ss -ltnp 'sport = :" + port + "'"
+	}
+	return &Error{fmt.Sprintf("the demo needs the address %s, which is taken", address),
+		"another demo may still be running; see who listens with: " + look}
 }
