@@ -202,6 +202,19 @@ func get(ctx context.Context, c *http.Client, target string, header ...string) (
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
+	return do(c, req)
+}
+
+// post returns the answer to a POST.
+func post(ctx context.Context, c *http.Client, target, body string) (int, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	return do(c, req)
+}
+
+func do(c *http.Client, req *http.Request) (int, string, error) {
 	res, err := c.Do(req)
 	if err != nil {
 		return 0, "", err

@@ -20,7 +20,9 @@ type load struct {
 }
 
 // steady sends one request to a URL every interval, whether or not earlier ones
-// are answered, until stop is called.
+// are answered, until stop is called: GETs and POSTs with a body in turn, because
+// a proxy can send the one again when a connection breaks, and the other only
+// while it still has the body.
 func steady(t *testing.T, c *http.Client, target string, interval time.Duration) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex
@@ -29,19 +31,25 @@ func steady(t *testing.T, c *http.Client, target string, interval time.Duration)
 	wg.Go(func() {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
-		for {
+		for i := 0; ; i++ {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}
 			wg.Go(func() {
-				began := time.Now()
-				status, body, err := get(context.WithoutCancel(ctx), c, target)
+				began, method := time.Now(), http.MethodGet
+				status, body, err := 0, "", error(nil)
+				if i%2 == 0 {
+					status, body, err = get(context.WithoutCancel(ctx), c, target)
+				} else {
+					method = http.MethodPost
+					status, body, err = post(context.WithoutCancel(ctx), c, target, "a small body")
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil || status != 200 {
-					l.failures = append(l.failures, fmt.Sprintf("%s: %d %q %v", began.Format("15:04:05.000"), status, body, err))
+					l.failures = append(l.failures, fmt.Sprintf("%s %s: %d %q %v", began.Format("15:04:05.000"), method, status, body, err))
 					return
 				}
 				l.answered++

@@ -14,7 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/e2e/cluster/debian"
 )
 
-// startLimit bounds the start with warm binaries; it takes about fifteen seconds, and several times that while
+// startLimit bounds the start with warm binaries; it takes about ten seconds, and several times that while
 // the machine compiles something.
 const startLimit = 4 * time.Minute
 
