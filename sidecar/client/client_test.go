@@ -1,0 +1,141 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/sidecar/pool"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// table is a source that counts who follows its names.
+type table struct {
+	mu     sync.Mutex
+	values map[string]*watch.Value[naming.Replicas]
+	users  int
+}
+
+func (t *table) value(id string) *watch.Value[naming.Replicas] {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.values == nil {
+		t.values = map[string]*watch.Value[naming.Replicas]{}
+	}
+	if t.values[id] == nil {
+		t.values[id] = watch.New(naming.Replicas{})
+	}
+	return t.values[id]
+}
+
+func (t *table) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	v := t.value(id)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.users++
+	return v, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.users--
+	}
+}
+
+func (t *table) following() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.users
+}
+
+func newSet(t *table) *Set {
+	return NewSet(t, pool.NewSet(func(context.Context, pool.Target) (net.Conn, error) { return nil, errors.New("unused") }))
+}
+
+func endpoint(address string) naming.Endpoint { return naming.Endpoint{Address: address, Weight: 1} }
+
+func TestEndpointsKeepTheirLoad(t *testing.T) {
+	names := &table{}
+	s := newSet(names)
+	c := s.Get("/a")
+	if s.Get("/a") != c {
+		t.Fatal("one name has two clients")
+	}
+	meshed := naming.Endpoint{Address: "10.0.0.2:80", Hop: naming.HopHost, Via: "10.9.9.9:4141", Identity: "spiffe://a/b", Weight: 1}
+	names.value("/a").Set(naming.Of(endpoint("10.0.0.1:80"), meshed))
+	p, err := c.Picker(t.Context())
+	if err != nil || p.Len() != 2 {
+		t.Fatal(p, err)
+	}
+	kept := p.All()[0]
+	kept.Begin()
+	if target := p.All()[1].Value.Pool.Target; target != (pool.Target{Address: "10.9.9.9:4141", Identity: "spiffe://a/b"}) {
+		t.Errorf("an endpoint behind a proxy is dialled at %v", target)
+	}
+	names.value("/a").Set(naming.Of(endpoint("10.0.0.1:80"), endpoint("10.0.0.3:80")))
+	p, _ = c.Picker(t.Context())
+	if p.All()[0] != kept || kept.Load() != 1 || p.Len() != 2 {
+		t.Error("an endpoint that stayed was made anew")
+	}
+	s.sweep(time.Now().Add(time.Hour))
+}
+
+func TestPickerWaitsForTheFirstAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := &table{}
+		s := newSet(names)
+		c := s.Get("/a")
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.Picker(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		go func() {
+			time.Sleep(time.Second) // virtual
+			names.value("/a").Set(naming.Replicas{State: naming.StateFailed, Cause: "no such place"})
+		}()
+		if p, err := c.Picker(t.Context()); err != nil || p.Len() != 0 || c.Cause() != "no such place" {
+			t.Errorf("got %v, %v, %q", p, err, c.Cause())
+		}
+		s.sweep(time.Now().Add(time.Hour))
+	})
+}
+
+func TestClientsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := &table{}
+		s := newSet(names)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = s.Run(ctx) }()
+		names.value("/keep").Set(naming.Of())
+		for i := range 2 * maxClients {
+			if _, err := s.Get("/keep").Picker(ctx); err != nil {
+				t.Fatal(err)
+			}
+			s.Get(fmt.Sprintf("/%d", i))
+			time.Sleep(100 * time.Millisecond) // virtual: clients are told apart by when they were used
+		}
+		if n := len(*s.clients.Load()); n > maxClients || names.following() != n {
+			t.Errorf("%d clients follow %d names, want at most %d", n, names.following(), maxClients)
+		}
+		if (*s.clients.Load())["/keep"] == nil {
+			t.Error("the client in constant use was dropped")
+		}
+		time.Sleep(idleFor + 2*time.Minute)
+		synctest.Wait()
+		if n := len(*s.clients.Load()); n != 0 || names.following() != 0 {
+			t.Errorf("after a long pause %d clients follow %d names", n, names.following())
+		}
+		cancel()
+		<-done
+	})
+}
