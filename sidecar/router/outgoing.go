@@ -111,7 +111,7 @@ func (o *Outgoing) route(ctx context.Context, s *session) (service, id string, s
 	namespace, err := o.cfg.Namespace(ctx, s.source)
 	if err != nil {
 		return "", "", 0, &Problem{Status: 503, Code: codeUnknownCaller, Message: err.Error(), Retryable: true,
-			Hint: "a pod is known within seconds of its start while the controller runs; try again, or write service.namespace.svc in a pod outside of host mode"}
+			Hint: "a pod is known within seconds of its start while the controller runs; try again, and look at the controller if it goes on"}
 	}
 	name, override, problem := o.identify(s, namespace)
 	if problem != nil {
