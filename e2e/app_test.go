@@ -82,20 +82,7 @@ func (a app) create(t *testing.T) {
 	}
 	labels := map[string]string{"app": a.name}
 	replicas := max(a.replicas, 1)
-	spec := corev1.PodSpec{
-		SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: new(true), RunAsUser: new(int64(65532)),
-			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
-		Containers: []corev1.Container{{
-			Name: "app", Image: "tulle.dev/helloworld:dev", ImagePullPolicy: corev1.PullIfNotPresent, Args: args,
-			Env: []corev1.EnvVar{{Name: "POD_IP", ValueFrom: &corev1.EnvVarSource{
-				FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}}},
-			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 7777}},
-			ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
-				TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(7777)}}},
-			SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: new(false),
-				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
-		}},
-	}
+	spec := helloworld(args...)
 	if a.node != "" {
 		spec.NodeSelector = map[string]string{"kubernetes.io/hostname": a.node}
 	}
@@ -119,6 +106,25 @@ func (a app) create(t *testing.T) {
 		if err := mesh.Apply(t.Context(), string(text)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// helloworld is a pod of that program with the given arguments, as Pod Security
+// restricted wants it.
+func helloworld(args ...string) corev1.PodSpec {
+	return corev1.PodSpec{
+		SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: new(true), RunAsUser: new(int64(65532)),
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+		Containers: []corev1.Container{{
+			Name: "app", Image: "tulle.dev/helloworld:dev", ImagePullPolicy: corev1.PullIfNotPresent, Args: args,
+			Env: []corev1.EnvVar{{Name: "POD_IP", ValueFrom: &corev1.EnvVarSource{
+				FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}}},
+			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 7777}},
+			ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+				TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(7777)}}},
+			SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: new(false),
+				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
+		}},
 	}
 }
 
