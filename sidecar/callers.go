@@ -16,9 +16,9 @@ import (
 
 const (
 	// newsAfter is how long the word of a new pod may take from its kubelet
-	// through the API server and the namer to here. The pod's application can
-	// call before that.
-	newsAfter = 5 * time.Second
+	// through the API server and the namer to here: the pod's application can
+	// call before that, and the stream from the namer may just be coming back.
+	newsAfter = 10 * time.Second
 	// listAfter is how long the first list of pods may take.
 	listAfter = 10 * time.Second
 )

@@ -43,7 +43,7 @@ import (
 // for long. Each is spread over half to one and a half of it, lest all proxies come at once.
 const (
 	minBackoff = 200 * time.Millisecond
-	maxBackoff = 10 * time.Second
+	maxBackoff = 2 * time.Second
 )
 
 // Config is what a Client works with.
