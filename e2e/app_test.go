@@ -15,6 +15,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
@@ -66,11 +67,28 @@ type app struct {
 	replicas        int32
 }
 
-// start creates the app and waits until all of it is ready.
+// start creates the app and waits until all of it is ready and its Service leads
+// there.
 func (a app) start(t *testing.T) app {
 	t.Helper()
 	a.create(t)
 	a.ready(t)
+	slices := mesh.Client().DiscoveryV1().EndpointSlices(a.namespace)
+	await(t, "the endpoints of "+a.name, func(ctx context.Context) (bool, string) {
+		list, err := slices.List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + a.name})
+		if err != nil {
+			return false, err.Error()
+		}
+		ready := int32(0)
+		for _, slice := range list.Items {
+			for _, e := range slice.Endpoints {
+				if e.Conditions.Ready != nil && *e.Conditions.Ready {
+					ready++
+				}
+			}
+		}
+		return ready >= max(a.replicas, 1), fmt.Sprintf("%d are ready", ready)
+	})
 	return a
 }
 
@@ -237,6 +255,17 @@ func expect(t *testing.T, c *http.Client, target, want string, header ...string)
 	if err != nil || status != 200 || body != want {
 		t.Fatalf("GET %s: %d %q, %v, want %q", target, status, strings.TrimSpace(body), err, want)
 	}
+}
+
+// reach waits until a GET is answered 200 for the first time: the proxies learn
+// of an endpoint a moment after its pod is ready. From then on every request is
+// to be answered.
+func reach(t *testing.T, c *http.Client, target string, header ...string) {
+	t.Helper()
+	await(t, "a first answer of "+target, func(ctx context.Context) (bool, string) {
+		status, body, err := get(ctx, c, target, header...)
+		return err == nil && status == 200, fmt.Sprintf("%d %q %v", status, body, err)
+	})
 }
 
 // hostProxy returns the outgoing address of a node's proxy.

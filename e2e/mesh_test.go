@@ -128,7 +128,9 @@ func TestUnlabelledNamespaceIsUntouched(t *testing.T) {
 		}
 	}
 	// It can be called from the mesh all the same, without a second proxy.
-	expect(t, client(t, hostProxy(t, "n1")), "http://plain."+ns, "plain ("+p.Status.PodIP+")!")
+	c := client(t, hostProxy(t, "n1"))
+	reach(t, c, "http://plain."+ns)
+	expect(t, c, "http://plain."+ns, "plain ("+p.Status.PodIP+")!")
 }
 
 // The first test of every introduction: curl with http_proxy, from outside.
@@ -150,6 +152,7 @@ func TestCurlFromOutside(t *testing.T) {
 	})
 	want := answer(hello.start(t).pod(t), "world", world.start(t).pod(t))
 	for _, node := range []string{"n1", "n2"} {
+		reach(t, client(t, hostProxy(t, node)), "http://hello")
 		cmd := exec.CommandContext(t.Context(), curl, "-sS", "--max-time", "20", "http://hello")
 		cmd.Env = []string{"http_proxy=" + hostProxy(t, node)}
 		out, err := cmd.CombinedOutput()
@@ -171,6 +174,7 @@ func TestOverrideOnTheCluster(t *testing.T) {
 			earth := app{namespace: ns, name: "world-v2", text: "earth", node: "n1"}.start(t).pod(t)
 			hello := app{namespace: ns, name: "hello", text: "Hello", target: "world", node: "n1"}.start(t).pod(t)
 			c := client(t, hostProxy(t, "n2"))
+			reach(t, c, "http://hello."+ns)
 			expect(t, c, "http://hello."+ns, answer(hello, "world", world))
 			expect(t, c, "http://hello."+ns, answer(hello, "earth", earth), "l5d-dtab", "/host/world => /srv/world-v2")
 			expect(t, c, "http://hello."+ns, answer(hello, "world", world))
@@ -185,12 +189,14 @@ func TestExampleManifest(t *testing.T) {
 		for _, name := range []string{"hello", "world-v1", "world-v2"} {
 			app{namespace: ns, name: name}.ready(t)
 		}
-		c := client(t, hostProxy(t, "n1"))
+		c, override := client(t, hostProxy(t, "n1")), []string{"l5d-dtab", "/host/world => /srv/world-v2"}
+		reach(t, c, "http://hello."+ns)
+		reach(t, c, "http://hello."+ns, override...)
 		status, body, err := get(t.Context(), c, "http://hello."+ns)
 		if err != nil || status != 200 || !strings.HasPrefix(body, "Hello (") || !strings.Contains(body, ") world (") {
 			t.Errorf("%s: %d %q %v", ns, status, body, err)
 		}
-		if _, body, _ := get(t.Context(), c, "http://hello."+ns, "l5d-dtab", "/host/world => /srv/world-v2"); !strings.Contains(body, ") earth (") {
+		if _, body, _ := get(t.Context(), c, "http://hello."+ns, override...); !strings.Contains(body, ") earth (") {
 			t.Errorf("%s with an override: %q", ns, body)
 		}
 	}

@@ -79,7 +79,7 @@ func TestSwitchModesUnderLoad(t *testing.T) {
 			t.Fatalf("%d %q %v", status, body, err)
 		}
 	}
-	expectWorld()
+	reach(t, c, target)
 	l := steady(t, c, target, 20*time.Millisecond)
 	for _, mode := range []string{"sidecar", "host"} {
 		kubectl(t, "label", "--overwrite", "namespace", ns, "tulle.dev/mode="+mode)
