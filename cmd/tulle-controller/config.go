@@ -72,7 +72,7 @@ func DefaultConfig() Config {
 		WebhookAddress: ":8443", NamerAddress: ":4180", MeshAddress: ":4181", AdminAddress: ":9990",
 		TLSCertFile: mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
-		IssuerName: "tulle", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
+		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
 		Dtabs: map[string]string{"default": defaultDtab},
 		Inject: InjectConfig{
 			DefaultMode: string(webhook.ModeHost), ProxyImage: "tulle.dev/tulle-proxy:dev", ProxyPullPolicy: "IfNotPresent",

@@ -367,7 +367,7 @@ func buildProbe(t *testing.T) string {
 func expect(t *testing.T, address, want string) {
 	t.Helper()
 	var got string
-	for range 30 {
+	for range 100 {
 		if got = get(t, address); got == want {
 			return
 		}

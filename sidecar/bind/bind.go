@@ -113,10 +113,8 @@ func (b *Binder) Run(ctx context.Context) error {
 func (b *Binder) moved() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.movedLocked()
+	b.generation.Set(b.generation.Get() + 1)
 }
-
-func (b *Binder) movedLocked() { b.generation.Set(b.generation.Get() + 1) }
 
 // Base returns the current base dtab, empty until it is known.
 func (b *Binder) Base() naming.Dtab {

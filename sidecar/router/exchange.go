@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/sidecar/http1"
@@ -49,8 +51,8 @@ const statusGone = 499
 const lookEvery = time.Second
 
 // attempt sends the request in s.req over c and relays the answer. It hands c
-// back to p, or closes it. If skip is not nil and accepts the head of the
-// answer, the answer is not relayed, and the outcome is an error.
+// back to p, or closes it. skip, if not nil, is shown the head of the answer; when
+// it returns an error, the answer is not relayed and the error is the outcome's.
 func (s *session) attempt(p *pool.Pool, c *pool.Conn, a *added, skip func(*wire.Response) error) outcome {
 	s.upstream.Store(c)
 	defer s.upstream.Store(nil)
@@ -153,6 +155,9 @@ func (s *session) relay(p *pool.Pool, c *pool.Conn, up *upload, body *http1.Body
 		s.closing = true
 		_ = c.Close()
 		s.stopUpload(up)
+		if tcp, ok := s.conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // a reset: to HTTP/1.0 an orderly end means a whole answer
+		}
 		_ = s.conn.Close()
 		if readErr != nil {
 			return outcome{status: 502}
@@ -190,7 +195,7 @@ func discard(body *http1.Body) bool {
 
 // isReset reports whether the peer cut the connection.
 func isReset(err error) bool {
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errReset) || errors.Is(err, errPipe)
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // upload is a request body on its way while the answer is awaited.

@@ -164,3 +164,30 @@ func TestOddLabels(t *testing.T) {
 		_ = res.Body.Close()
 	}
 }
+
+// An answer that the backend cut must not look whole, not even to HTTP/1.0,
+// where the end of the connection is the end of the answer.
+func TestCutAnswersStayCut(t *testing.T) {
+	m := start(t)
+	m.table.service("world", backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "part")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	for _, version := range []string{"1.0", "1.1"} {
+		conn, err := net.Dial("tcp", m.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = io.WriteString(conn, "GET / HTTP/"+version+"\r\nHost: world\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err == nil {
+			_, err = io.ReadAll(res.Body)
+		}
+		if err == nil {
+			t.Errorf("HTTP/%s: the cut answer looks whole", version)
+		}
+		_ = conn.Close()
+	}
+}

@@ -17,8 +17,6 @@ type Problem struct {
 	Retryable bool   // certain that no application saw the request
 }
 
-func (p *Problem) Error() string { return p.Code + ": " + p.Message }
-
 // The codes, each with the one place that makes it.
 const (
 	codeBadRequest    = "T101" // the request is not HTTP/1.1 as the RFCs have it

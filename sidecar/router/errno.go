@@ -1,8 +1,0 @@
-package router
-
-import "syscall"
-
-var (
-	errReset error = syscall.ECONNRESET
-	errPipe  error = syscall.EPIPE
-)
