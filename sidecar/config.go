@@ -12,13 +12,14 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tulle-mesh/tulle/certs"
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 )
 
 // Config is what a proxy is told. The tags are the keys of its settings, see
 // package internal/setting; DefaultConfig has the defaults.
 type Config struct {
-	Mode             string `setting:"mode" help:"where the proxy runs: sidecar (in a pod, for it) or host (on a node, for its pods)"`
+	Mode             string `setting:"mode" help:"where the proxy runs: sidecar (in a pod, for it), host (on a node, for its pods) or standalone (anywhere, without a controller)"`
 	Node             string `setting:"node" help:"name of the node"`
 	Namespace        string `setting:"namespace" help:"namespace of the proxy's own pod"`
 	ServiceAccount   string `setting:"service-account" help:"service account of the proxy's own pod"`
@@ -34,8 +35,14 @@ type Config struct {
 	TokenFile        string `setting:"token-file" help:"file with the service-account token for the controller"`
 	DtabNamespace    string `setting:"dtab-namespace" help:"name of the dtab to route by"`
 	DefaultNamespace string `setting:"default-namespace" help:"host mode: namespace in which names of callers that are no pods of this node resolve"`
+	Dtab             string `setting:"dtab" help:"standalone mode: the rules to route by"`
+	FsRoot           string `setting:"fs-root" help:"standalone mode: directory of files of addresses, named /#/io.l5d.fs/<file>"`
 	LogLevel         string `setting:"log-level" help:"debug, info, warn or error"`
 }
+
+// ModeStandalone is the mode of a proxy without a controller, and so without an
+// identity and an incoming router: it routes by its own dtab, to files and DNS.
+const ModeStandalone = "standalone"
 
 // DefaultConfig returns the settings of a sidecar that has been told nothing.
 func DefaultConfig() Config {
@@ -57,19 +64,37 @@ func DefaultConfig() Config {
 func (c *Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.Mode != api.ModeSidecar && c.Mode != api.ModeHost {
-		bad("mode is %q, allowed: %s, %s", c.Mode, api.ModeSidecar, api.ModeHost)
+	address := func(key, value string) {
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			bad("%s is %q, which is no address such as 127.0.0.1:4140", key, value)
+		}
 	}
+	address("outgoing", c.Outgoing)
+	address("admin", c.Admin)
+	switch c.Mode {
+	case ModeStandalone:
+		if _, err := naming.ParseDtab(c.Dtab); err != nil {
+			bad("dtab: %w", err)
+		} else if c.Dtab == "" {
+			bad("dtab is not set, and a standalone proxy has no other rules to route by; try /svc => /#/io.l5d.fs")
+		}
+		return errors.Join(errs...)
+	case api.ModeSidecar, api.ModeHost:
+	default:
+		bad("mode is %q, allowed: %s, %s, %s", c.Mode, api.ModeSidecar, api.ModeHost, ModeStandalone)
+	}
+	if c.Dtab != "" {
+		bad("dtab is set, which only mode %s reads: rules of the mesh are the controller's", ModeStandalone)
+	}
+	if c.FsRoot != "" {
+		bad("fs-root is set, which only mode %s reads", ModeStandalone)
+	}
+	address("incoming", c.Incoming)
 	if c.Node == "" && c.Mode == api.ModeHost {
 		bad("node is not set, and a host proxy serves the pods of one node")
 	}
 	if _, err := netip.ParseAddr(c.PodIP); err != nil {
 		bad("pod-ip is %q, which is no IP address", c.PodIP)
-	}
-	for _, a := range []struct{ key, value string }{{"outgoing", c.Outgoing}, {"incoming", c.Incoming}, {"admin", c.Admin}} {
-		if _, _, err := net.SplitHostPort(a.value); err != nil {
-			bad("%s is %q, which is no address such as 127.0.0.1:4140", a.key, a.value)
-		}
 	}
 	if u, err := url.Parse(c.Controller); err != nil || u.Scheme != "https" || u.Host == "" {
 		bad("controller is %q, which is no https URL", c.Controller)

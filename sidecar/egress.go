@@ -21,9 +21,17 @@ var metadata = []netip.Prefix{
 // an application wrote itself, leads to. A proxy must not lend its place in the
 // network: not to what listens on its own loopback, on a node the kubelet among
 // others, and not to a cloud's metadata. Nor must it call itself for ever.
+//
+// A standalone proxy that listens on loopback serves its own machine only, which
+// reaches its loopback without it.
 func (c *Config) egress() func(netip.AddrPort) error {
 	self, _ := netip.ParseAddr(c.PodIP) // Validate has looked
 	loops := map[netip.AddrPort]bool{}
+	local := false
+	if a, err := netip.ParseAddrPort(c.Outgoing); err == nil && c.Mode == ModeStandalone {
+		local = a.Addr().IsLoopback()
+		loops[a] = true
+	}
 	for _, address := range []string{c.Outgoing, c.Incoming} {
 		if _, port, err := net.SplitHostPort(address); err == nil {
 			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
@@ -33,7 +41,7 @@ func (c *Config) egress() func(netip.AddrPort) error {
 	}
 	return func(a netip.AddrPort) error {
 		ip := a.Addr()
-		bad := ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsLinkLocalMulticast()
+		bad := ip.IsLoopback() && !local || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsLinkLocalMulticast()
 		for _, m := range metadata {
 			bad = bad || m.Contains(ip)
 		}

@@ -1,5 +1,5 @@
-// Package sidecar is the proxy: one program, run in a pod (sidecar mode) or on
-// a node (host mode).
+// Package sidecar is the proxy: one program, run in a pod (sidecar mode), on a
+// node (host mode), or without a mesh around it (standalone mode).
 //
 // This package puts the parts together and owns their life; the parts know
 // nothing of each other. wire holds the message types, http1 the codec, bind
@@ -9,7 +9,7 @@
 // Invariant: once a proxy has its certificate and its first dtab, losing the
 // controller takes nothing from it: it goes on with what it knows.
 //
-//	p, err := sidecar.New(config, sidecar.Deps{Logger: log})
+//	p, err := sidecar.New(config, log)
 //	err = p.Run(ctx)
 package sidecar
 
@@ -28,12 +28,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/dns"
-	"github.com/tulle-mesh/tulle/naming/namer/api"
+	"github.com/tulle-mesh/tulle/naming/file"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
@@ -52,15 +51,13 @@ type Proxy struct {
 	cfg      Config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	mesh     *mesh // nil in standalone mode
+	files    *file.Namer
 
-	identity *certs.Source
-	namer    *namer.Client
 	names    *bind.Binder
 	clients  *client.Set
 	pools    *pool.Set
-	node     *node // host mode
 	outgoing *router.Outgoing
-	incoming *router.Incoming
 }
 
 // New puts a proxy together. It reads the CA file and asks for the addresses of
@@ -69,98 +66,95 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	roots, err := cfg.roots()
-	if err != nil {
-		return nil, err
-	}
-	id, err := cfg.identity()
-	if err != nil {
-		return nil, err
-	}
-	controller := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
 	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.New(p.registry)
-	p.identity, err = certs.New(certs.Config{
-		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), ID: id, Logger: log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	p.namer, err = namer.New(namer.Config{
-		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), Logger: log,
-		Hello: api.Hello{Proxy: cfg.PodName, Node: cfg.Node, Mode: cfg.Mode, DtabNamespace: cfg.DtabNamespace},
-	})
-	if err != nil {
-		return nil, err
-	}
 	p.pools = pool.NewSet(p.dialer())
-	source := &source{namer: p.namer, dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
-	p.names = bind.New(bind.Config{Dtab: p.namer.Dtab(), Source: source})
-	p.clients = client.NewSet(source, p.pools)
-
-	namespace := func(context.Context, string) (string, error) { return cfg.Namespace, nil }
-	ours := own(cfg.PodIP)
-	if cfg.Mode == api.ModeHost {
-		p.node = newNode(p.namer.Pods(), cfg.PodIP, cfg.DefaultNamespace)
-		namespace, ours = p.node.namespace, p.node.ours
+	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
+	outgoing := router.OutgoingConfig{Metrics: metrics, Grace: grace, Logger: log}
+	var dtab *watch.Value[*naming.Dtab]
+	if cfg.Mode == ModeStandalone {
+		rules, err := naming.ParseDtab(cfg.Dtab)
+		if err != nil {
+			return nil, err
+		}
+		dtab = watch.New(&rules)
+		if cfg.FsRoot != "" {
+			// Addresses in files are the word of whoever runs the proxy.
+			hosts := dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})
+			p.files = file.New(file.Config{Root: cfg.FsRoot, Inet: hosts.Replicas, Logger: log})
+			s.files = p.files
+		}
+		outgoing.Namespace = func(context.Context, string) (string, error) { return cfg.DefaultNamespace, nil }
+		identified := make(chan struct{})
+		close(identified) // there is nobody to prove anything to
+		outgoing.Identified = identified
+	} else {
+		m, err := newMesh(cfg, p.pools, metrics, p.registry, log)
+		if err != nil {
+			return nil, err
+		}
+		p.mesh, s.namer, dtab = m, m.namer, m.namer.Dtab()
+		outgoing.Namespace, outgoing.Identified = m.namespace, m.identity.Ready()
 	}
-	p.outgoing = router.NewOutgoing(router.OutgoingConfig{
-		Binder: p.names, Clients: p.clients, Metrics: metrics, Namespace: namespace,
-		Identified: p.identity.Ready(), Grace: grace, Logger: log,
-	})
-	p.incoming = router.NewIncoming(router.IncomingConfig{
-		TLS: p.identity.ServerTLS(), Identified: p.identity.Ready(), Pools: p.pools, Metrics: metrics, Ours: ours, Grace: grace, Logger: log,
-	})
-	prometheus.WrapRegistererWithPrefix("tulle_", p.registry).MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "namer_connected",
-			Help: "1 while the stream from the namer is up."}, func() float64 {
-			if p.namer.Connected() {
-				return 1
-			}
-			return 0
-		}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "identity_expiry_seconds",
-			Help: "Unix time at which the proxy's certificate expires; 0 before the first."}, func() float64 {
-			if t := p.identity.NotAfter(); !t.IsZero() {
-				return float64(t.Unix())
-			}
-			return 0
-		}),
-	)
+	p.names = bind.New(bind.Config{Dtab: dtab, Source: s})
+	p.clients = client.NewSet(s, p.pools)
+	outgoing.Binder, outgoing.Clients = p.names, p.clients
+	p.outgoing = router.NewOutgoing(outgoing)
 	return p, nil
 }
 
 // waiting returns what the proxy cannot serve without and has not got yet.
 func (p *Proxy) waiting() []string {
-	var missing []string
-	if p.identity.NotAfter().IsZero() {
-		missing = append(missing, "a certificate from the controller")
+	if p.mesh == nil {
+		return nil
 	}
-	select {
-	case <-p.namer.Synced():
-	default:
-		missing = append(missing, "the dtab from the controller")
-	}
-	return missing
+	return p.mesh.waiting()
 }
 
 // Run serves until ctx ends, and then until the requests under way are done.
 // An address that cannot be listened on is an error at once.
 func (p *Proxy) Run(ctx context.Context) error {
-	listeners := [3]net.Listener{}
-	for i, a := range []struct{ key, address string }{{"outgoing", p.cfg.Outgoing}, {"incoming", p.cfg.Incoming}, {"admin", p.cfg.Admin}} {
-		ln, err := net.Listen("tcp", a.address)
+	type server struct {
+		key, address string
+		serve        func(net.Listener) run.Component
+	}
+	pages := &http.Server{
+		Handler: admin.Handler(admin.Config{
+			Metrics: p.registry, Ready: p.waiting, Dtab: func() string { return p.names.Base().String() },
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+	}
+	servers := []server{
+		{"outgoing", p.cfg.Outgoing, func(ln net.Listener) run.Component {
+			return run.Component{Name: "outgoing router", Run: func(ctx context.Context) error { return p.outgoing.Serve(ctx, ln) }}
+		}},
+		{"admin", p.cfg.Admin, func(ln net.Listener) run.Component {
+			return run.Component{Name: "admin", Run: run.HTTP(pages, ln, time.Second)}
+		}},
+	}
+	attrs := []any{"mode", p.cfg.Mode}
+	if p.mesh != nil {
+		servers = append(servers, server{"incoming", p.cfg.Incoming, func(ln net.Listener) run.Component {
+			return run.Component{Name: "incoming router", Run: func(ctx context.Context) error { return p.mesh.incoming.Serve(ctx, ln) }}
+		}})
+		attrs = append(attrs, "identity", p.mesh.identity.ID())
+	}
+	var listeners []net.Listener
+	var components []run.Component
+	for _, s := range servers {
+		ln, err := net.Listen("tcp", s.address)
 		if err != nil {
-			for _, ln := range listeners[:i] {
+			for _, ln := range listeners {
 				_ = ln.Close()
 			}
-			return fmt.Errorf("listen for %s on %s: %w", a.key, a.address, err)
+			return fmt.Errorf("listen for %s on %s: %w", s.key, s.address, err)
 		}
-		listeners[i] = ln
+		listeners = append(listeners, ln)
+		components = append(components, s.serve(ln))
+		attrs = append(attrs, s.key, ln.Addr())
 	}
-	p.log.Info("serving", "mode", p.cfg.Mode, "outgoing", listeners[0].Addr(), "incoming", listeners[1].Addr(),
-		"admin", listeners[2].Addr(), "identity", p.identity.ID())
+	p.log.Info("serving", attrs...)
 
 	// What the routers stand on runs until they are done.
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -168,25 +162,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- run.Group(support, run.Config{}, p.support()...) })
-	pages := &http.Server{
-		Handler: admin.Handler(admin.Config{
-			Metrics: p.registry, Ready: p.waiting, Dtab: func() string { return p.names.Base().String() },
-		}),
-		ReadHeaderTimeout: 5 * time.Second,
-	}
-	err := run.Group(ctx, run.Config{Logger: p.log},
-		run.Component{Name: "outgoing router", Run: func(ctx context.Context) error { return p.outgoing.Serve(ctx, listeners[0]) }},
-		run.Component{Name: "incoming router", Run: func(ctx context.Context) error { return p.incoming.Serve(ctx, listeners[1]) }},
-		run.Component{Name: "admin", Run: run.HTTP(pages, listeners[2], time.Second)},
-		run.Component{Name: "support", Run: func(ctx context.Context) error {
-			select {
-			case err := <-failed:
-				return err
-			case <-ctx.Done():
-				return nil
-			}
-		}},
-	)
+	components = append(components, run.Component{Name: "support", Run: func(ctx context.Context) error {
+		select {
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}})
+	err := run.Group(ctx, run.Config{Logger: p.log}, components...)
 	stop()
 	wg.Wait()
 	return err
@@ -194,14 +178,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 func (p *Proxy) support() []run.Component {
 	components := []run.Component{
-		{Name: "identity", Run: p.identity.Run},
-		{Name: "namer client", Run: p.namer.Run},
 		{Name: "names", Run: p.names.Run},
 		{Name: "clients", Run: p.clients.Run},
 		{Name: "connections", Run: p.pools.Run},
 	}
-	if p.node != nil {
-		components = append(components, run.Component{Name: "pods of the node", Run: p.node.run})
+	if p.files != nil {
+		components = append(components, run.Component{Name: "files of addresses", Run: p.files.Run})
+	}
+	if p.mesh != nil {
+		components = append(components, p.mesh.support()...)
 	}
 	return components
 }
@@ -221,7 +206,7 @@ func (p *Proxy) dialer() pool.Dial {
 			if err != nil {
 				return nil, fmt.Errorf("the namer names the peer %q: %w", t.Identity, err)
 			}
-			cached, _ = configs.LoadOrStore(t.Identity, p.identity.ClientTLS(id))
+			cached, _ = configs.LoadOrStore(t.Identity, p.mesh.identity.ClientTLS(id))
 		}
 		raw, err := d.DialContext(ctx, "tcp", t.Address)
 		if err != nil {
@@ -236,15 +221,22 @@ func (p *Proxy) dialer() pool.Dial {
 	}
 }
 
-// source asks the namer or DNS, depending on the name.
+// source asks whoever knows a name: DNS, the files, or the namer. A nil one
+// knows nothing.
 type source struct {
-	namer *namer.Client
 	dns   *dns.Namer
+	files *file.Namer
+	namer *namer.Client
 }
 
 func (s *source) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
-	if strings.HasPrefix(id, "/$/inet/") {
+	switch {
+	case strings.HasPrefix(id, "/$/inet/"):
 		return s.dns.Replicas(id)
+	case strings.HasPrefix(id, "/#/io.l5d.fs/") && s.files != nil:
+		return s.files.Replicas(id)
+	case strings.HasPrefix(id, "/#/io.l5d.k8s/") && s.namer != nil:
+		return s.namer.Replicas(id)
 	}
-	return s.namer.Replicas(id)
+	return watch.New(naming.Replicas{State: naming.StateNeg}), func() {}
 }

@@ -59,6 +59,7 @@ var layers = []layer{
 	{path: "naming/kubernetes", may: []string{"naming", "internal/watch"}},
 	{path: "naming/namer", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/dns", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
+	{path: "naming/file", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming/rewrite", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming", forbid: []string{"k8s.io/", "net/http", "net", "os"}},
 	// The leaves import nothing of ours.
