@@ -1,116 +1,102 @@
 // Package balance chooses one endpoint of a replica set for each request.
 //
-// It knows nothing of addresses or connections: an Endpoint carries whatever
-// value its user gives it. The slow path builds a Picker when the set changes;
-// a Picker is immutable, and the load counters live in the endpoints, which
-// outlive pickers, so a change of the set forgets nothing.
+// It knows nothing of addresses, connections or failures: an Endpoint carries
+// whatever value its user gives it, and its user says when it is closed. The
+// slow path builds a Picker when the set or the configuration changes. A Picker
+// is immutable; load and latency live in the endpoints, which outlive pickers,
+// so a change of the set forgets nothing. Nothing here locks, allocates or
+// reads a clock while requests run: now is in monotonic nanoseconds since any
+// fixed moment, the same one everywhere.
 //
-//	p := balance.NewPicker(endpoints)
-//	e := p.Pick(nil)
-//	e.Begin()
-//	defer e.End()
+//	p := balance.NewPicker(balance.Config{Kind: balance.EWMA}, endpoints, old)
+//	e := p.Pick(now, nil)
+//	e.Begin(now)
+//	… // send the request
+//	e.End(later, later-now)
 package balance
 
 import (
+	"math"
 	"math/rand/v2"
-	"slices"
 	"sync/atomic"
 	"time"
 )
 
 // Endpoint is one member of a replica set. All methods may be called at any
-// time from any goroutine.
+// time from any goroutine. One endpoint belongs to pickers of one configuration
+// at a time.
 type Endpoint[T any] struct {
-	Value T
+	load   atomic.Int64  // requests in flight
+	until  atomic.Int64  // closed before that
+	cost   atomic.Uint64 // see cost.go
+	rate   atomic.Uint64 // float64: 1/DecayTime, per tick
+	weight atomic.Uint64 // float64
+	rank   uint64        // the place among others in an aperture, random
 
-	load  atomic.Int64 // requests in flight
-	until atomic.Int64 // nanoseconds since the Unix epoch; avoided before that
+	Value T
 }
 
-// NewEndpoint returns an endpoint without load.
-func NewEndpoint[T any](value T) *Endpoint[T] { return &Endpoint[T]{Value: value} }
+// NewEndpoint returns an open endpoint without load or history. Its weight is
+// its share of the traffic in relation to the other endpoints; one of weight 0
+// gets requests only while no other endpoint is open. A weight that is
+// negative, infinite or not a number counts as 1.
+func NewEndpoint[T any](value T, weight float64) *Endpoint[T] {
+	e := &Endpoint[T]{Value: value, rank: rand.Uint64()}
+	e.setDecay(defaultDecay)
+	e.SetWeight(weight)
+	return e
+}
+
+// SetWeight changes the weight for the pickers made from now on.
+func (e *Endpoint[T]) SetWeight(weight float64) {
+	if !(weight >= 0) || math.IsInf(weight, 1) {
+		weight = 1
+	}
+	e.weight.Store(math.Float64bits(weight))
+}
+
+// Weight returns the weight.
+func (e *Endpoint[T]) Weight() float64 { return math.Float64frombits(e.weight.Load()) }
 
 // Begin counts a request in.
-func (e *Endpoint[T]) Begin() { e.load.Add(1) }
+func (e *Endpoint[T]) Begin(now int64) { e.load.Add(1) }
 
-// End counts a request out.
-func (e *Endpoint[T]) End() { e.load.Add(-1) }
+// End counts a request out that Begin counted in. The latency in nanoseconds is
+// how long the endpoint took to answer, or to be given up on by a timeout. It is
+// negative if there is nothing to learn from the request: it failed, or its
+// caller left. A fast failure makes an endpoint no more attractive.
+func (e *Endpoint[T]) End(now, latency int64) {
+	e.load.Add(-1)
+	if latency < 0 {
+		e.hold(now)
+		return
+	}
+	e.learn(now, latency)
+}
 
 // Load returns the number of requests in flight.
 func (e *Endpoint[T]) Load() int64 { return e.load.Load() }
 
-// Avoid keeps Pick away from the endpoint for d while there are others: it
-// could not be reached.
-func (e *Endpoint[T]) Avoid(d time.Duration) { e.until.Store(time.Now().Add(d).UnixNano()) }
+// Latency returns what the endpoint is taken to need for an answer at present:
+// its peak-EWMA latency, 0 without history. It is meant for people to look at.
+func (e *Endpoint[T]) Latency(now int64) time.Duration {
+	word := e.cost.Load()
+	if word == 0 {
+		return 0
+	}
+	return time.Duration(costAt(word, now, math.Float64frombits(e.rate.Load())))
+}
 
-// Forgive ends an Avoid: the endpoint answered.
-func (e *Endpoint[T]) Forgive() {
+// CloseUntil keeps requests from the endpoint before t while others are open.
+// With math.MaxInt64 it stays closed until Open.
+func (e *Endpoint[T]) CloseUntil(t int64) { e.until.Store(t) }
+
+// Open ends a CloseUntil.
+func (e *Endpoint[T]) Open() {
 	if e.until.Load() != 0 {
 		e.until.Store(0)
 	}
 }
 
-func (e *Endpoint[T]) avoided() bool {
-	until := e.until.Load()
-	return until != 0 && time.Now().UnixNano() < until
-}
-
-// Picker chooses by the power of two choices (Mitzenmacher, 2001): of two
-// endpoints taken at random, the one with fewer requests in flight. It is
-// immutable and safe for concurrent use.
-type Picker[T any] struct{ endpoints []*Endpoint[T] }
-
-// NewPicker returns a picker over endpoints, which it keeps and must not be
-// changed afterwards.
-func NewPicker[T any](endpoints []*Endpoint[T]) *Picker[T] {
-	return &Picker[T]{endpoints}
-}
-
-// Len returns the number of endpoints.
-func (p *Picker[T]) Len() int { return len(p.endpoints) }
-
-// All returns the endpoints, not to be changed.
-func (p *Picker[T]) All() []*Endpoint[T] { return p.endpoints }
-
-// Pick returns an endpoint that is not among tried, and prefers one that is not
-// avoided. Where only avoided ones are left it returns one of them, because a
-// guess is better than a certain failure; where all have been tried, nil.
-func (p *Picker[T]) Pick(tried []*Endpoint[T]) *Endpoint[T] {
-	n := len(p.endpoints)
-	if n == 0 {
-		return nil
-	}
-	if len(tried) == 0 {
-		a, b := p.endpoints[rand.IntN(n)], p.endpoints[rand.IntN(n)]
-		if b.Load() < a.Load() {
-			a, b = b, a
-		}
-		if !a.avoided() {
-			return a
-		}
-		if !b.avoided() {
-			return b
-		}
-	}
-	return p.scan(tried)
-}
-
-// scan is the slow path of Pick: the least loaded of those that remain, a
-// random one of equals.
-func (p *Picker[T]) scan(tried []*Endpoint[T]) *Endpoint[T] {
-	var best *Endpoint[T]
-	bestAvoided := false
-	start := rand.IntN(len(p.endpoints))
-	for i := range p.endpoints {
-		e := p.endpoints[(start+i)%len(p.endpoints)]
-		if slices.Contains(tried, e) {
-			continue
-		}
-		avoided := e.avoided()
-		better := best == nil || bestAvoided && !avoided || bestAvoided == avoided && e.Load() < best.Load()
-		if better {
-			best, bestAvoided = e, avoided
-		}
-	}
-	return best
-}
+// Available reports whether the endpoint is open.
+func (e *Endpoint[T]) Available(now int64) bool { return e.until.Load() <= now }

@@ -80,7 +80,7 @@ func (c *Client) update() {
 			if e.Hop != naming.HopNone {
 				target = pool.Target{Address: e.Via, Identity: e.Identity}
 			}
-			known = balance.NewEndpoint(Hop{Endpoint: e, Pool: c.pools.Acquire(target)})
+			known = balance.NewEndpoint(Hop{Endpoint: e, Pool: c.pools.Acquire(target)}, e.Weight)
 		}
 		next[e] = known
 		list = append(list, known)
@@ -91,7 +91,7 @@ func (c *Client) update() {
 		}
 	}
 	c.endpoints = next
-	c.picker.Store(balance.NewPicker(list))
+	c.picker.Store(balance.NewPicker(balance.Config{}, list, c.picker.Load()))
 }
 
 // Picker returns the current picker. Until the replica set is known for the

@@ -76,7 +76,7 @@ func TestEndpointsKeepTheirLoad(t *testing.T) {
 		t.Fatal(p, err)
 	}
 	kept := p.All()[0]
-	kept.Begin()
+	kept.Begin(0)
 	if target := p.All()[1].Value.Pool.Target; target != (pool.Target{Address: "10.9.9.9:4141", Identity: "spiffe://a/b"}) {
 		t.Errorf("an endpoint behind a proxy is dialled at %v", target)
 	}

@@ -51,6 +51,7 @@ type OutgoingConfig struct {
 type Outgoing struct {
 	cfg    OutgoingConfig
 	server server
+	base   time.Time // now counts from here
 	// routes are the handles of (service, client), so that counting needs no
 	// label lookup; copied on write.
 	routes atomic.Pointer[map[[2]string]*telemetry.Route]
@@ -58,7 +59,7 @@ type Outgoing struct {
 
 // NewOutgoing returns a router that is not yet serving.
 func NewOutgoing(cfg OutgoingConfig) *Outgoing {
-	o := &Outgoing{cfg: cfg}
+	o := &Outgoing{cfg: cfg, base: time.Now()}
 	o.routes.Store(&map[[2]string]*telemetry.Route{})
 	o.server = server{
 		name:        "outgoing",
@@ -76,6 +77,9 @@ func NewOutgoing(cfg OutgoingConfig) *Outgoing {
 func (o *Outgoing) Serve(ctx context.Context, ln net.Listener) error {
 	return o.server.serve(ctx, ln, o.cfg.Grace)
 }
+
+// now is monotonic, in nanoseconds.
+func (o *Outgoing) now() int64 { return int64(time.Since(o.base)) }
 
 // refuse answers with a problem of the proxy's own.
 func (o *Outgoing) refuse(s *session, p *Problem) {
@@ -245,7 +249,7 @@ func (o *Outgoing) send(ctx context.Context, s *session, r *routing) (int, *Prob
 	tried := space[:0]
 	var last error
 	for len(tried) < maxAttempts {
-		e := picker.Pick(tried)
+		e := picker.Pick(o.now(), tried)
 		if e == nil {
 			break
 		}
@@ -289,8 +293,9 @@ func addresses(p *client.Picker) []string {
 // offer sends the request to one endpoint, directly or through the proxy in
 // front of it.
 func (o *Outgoing) offer(ctx context.Context, s *session, e *client.Endpoint, a *added) outcome {
-	e.Begin()
-	defer e.End()
+	began, latency := o.now(), int64(-1)
+	e.Begin(began)
+	defer func() { e.End(o.now(), latency) }()
 	hop := &e.Value
 	a.endpoint = ""
 	var skip func(*wire.Response) error
@@ -303,7 +308,7 @@ func (o *Outgoing) offer(ctx context.Context, s *session, e *client.Endpoint, a 
 		conn, err := hop.Pool.Get(dialing)
 		cancel()
 		if err != nil {
-			e.Avoid(avoidFor)
+			e.CloseUntil(o.now() + int64(avoidFor))
 			return outcome{err: err, again: true}
 		}
 		reused := conn.Reused
@@ -311,14 +316,15 @@ func (o *Outgoing) offer(ctx context.Context, s *session, e *client.Endpoint, a 
 		refused := errors.As(out.err, new(*refusal))
 		switch {
 		case out.err == nil:
-			e.Forgive()
+			e.Open()
+			latency = o.now() - began
 			return out
 		case out.again && reused && !refused:
 			continue // the peer had closed this idle connection; another may do
 		case out.again || refused:
 			// An endpoint that fails fast has little load and would be picked
 			// again and again.
-			e.Avoid(avoidFor)
+			e.CloseUntil(o.now() + int64(avoidFor))
 		}
 		return out
 	}
