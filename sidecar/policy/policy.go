@@ -1,0 +1,219 @@
+// Package policy holds the words in which an operator says how a proxy behaves:
+// limits of its server, balancing, failure accrual, timeouts, retries. They are
+// those of Linkerd 1.x, and docs/policy.md lists them.
+//
+// It does nothing but read and answer: it knows no balancer and no timer, and
+// whoever has one asks for its numbers when a name is bound. A change of the
+// file makes a new Policy.
+//
+// Invariant: a Policy that Parse returned is complete, consistent and never
+// changes. Every word in a file is used, or said to have no effect, or refused.
+//
+//	p, err := policy.Parse("policy.yaml", content)
+//	c := p.Client("/#/io.l5d.k8s/shop/http/cart")
+//	s := p.Service("/svc/cart")
+//	fmt.Println(p.Server.HeadTimeout, c.LoadBalancer.Kind, s.TotalTimeout)
+package policy
+
+import "time"
+
+// Policy is what one file says, with defaults for what it does not say. It is
+// immutable and safe for concurrent use.
+type Policy struct {
+	// Server is how requests are taken.
+	Server Server
+	// Warnings are words of the file that have no effect, in its order.
+	Warnings []Warning
+
+	clients  []rule[Client]
+	services []rule[Service]
+}
+
+// Warning is a word that was accepted and changes nothing.
+type Warning struct {
+	File string
+	Line int
+	Text string
+}
+
+// Default returns the policy of an empty file.
+func Default() *Policy { return &Policy{Server: defaultServer()} }
+
+// Server is how requests are taken from clients. Zero means no limit where a
+// field says so.
+type Server struct {
+	MaxHeaderBytes        int           // of a head without its first line
+	MaxHeaderFields       int           // header lines of a head
+	MaxInitialLineBytes   int           // of a request line
+	MaxConcurrentRequests int           // in the whole proxy; 0: no limit
+	MaxConnections        int           // of clients, at a time; 0: no limit
+	MaxCallDepth          int           // entries of Via
+	HeadTimeout           time.Duration // for a head, from its first byte
+	Timeout               time.Duration // for a whole request; 0: no limit
+	WriteTimeout          time.Duration // for a client to take anything of an answer
+	ClearContext          bool          // trust no l5d-* header of a client, and show it none
+	Session               Session       // of a client's connection
+	TunnelIdleTime        time.Duration // without a byte in either direction
+	ReplayBufferBytes     int           // of a request's body, kept to be sent again; 0: none
+}
+
+// Session is how long a connection may last. Zero means no limit.
+type Session struct {
+	IdleTime time.Duration // without a request
+	LifeTime time.Duration // from its first byte; ends after a request
+}
+
+// Client is how requests are sent to the endpoints of one bound name. It is
+// comparable.
+type Client struct {
+	LoadBalancer   LoadBalancer
+	FailureAccrual FailureAccrual
+	ConnectionPool ConnectionPool
+	Session        Session // of a connection to an endpoint
+	// AttemptTimeout is for one attempt, from its start to the head of its answer's end; 0: no limit.
+	AttemptTimeout time.Duration
+	ConnectTimeout time.Duration // for a connection and its handshake
+	RequeueBudget  Budget        // for what has not reached an application
+	// MaxConcurrentRequests is for each endpoint; 0: no limit.
+	MaxConcurrentRequests int
+	// FailFast passes over an endpoint that could not be connected to until one
+	// connection to it succeeds again.
+	FailFast bool
+}
+
+// Balancers, by their names in a file.
+const (
+	P2C        = "p2c"        // the less loaded of two random endpoints
+	EWMA       = "ewma"       // the one of two with the lower latency times load
+	Aperture   = "aperture"   // p2c among as few endpoints as carry the load
+	RoundRobin = "roundRobin" // one after the other, by weight
+)
+
+// LoadBalancer is how an endpoint is chosen. Fields that are not of its Kind are zero.
+type LoadBalancer struct {
+	Kind         string
+	MaxEffort    int           // picks until an unavailable endpoint is used anyway
+	DecayTime    time.Duration // EWMA
+	SmoothWindow time.Duration // Aperture
+	LowLoad      float64       // Aperture: load for each endpoint below which it shrinks
+	HighLoad     float64       // Aperture: above which it grows
+	MinAperture  int           // Aperture
+}
+
+// Kinds of failure accrual, by their names in a file.
+const (
+	ConsecutiveFailures = "io.l5d.consecutiveFailures"
+	SuccessRate         = "io.l5d.successRate"
+	SuccessRateWindowed = "io.l5d.successRateWindowed"
+	NoAccrual           = "none"
+)
+
+// FailureAccrual is when an endpoint is passed over, and for how long. Fields
+// that are not of its Kind are zero.
+type FailureAccrual struct {
+	Kind        string
+	Failures    int           // ConsecutiveFailures: in a row
+	SuccessRate float64       // SuccessRate, SuccessRateWindowed: 0 to 1
+	Requests    int           // SuccessRate: over which it is taken
+	Window      time.Duration // SuccessRateWindowed
+	Backoff     Backoff       // zero for NoAccrual
+}
+
+// Backoff is a series of waits: always Min, or random ones that grow from Min
+// to Max.
+type Backoff struct {
+	Jittered bool
+	Min, Max time.Duration // equal if it is not jittered
+}
+
+// ConnectionPool is about the connections to one endpoint.
+type ConnectionPool struct {
+	MinSize    int           // idle ones that are kept whatever their age
+	MaxSize    int           // 0: no limit
+	IdleTime   time.Duration // after which an idle one is closed; 0: never
+	MaxWaiters int           // requests that may wait for one of MaxSize; Unlimited: all
+}
+
+// Unlimited is a MaxWaiters without a limit, as zero means that nobody may wait.
+const Unlimited = -1
+
+// Budget bounds what is sent again: a reserve, and a share of what is sent.
+type Budget struct {
+	MinPerSec       int
+	PercentCanRetry float64 // a share: 0.2 is one retry for five requests
+	TTL             time.Duration
+}
+
+// Response classifiers, by their names in a file.
+const (
+	NonRetryable5XX        = "io.l5d.http.nonRetryable5XX"
+	RetryableRead5XX       = "io.l5d.http.retryableRead5XX"
+	RetryableIdempotent5XX = "io.l5d.http.retryableIdempotent5XX"
+	RetryableAll5XX        = "io.l5d.http.retryableAll5XX"
+	AllSuccessful          = "io.l5d.http.allSuccessful"
+)
+
+// Service is what holds for one service name, whatever it is bound to. It is
+// comparable.
+type Service struct {
+	TotalTimeout          time.Duration // with all retries; 0: no limit
+	RetryBudget           Budget
+	RetryBackoff          Backoff
+	ResponseClassifier    string
+	MaxConcurrentRequests int  // 0: no limit
+	EnforceDeadlines      bool // answer requests whose deadline has passed without a backend
+}
+
+func defaultServer() Server {
+	return Server{
+		MaxHeaderBytes: 64 << 10, MaxHeaderFields: 200, MaxInitialLineBytes: 8 << 10, MaxCallDepth: 100,
+		HeadTimeout: 10 * time.Second, WriteTimeout: time.Minute, Session: Session{IdleTime: 2 * time.Minute},
+		TunnelIdleTime: time.Hour, ReplayBufferBytes: 16 << 10,
+	}
+}
+
+func defaultBudget() Budget {
+	return Budget{MinPerSec: 10, PercentCanRetry: 0.2, TTL: 10 * time.Second}
+}
+
+// The idle time of a connection is less than the 60 s and 75 s after which common
+// servers close theirs.
+func defaultClient() Client {
+	return Client{
+		LoadBalancer: LoadBalancer{Kind: EWMA, MaxEffort: 5, DecayTime: 10 * time.Second},
+		FailureAccrual: FailureAccrual{Kind: ConsecutiveFailures, Failures: 5,
+			Backoff: Backoff{Jittered: true, Min: 5 * time.Second, Max: 5 * time.Minute}},
+		ConnectionPool: ConnectionPool{MaxWaiters: Unlimited, IdleTime: 50 * time.Second},
+		ConnectTimeout: 3 * time.Second, RequeueBudget: defaultBudget(),
+	}
+}
+
+func defaultService() Service {
+	return Service{RetryBudget: defaultBudget(), ResponseClassifier: NonRetryable5XX, EnforceDeadlines: true}
+}
+
+// rule is what a file says for the names that a pattern matches.
+type rule[T any] struct {
+	prefix pattern
+	apply  []func(*T)
+}
+
+// merge applies the rules that match a name to value, in order.
+func merge[T any](rules []rule[T], name string, value T) T {
+	for _, r := range rules {
+		if !r.prefix.match(name) {
+			continue
+		}
+		for _, set := range r.apply {
+			set(&value)
+		}
+	}
+	return value
+}
+
+// Client returns what holds for the bound name id, such as
+// /#/io.l5d.k8s/shop/http/cart. It is for when a name is bound, not for each request.
+func (p *Policy) Client(id string) Client { return merge(p.clients, id, defaultClient()) }
+
+// Service returns what holds for a service name such as /svc/cart, likewise.
+func (p *Policy) Service(name string) Service { return merge(p.services, name, defaultService()) }
