@@ -50,6 +50,7 @@ var layers = []layer{
 	{path: "sidecar/pool", may: []string{"sidecar/http1"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/balance", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/policy", may: []string{"internal"}, forbid: []string{"k8s.io/", "net/http"}},
+	{path: "sidecar/classify", may: []string{"sidecar/wire"}, forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/retry", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/telemetry", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/admin", forbid: []string{"k8s.io/"}},
