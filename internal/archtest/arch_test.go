@@ -51,6 +51,7 @@ var layers = []layer{
 	{path: "sidecar/balance", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/policy", may: []string{"internal"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/classify", may: []string{"sidecar/wire"}, forbid: []string{"k8s.io/", "net"}},
+	{path: "sidecar/deadline", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/retry", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/telemetry", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/admin", forbid: []string{"k8s.io/"}},
