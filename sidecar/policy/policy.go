@@ -157,11 +157,17 @@ const (
 // comparable.
 type Service struct {
 	TotalTimeout          time.Duration // with all retries; 0: no limit
-	RetryBudget           Budget
-	RetryBackoff          Backoff
+	Retries               Retries
 	ResponseClassifier    string
 	MaxConcurrentRequests int  // 0: no limit
 	EnforceDeadlines      bool // answer requests whose deadline has passed without a backend
+}
+
+// Retries is about requests that failed and that a classifier allows to be sent
+// again.
+type Retries struct {
+	Budget  Budget
+	Backoff Backoff // before each
 }
 
 func defaultServer() Server {
@@ -189,23 +195,20 @@ func defaultClient() Client {
 }
 
 func defaultService() Service {
-	return Service{RetryBudget: defaultBudget(), ResponseClassifier: NonRetryable5XX, EnforceDeadlines: true}
+	return Service{Retries: Retries{Budget: defaultBudget()}, ResponseClassifier: NonRetryable5XX, EnforceDeadlines: true}
 }
 
 // rule is what a file says for the names that a pattern matches.
 type rule[T any] struct {
 	prefix pattern
-	apply  []func(*T)
+	says   []setting[T]
 }
 
 // merge applies the rules that match a name to value, in order.
 func merge[T any](rules []rule[T], name string, value T) T {
 	for _, r := range rules {
-		if !r.prefix.match(name) {
-			continue
-		}
-		for _, set := range r.apply {
-			set(&value)
+		if r.prefix.match(name) {
+			value = apply(value, r.says)
 		}
 	}
 	return value
