@@ -1,0 +1,437 @@
+package socket
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Conn is a TCP connection. Like any net.Conn it may be read by one goroutine
+// and written by another; its other methods may be called at any time.
+type Conn struct {
+	poller *Poller
+	fd     int
+	token  uint32 // tells this connection from others that had the same fd
+	remote netip.AddrPort
+
+	// refs counts the calls that use fd; shut is added when it is to be closed.
+	refs atomic.Int64
+
+	mu      sync.Mutex
+	hup     bool // the peer sends no more, or the connection failed
+	closed  bool
+	in, out side
+	parked  func()
+	hangup  func()
+}
+
+// side is one direction of a connection. It is guarded by Conn.mu.
+type side struct {
+	ready    bool // the kernel has reported something, and no call has found the opposite since
+	waiting  bool
+	expired  bool // the deadline has passed
+	deadline time.Time
+	timer    *time.Timer
+	wake     chan struct{} // made when somebody waits for the first time
+}
+
+const shut = 1 << 32
+
+var _ net.Conn = (*Conn)(nil)
+
+// report notes what the kernel says, wakes those who wait for it, and returns
+// the task that was parked until now, if any.
+func (c *Conn) report(events uint32) (task func()) {
+	var left func()
+	c.mu.Lock()
+	if events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && !c.hup {
+		c.hup = true
+		left, c.hangup = c.hangup, nil
+	}
+	if events&syscall.EPOLLIN != 0 || c.hup {
+		c.in.signal()
+		task, c.parked = c.parked, nil
+	}
+	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		c.out.signal()
+	}
+	c.mu.Unlock()
+	if left != nil {
+		left()
+	}
+	return task
+}
+
+func (s *side) signal() {
+	s.ready = true
+	s.wakeUp()
+}
+
+func (s *side) wakeUp() {
+	if s.waiting {
+		s.waiting = false
+		s.wake <- struct{}{}
+	}
+}
+
+// acquire makes fd usable until release.
+func (c *Conn) acquire() bool {
+	if c.refs.Add(1) < shut {
+		return true
+	}
+	c.release()
+	return false
+}
+
+func (c *Conn) release() {
+	if c.refs.Add(-1) == shut {
+		c.poller.forget(c)
+	}
+}
+
+// wait blocks until the side is ready or also is true of the connection. With
+// clear the caller is about to look, so that only later news make it ready again.
+func (c *Conn) wait(s *side, also *bool, clear bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return net.ErrClosed
+		case s.expired:
+			return os.ErrDeadlineExceeded
+		case s.ready || *also:
+			s.ready = s.ready && !clear
+			return nil
+		}
+		if s.wake == nil {
+			s.wake = make(chan struct{}, 1)
+		}
+		s.waiting = true
+		c.mu.Unlock()
+		<-s.wake
+		c.mu.Lock()
+	}
+}
+
+// waitIn waits for bytes or the end, after which nothing more is reported.
+func (c *Conn) waitIn(clear bool) error { return c.wait(&c.in, &c.hup, clear) }
+
+// waitOut waits for room. The end of what the peer sends says nothing of that.
+func (c *Conn) waitOut() error { return c.wait(&c.out, &c.closed, true) }
+
+func (c *Conn) again(s *side) {
+	c.mu.Lock()
+	s.ready = true
+	c.mu.Unlock()
+}
+
+// Read reads what has arrived, up to len(b) bytes, or waits for it.
+func (c *Conn) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		if err := c.waitIn(true); err != nil {
+			return 0, c.fail("read", err)
+		}
+		if !c.acquire() {
+			return 0, c.fail("read", net.ErrClosed)
+		}
+		n, err := recv(c.fd, b)
+		c.release()
+		switch {
+		case err == nil && n == 0:
+			c.again(&c.in)
+			return 0, io.EOF
+		case err == nil:
+			if n == len(b) {
+				c.again(&c.in) // there may be more, of which the kernel has told
+			}
+			return n, nil
+		case err == syscall.EINTR:
+			c.again(&c.in)
+		case err != syscall.EAGAIN:
+			c.again(&c.in)
+			return 0, c.fail("read", os.NewSyscallError("recv", err))
+		}
+	}
+}
+
+// WaitReadable blocks until Read would return at once.
+func (c *Conn) WaitReadable() error {
+	if err := c.waitIn(false); err != nil {
+		return c.fail("read", err)
+	}
+	return nil
+}
+
+// Readable reports whether something has arrived that was not read: bytes, the
+// end, or a failure. Very rarely it is wrong and nothing is there.
+func (c *Conn) Readable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in.ready || c.hup || c.closed
+}
+
+// Gone reports whether the peer will send nothing more: it has closed its side,
+// or the connection has failed. What it sent before can still be read.
+func (c *Conn) Gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hup || c.closed
+}
+
+// Write writes all of b unless it fails.
+func (c *Conn) Write(b []byte) (int, error) {
+	done := 0
+	for done < len(b) {
+		if !c.acquire() {
+			return done, c.fail("write", net.ErrClosed)
+		}
+		n, err := send(c.fd, b[done:])
+		c.release()
+		if err == nil {
+			done += n
+			continue
+		}
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != syscall.EAGAIN {
+			return done, c.fail("write", os.NewSyscallError("send", err))
+		}
+		if err := c.waitOut(); err != nil {
+			return done, c.fail("write", err)
+		}
+	}
+	return done, nil
+}
+
+// Park makes task run, on a goroutine of the poller's, once Read would not wait,
+// and returns true. If that is so already it returns false and task does not
+// run. A parked connection must not be read; Close runs the task, too. Nothing
+// else costs less while a connection is idle.
+func (c *Conn) Park(task func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.in.ready || c.hup || c.closed || c.in.expired {
+		return false
+	}
+	c.parked = task
+	return true
+}
+
+// OnHangup makes f run once when the peer closes its side or the connection
+// fails, on the poller's goroutine, which f must not hold up; at once if that has
+// happened. Only one f is kept; nil takes it back, though one that has just begun
+// may still be running.
+func (c *Conn) OnHangup(f func()) {
+	c.mu.Lock()
+	happened := c.hup
+	c.hangup = nil
+	if !happened {
+		c.hangup = f
+	}
+	c.mu.Unlock()
+	if happened && f != nil {
+		f()
+	}
+}
+
+// Close ends the connection and wakes all who wait for it.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return c.fail("close", net.ErrClosed)
+	}
+	c.closed = true
+	task := c.parked
+	c.parked, c.hangup = nil, nil
+	for _, s := range []*side{&c.in, &c.out} {
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+		s.wakeUp()
+	}
+	c.mu.Unlock()
+	if task != nil {
+		c.poller.tasks.run(task)
+	}
+	if c.refs.Add(shut) == shut {
+		c.poller.forget(c)
+	}
+	return nil
+}
+
+// CloseWrite tells the peer that nothing more comes.
+func (c *Conn) CloseWrite() error {
+	if !c.acquire() {
+		return c.fail("close", net.ErrClosed)
+	}
+	defer c.release()
+	return os.NewSyscallError("shutdown", syscall.Shutdown(c.fd, syscall.SHUT_WR))
+}
+
+// SetLinger is as that of net.TCPConn: with 0, Close resets the connection.
+func (c *Conn) SetLinger(sec int) error {
+	if !c.acquire() {
+		return c.fail("set", net.ErrClosed)
+	}
+	defer c.release()
+	l := syscall.Linger{Linger: int32(sec)}
+	if sec >= 0 {
+		l.Onoff = 1
+	}
+	return os.NewSyscallError("setsockopt", syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &l))
+}
+
+// connected waits for the end of a connect that is under way.
+func (c *Conn) connected(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := c.waitOut(); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return err
+	}
+	if !c.acquire() {
+		return net.ErrClosed
+	}
+	defer c.release()
+	code, err := syscall.GetsockoptInt(c.fd, syscall.SOL_SOCKET, syscall.SO_ERROR)
+	if err == nil && code != 0 {
+		err = syscall.Errno(code)
+	}
+	if err != nil {
+		return os.NewSyscallError("connect", err)
+	}
+	if !stop() {
+		return context.Cause(ctx) // its deadline may have been set on c
+	}
+	return nil
+}
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	_ = c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline makes Read and WaitReadable fail from t on; never if t is zero.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.in, t) }
+
+// SetWriteDeadline makes a Write that waits for room fail from t on; never if t
+// is zero. A Write that need not wait succeeds all the same.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.out, t) }
+
+func (c *Conn) setDeadline(s *side, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return c.fail("set", net.ErrClosed)
+	}
+	s.deadline, s.expired = t, false
+	if t.IsZero() {
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+		return nil
+	}
+	left := time.Until(t)
+	switch {
+	case left <= 0:
+		s.expired = true
+		s.wakeUp()
+	case s.timer == nil:
+		s.timer = time.AfterFunc(left, func() { c.expire(s) })
+	default:
+		s.timer.Reset(left)
+	}
+	return nil
+}
+
+func (c *Conn) expire(s *side) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// The deadline may have been moved while this call was on its way.
+	if s.deadline.IsZero() || time.Now().Before(s.deadline) || c.closed {
+		return
+	}
+	s.expired = true
+	s.wakeUp()
+}
+
+// LocalAddr returns this end's address.
+func (c *Conn) LocalAddr() net.Addr {
+	if !c.acquire() {
+		return &net.TCPAddr{}
+	}
+	defer c.release()
+	sa, err := syscall.Getsockname(c.fd)
+	if err != nil {
+		return &net.TCPAddr{}
+	}
+	return net.TCPAddrFromAddrPort(addrPort(sa))
+}
+
+// RemoteAddr returns the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+
+// Remote returns the peer's address; one of IPv4 is never in its IPv6 form.
+func (c *Conn) Remote() netip.AddrPort { return c.remote }
+
+// fail puts an error into the form that package net gives its own.
+func (c *Conn) fail(op string, err error) error {
+	return &net.OpError{Op: op, Net: "tcp", Addr: c.RemoteAddr(), Err: err}
+}
+
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *syscall.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr).Unmap()
+		if a.ZoneId != 0 && ip.Is6() {
+			ip = ip.WithZone(strconv.Itoa(int(a.ZoneId)))
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// sockaddr reads ip:port.
+func sockaddr(address string) (family int, sa syscall.Sockaddr, err error) {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return 0, nil, err
+	}
+	ip := a.Addr().Unmap()
+	if ip.Is4() {
+		return syscall.AF_INET, &syscall.SockaddrInet4{Port: int(a.Port()), Addr: ip.As4()}, nil
+	}
+	sa6 := &syscall.SockaddrInet6{Port: int(a.Port()), Addr: ip.As16()}
+	if zone := ip.Zone(); zone != "" {
+		nic, err := net.InterfaceByName(zone)
+		if err != nil {
+			return 0, nil, err
+		}
+		sa6.ZoneId = uint32(nic.Index)
+	}
+	return syscall.AF_INET6, sa6, nil
+}
+
+// text is an address in an error.
+type text string
+
+func (text) Network() string  { return "tcp" }
+func (t text) String() string { return string(t) }
