@@ -37,6 +37,7 @@ type Config struct {
 	DefaultNamespace string `setting:"default-namespace" help:"host mode: namespace in which names of callers that are no pods of this node resolve"`
 	Dtab             string `setting:"dtab" help:"standalone mode: the rules to route by"`
 	FsRoot           string `setting:"fs-root" help:"standalone mode: directory of files of addresses, named /#/io.l5d.fs/<file>"`
+	Policy           string `setting:"policy" help:"YAML file of limits, timeouts, balancing and retries, followed live; see docs/policy.md"`
 	LogLevel         string `setting:"log-level" help:"debug, info, warn or error"`
 }
 

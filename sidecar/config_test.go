@@ -12,7 +12,7 @@ func TestConfigSaysEverythingThatIsWrong(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{`mode is "pod", allowed: sidecar, host`, `outgoing is "4140"`, `controller is "http://x"`, "controller-ca", "pod-ip", "trust-domain"} {
+	for _, want := range []string{`mode is "pod", allowed: sidecar, host, standalone`, `outgoing is "4140"`, `controller is "http://x"`, "controller-ca", "pod-ip", "trust-domain"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not say %q:\n%v", want, err)
 		}
@@ -24,5 +24,25 @@ func TestConfigSaysEverythingThatIsWrong(t *testing.T) {
 	}
 	if _, err := c.roots(); err == nil || !strings.Contains(err.Error(), "controller-ca holds no certificate") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestStandaloneConfig(t *testing.T) {
+	c := DefaultConfig()
+	c.Mode, c.Dtab = ModeStandalone, "/svc => /#/io.l5d.fs"
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	for dtab, want := range map[string]string{"": "dtab is not set", "/svc => a": "found at '/svc => [a]'"} {
+		c.Dtab = dtab
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", dtab, err)
+		}
+	}
+	c = DefaultConfig()
+	c.PodIP, c.Namespace, c.ServiceAccount, c.ControllerCA = "10.0.0.1", "default", "default", "pem"
+	c.Dtab, c.FsRoot = "/svc => /a", "/etc"
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "dtab is set") || !strings.Contains(err.Error(), "fs-root is set") {
+		t.Error(err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
@@ -51,8 +53,11 @@ type Proxy struct {
 	cfg      Config
 	log      *slog.Logger
 	registry *prometheus.Registry
-	mesh     *mesh // nil in standalone mode
-	files    *file.Namer
+	mesh     *mesh        // nil in standalone mode
+	files    *file.Namer  // nil without a directory of files
+	policy   *policy.File // nil without a file
+	// behaviour is the policy as it is now, the default one without a file.
+	behaviour *watch.Value[*policy.Policy]
 
 	names    *bind.Binder
 	clients  *client.Set
@@ -60,8 +65,9 @@ type Proxy struct {
 	outgoing *router.Outgoing
 }
 
-// New puts a proxy together. It reads the CA file and asks for the addresses of
-// the machine, and does no other I/O.
+// New puts a proxy together. It reads the policy and the CA file and asks for the
+// addresses of the machine; it opens nothing, so that a proxy that is only made
+// shows whether what it was told is right.
 func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -69,6 +75,15 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.New(p.registry)
+	p.behaviour = watch.New(policy.Default())
+	if cfg.Policy != "" {
+		p.policy = policy.NewFile(cfg.Policy, log)
+		if err := p.policy.Load(); err != nil {
+			return nil, err
+		}
+		p.behaviour = p.policy.Value()
+		p.countReloads()
+	}
 	p.pools = pool.NewSet(p.dialer())
 	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
 	outgoing := router.OutgoingConfig{Metrics: metrics, Grace: grace, Logger: log}
@@ -80,6 +95,11 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		}
 		dtab = watch.New(&rules)
 		if cfg.FsRoot != "" {
+			if info, err := os.Stat(cfg.FsRoot); err != nil {
+				return nil, fmt.Errorf("fs-root: %w", err)
+			} else if !info.IsDir() {
+				return nil, fmt.Errorf("fs-root %s is no directory", cfg.FsRoot)
+			}
 			// Addresses in files are the word of whoever runs the proxy.
 			hosts := dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})
 			p.files = file.New(file.Config{Root: cfg.FsRoot, Inet: hosts.Replicas, Logger: log})
@@ -104,6 +124,46 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	return p, nil
 }
 
+// countReloads exports how often the policy was read.
+func (p *Proxy) countReloads() {
+	help := "How often a policy was taken (ok) from its file, the first time included, or refused (failed)."
+	for result, count := range map[string]func() float64{
+		"ok":     func() float64 { taken, _ := p.policy.Loads(); return float64(taken) },
+		"failed": func() float64 { _, refused := p.policy.Loads(); return float64(refused) },
+	} {
+		p.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "tulle_policy_reloads_total", Help: help, ConstLabels: prometheus.Labels{"result": result},
+		}, count))
+	}
+}
+
+// Reload reads the policy again at once, not only when its file was seen to
+// change. It does not wait for the outcome, which is logged.
+func (p *Proxy) Reload() {
+	if p.policy == nil {
+		p.log.Info("nothing to reload: there is no policy file")
+		return
+	}
+	p.policy.Reload()
+}
+
+// showPolicy prints what holds for one client and one service, or if neither is
+// named the whole policy.
+func (p *Proxy) showPolicy(client, service string) any {
+	all := p.behaviour.Get()
+	holds := map[string]any{}
+	if client != "" {
+		holds["client"] = all.Client(client)
+	}
+	if service != "" {
+		holds["service"] = all.Service(service)
+	}
+	if len(holds) == 0 {
+		return all
+	}
+	return holds
+}
+
 // waiting returns what the proxy cannot serve without and has not got yet.
 func (p *Proxy) waiting() []string {
 	if p.mesh == nil {
@@ -122,6 +182,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	pages := &http.Server{
 		Handler: admin.Handler(admin.Config{
 			Metrics: p.registry, Ready: p.waiting, Dtab: func() string { return p.names.Base().String() },
+			Policy: p.showPolicy,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
@@ -181,6 +242,9 @@ func (p *Proxy) support() []run.Component {
 		{Name: "names", Run: p.names.Run},
 		{Name: "clients", Run: p.clients.Run},
 		{Name: "connections", Run: p.pools.Run},
+	}
+	if p.policy != nil {
+		components = append(components, run.Component{Name: "policy", Run: p.policy.Run})
 	}
 	if p.files != nil {
 		components = append(components, run.Component{Name: "files of addresses", Run: p.files.Run})

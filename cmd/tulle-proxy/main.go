@@ -1,6 +1,6 @@
 // Command tulle-proxy is the data plane of Tulle: the same program in a pod
-// (sidecar mode) and on a node (host mode). It is wiring only; package sidecar
-// is the proxy.
+// (sidecar mode), on a node (host mode) and without a mesh (standalone mode). It
+// is wiring only; package sidecar is the proxy.
 package main
 
 import (
@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +36,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	validate := cmd.Flags().Bool("validate", false, "check the settings and the policy, open nothing, and exit with 0 or 1")
 	settings, err := setting.New(&cfg, cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err != nil {
@@ -48,9 +51,16 @@ func command() *cobra.Command {
 		}
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 		proxy, err := sidecar.New(cfg, log)
-		if err != nil {
+		if err != nil || *validate {
 			return err
 		}
+		reload := make(chan os.Signal, 1)
+		signal.Notify(reload, syscall.SIGHUP)
+		go func() {
+			for range reload {
+				proxy.Reload()
+			}
+		}()
 		return proxy.Run(cmd.Context())
 	}
 	return cmd

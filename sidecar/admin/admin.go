@@ -5,6 +5,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -21,14 +22,26 @@ type Config struct {
 	Ready func() []string
 	// Dtab returns the base dtab that the proxy routes by, in canonical form.
 	Dtab func() string
+	// Policy returns, as what becomes JSON, what holds for a client and a service,
+	// or the whole policy if both are empty.
+	Policy func(client, service string) any
 }
 
+const index = `tulle-proxy
+
+/admin/ping    is the process alive
+/admin/ready   does it serve requests
+/admin/dtab    the rules it routes by
+/admin/policy  how it behaves; ?client=NAME and ?service=NAME for one of them
+/metrics       its counters, for Prometheus
+`
+
 // Handler returns the pages: /admin/ping, /admin/ready, /admin/dtab,
-// /metrics and an index.
+// /admin/policy, /metrics and an index.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprint(w, "tulle-proxy\n\n/admin/ping   is the process alive\n/admin/ready  does it serve requests\n/admin/dtab   the rules it routes by\n/metrics      its counters, for Prometheus\n")
+		_, _ = fmt.Fprint(w, index)
 	})
 	mux.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprint(w, "pong")
@@ -43,6 +56,16 @@ func Handler(c Config) http.Handler {
 	})
 	mux.HandleFunc("GET /admin/dtab", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintln(w, c.Dtab())
+	})
+	mux.HandleFunc("GET /admin/policy", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		text, err := json.MarshalIndent(c.Policy(q.Get("client"), q.Get("service")), "", "  ")
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(append(text, '\n'))
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 	return mux

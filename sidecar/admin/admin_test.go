@@ -18,6 +18,7 @@ func TestPages(t *testing.T) {
 	waiting := []string{"a certificate", "the dtab"}
 	s := httptest.NewServer(admin.Handler(admin.Config{
 		Metrics: reg, Ready: func() []string { return waiting }, Dtab: func() string { return "/svc=>/host" },
+		Policy: func(client, service string) any { return []string{client, service} },
 	}))
 	defer s.Close()
 	page := func(path string) (int, string) {
@@ -36,6 +37,7 @@ func TestPages(t *testing.T) {
 	waiting = nil
 	for path, want := range map[string]string{
 		"/admin/ping": "pong", "/admin/ready": "ready\n", "/admin/dtab": "/svc=>/host\n", "/metrics": "test_total 0", "/": "/admin/dtab",
+		"/admin/policy?service=/svc/a&client=/%23/b": `"/#/b",`,
 	} {
 		if status, body := page(path); status != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %q", path, status, body)

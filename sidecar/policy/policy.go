@@ -4,7 +4,7 @@
 //
 // It does nothing but read and answer: it knows no balancer and no timer, and
 // whoever has one asks for its numbers when a name is bound. A change of the
-// file makes a new Policy.
+// file makes a new Policy; [File] follows one.
 //
 // Invariant: a Policy that Parse returned is complete, consistent and never
 // changes. Every word in a file is used, or said to have no effect, or refused.

@@ -1,0 +1,137 @@
+package sidecar
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// freePort returns an address that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// eventually waits for what takes a real clock: files are looked at in real time.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 500 {
+		if ok() {
+			return
+		}
+		<-tick.C
+	}
+	t.Fatalf("in vain: %s", what)
+}
+
+func TestStandalone(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
+	defer backend.Close()
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	address := strings.TrimPrefix(backend.URL, "http://")
+	host, port, _ := net.SplitHostPort(address)
+	write("web", host+" "+port)
+	c := DefaultConfig()
+	c.Mode, c.Outgoing, c.Admin, c.FsRoot = ModeStandalone, freePort(t), freePort(t), dir
+	c.Dtab = "/svc => /#/io.l5d.fs ; /svc/direct => /$/inet/" + host + "/" + port + " ; /svc/kube => /#/io.l5d.k8s/a/b/c"
+	c.Policy = write("policy.yaml", "server: {maxCallDepth: 5}")
+	p, err := New(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	get := func(url, host string) (status int, body string) {
+		req, err := http.NewRequest(http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		res, err := transport.RoundTrip(req)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer res.Body.Close()
+		content, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(content)
+	}
+	eventually(t, "ready", func() bool { status, _ := get("http://"+c.Admin+"/admin/ready", ""); return status == 200 })
+	for host, want := range map[string]int{"web": 200, "direct": 200, "kube": 502, "nobody": 502, "..": 502, "policy.yaml": 502} {
+		if status, body := get("http://"+c.Outgoing+"/", host); status != want || status == 200 && body != "hello" {
+			t.Errorf("%s: %d %q, want %d", host, status, body, want)
+		}
+	}
+	write("late", host+" "+port)
+	eventually(t, "a new file", func() bool { status, _ := get("http://"+c.Outgoing+"/", "late"); return status == 200 })
+
+	write("policy.yaml", "server: {maxCallDepth: 6}")
+	p.Reload()
+	eventually(t, "a new policy", func() bool {
+		_, body := get("http://"+c.Admin+"/admin/policy", "")
+		return strings.Contains(body, `"maxCallDepth": 6`)
+	})
+	write("policy.yaml", "server: {maxCallDepth: no}")
+	p.Reload()
+	eventually(t, "a refused policy", func() bool {
+		_, body := get("http://"+c.Admin+"/metrics", "")
+		return strings.Contains(body, `tulle_policy_reloads_total{result="failed"} 1`) && strings.Contains(body, `tulle_policy_reloads_total{result="ok"} 2`)
+	})
+	_, body := get("http://"+c.Admin+"/admin/policy?client=/%23/io.l5d.fs/web&service=/svc/web", "")
+	if !strings.Contains(body, `"kind": "ewma"`) || !strings.Contains(body, `"enforceDeadlines": true`) {
+		t.Error(body)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	dir := t.TempDir()
+	policy := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(policy, []byte("server: {maxCallDepht: 5}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*Config){
+		policy + ":1: server.maxCallDepht is not a key": func(c *Config) { c.Policy = policy },
+		"no such file":    func(c *Config) { c.Policy = policy + "x" },
+		"is no directory": func(c *Config) { c.FsRoot = policy },
+		"fs-root: stat":   func(c *Config) { c.FsRoot = policy + "x" },
+	} {
+		c := DefaultConfig()
+		c.Mode, c.Dtab = ModeStandalone, "/svc => /#/io.l5d.fs"
+		change(&c)
+		if _, err := New(c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
