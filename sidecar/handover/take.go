@@ -1,0 +1,153 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// take waits until this process could serve, and takes the listeners over from
+// the one at the other end of raw.
+func (s *Set) take(ctx context.Context, raw *net.UnixConn) error {
+	if err := s.ready(ctx, raw); err != nil {
+		_ = raw.Close()
+		return err
+	}
+	proving, cancel := context.WithTimeout(ctx, stepFor)
+	defer cancel()
+	l, err := connect(proving, raw, s.cfg.Client)
+	if err == nil {
+		defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
+		err = s.receive(l)
+	}
+	if err != nil {
+		l.close()
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	s.before = l
+	s.log.Info("took over the listeners", "socket", s.cfg.Socket)
+	return nil
+}
+
+// ready waits for Config.Ready, as long as the other process lives.
+func (s *Set) ready(ctx context.Context, raw *net.UnixConn) error {
+	if s.cfg.Ready == nil {
+		return nil
+	}
+	s.log.Info("another process serves; taking over when ready", "socket", s.cfg.Socket)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ready := make(chan error, 1)
+	go func() {
+		ready <- s.cfg.Ready(ctx)
+		_ = raw.SetReadDeadline(long)
+	}()
+	// The other process does not speak first, so this waits for its end.
+	_, err := raw.Read(make([]byte, 1))
+	if err == nil {
+		err = errors.New("it spoke out of turn")
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		cancel()
+		<-ready
+		if errors.Is(err, io.EOF) {
+			return errGone
+		}
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	if err := <-ready; err != nil {
+		return err
+	}
+	return raw.SetReadDeadline(time.Time{})
+}
+
+// receive takes the new process's part of the protocol.
+func (s *Set) receive(l *link) error {
+	l.step(3 * stepFor) // the other process may be busy with another one
+	if err := l.send(message{Version: version, Addresses: s.addresses}); err != nil {
+		return err
+	}
+	answer, err := l.receive()
+	if err != nil {
+		return err
+	}
+	if answer.Version != version || len(l.files.received) != len(answer.Addresses)+1 {
+		return fmt.Errorf("it answers in version %d with %d files for %d addresses", answer.Version, len(l.files.received), len(answer.Addresses))
+	}
+	sockets, err := listeners(l.files.received)
+	if err != nil {
+		return err
+	}
+	given := map[string]*net.TCPListener{}
+	var control *net.UnixListener
+	for i, ln := range sockets {
+		switch ln := ln.(type) {
+		case *net.TCPListener:
+			if i < len(answer.Addresses) {
+				given[answer.Addresses[i]] = ln
+			}
+		case *net.UnixListener:
+			control = ln
+		}
+	}
+	fail := func(err error) error {
+		for _, ln := range sockets {
+			_ = ln.Close()
+		}
+		return err
+	}
+	if len(given) != len(answer.Addresses) || control == nil {
+		return fail(errors.New("its files are not the listeners that were asked for"))
+	}
+	if err := s.open(given); err != nil {
+		return fail(err)
+	}
+	s.control = newListener(control)
+	if err := s.confirm(l); err != nil {
+		s.control = nil
+		for _, ln := range s.listeners {
+			_ = ln.Close()
+		}
+		return fail(err)
+	}
+	l.step(0)
+	return nil
+}
+
+// confirm makes the listeners this process's own. If the other process ends
+// before it can say so, they are: nobody else accepts then.
+func (s *Set) confirm(l *link) error {
+	l.step(2 * stepFor)
+	sent := l.send(message{Take: true})
+	m, err := l.receive()
+	var kept *keptError
+	switch {
+	case err == nil && !m.Yours:
+		return errors.New("it confirms something else")
+	case errors.As(err, &kept), errors.Is(err, os.ErrDeadlineExceeded):
+		return errors.Join(sent, err)
+	}
+	return nil
+}
+
+// listeners makes listeners of received files, which it closes. All is well or
+// nothing is left open.
+func listeners(received []*os.File) ([]net.Listener, error) {
+	defer closeAll(received)
+	var all []net.Listener
+	for _, f := range received {
+		ln, err := net.FileListener(f)
+		if err != nil {
+			for _, ln := range all {
+				_ = ln.Close()
+			}
+			return nil, fmt.Errorf("it sent something that is no listener: %w", err)
+		}
+		all = append(all, ln)
+	}
+	return all, nil
+}
