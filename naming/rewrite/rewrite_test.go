@@ -210,3 +210,46 @@ func TestResolver(t *testing.T) {
 	states[k+"test/80/api"], states[k+"test/http/api"] = neg, neg
 	expect("", "api.test", "/$/inet/api.test/80")
 }
+
+// The id of a file is as long as its path is, whatever follows in the name.
+func TestResolverOfFiles(t *testing.T) {
+	const fs = "/#/io.l5d.fs"
+	neg, bound := naming.Replicas{State: naming.StateNeg}, naming.Of()
+	states := map[string]naming.Replicas{
+		fs + "/web": bound, fs + "/dir": neg, fs + "/dir/web": bound, fs + "/no": neg, fs + "/no/web": neg,
+		fs + "/bad": {State: naming.StateFailed, Cause: "line 3"},
+	}
+	deep := fs
+	for range 20 {
+		deep += "/d"
+		states[deep] = neg
+	}
+	asked := 0
+	resolve := rewrite.Resolver(func(id naming.Path) naming.Replicas { asked++; return states[id.String()] })
+	for name, want := range map[string]string{
+		fs + "/web":          fs + "/web + /",
+		fs + "/web/a/b":      fs + "/web + /a/b",
+		fs + "/dir/web":      fs + "/dir/web + /",
+		fs + "/dir/web/rest": fs + "/dir/web + /rest",
+		fs + "/no/web":       "neg",
+		fs + "/unknown/web":  "pending",
+		fs + "/bad/x":        "resolve " + fs + "/bad: line 3",
+		fs:                   "neg",
+		deep:                 "neg",
+	} {
+		asked = 0
+		r := resolve(path(t, name))
+		got := "neg"
+		switch {
+		case r.Err != nil:
+			got = r.Err.Error()
+		case r.Pending:
+			got = "pending"
+		case r.Bound != nil:
+			got = r.Bound.ID.String() + " + " + r.Bound.Residual.String()
+		}
+		if got != want || asked > 8 {
+			t.Errorf("%s is %s after %d questions, want %s", name, got, asked, want)
+		}
+	}
+}
