@@ -29,7 +29,7 @@ type Endpoint[T any] struct {
 	load   atomic.Int64  // requests in flight
 	until  atomic.Int64  // closed before that
 	cost   atomic.Uint64 // see cost.go
-	rate   atomic.Uint64 // float64: 1/DecayTime, per tick
+	rate   atomic.Uint64 // float64: halvings of the cost per tick
 	weight atomic.Uint64 // float64
 	rank   uint64        // the place among others in an aperture, random
 
@@ -38,8 +38,8 @@ type Endpoint[T any] struct {
 
 // NewEndpoint returns an open endpoint without load or history. Its weight is
 // its share of the traffic in relation to the other endpoints; one of weight 0
-// gets requests only while no other endpoint is open. A weight that is
-// negative, infinite or not a number counts as 1.
+// gets requests only while no other endpoint is open. A weight that is negative
+// or not a number counts as 1; others are taken into the range of a float32.
 func NewEndpoint[T any](value T, weight float64) *Endpoint[T] {
 	e := &Endpoint[T]{Value: value, rank: rand.Uint64()}
 	e.setDecay(defaultDecay)
@@ -49,8 +49,11 @@ func NewEndpoint[T any](value T, weight float64) *Endpoint[T] {
 
 // SetWeight changes the weight for the pickers made from now on.
 func (e *Endpoint[T]) SetWeight(weight float64) {
-	if !(weight >= 0) || math.IsInf(weight, 1) {
+	switch {
+	case !(weight >= 0):
 		weight = 1
+	case weight > 0: // or sums would overflow
+		weight = min(max(weight, math.SmallestNonzeroFloat32), math.MaxFloat32)
 	}
 	e.weight.Store(math.Float64bits(weight))
 }
