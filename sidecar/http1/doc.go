@@ -1,5 +1,7 @@
 // Package http1 reads and writes HTTP/1.0 and HTTP/1.1 messages (RFC 9112) for
-// a relay: heads are parsed in place, bodies are handed on piece by piece.
+// a relay: heads are parsed in place, bodies are handed on piece by piece,
+// without a copy where they are long. Buffers are borrowed, so that a connection
+// holds none while it is idle.
 //
 // It is not an HTTP client or server: it knows nothing of connections, pools,
 // routing or time. Where the RFC lets a recipient be lenient it is strict,
@@ -15,4 +17,5 @@
 //	if err := r.Request(&req); err != nil { … }
 //	body := r.Body(req.Body, req.Length)
 //	readErr, writeErr := http1.Relay(w, &body, req.Body == wire.Chunked)
+//	r.Idle()
 package http1

@@ -5,8 +5,8 @@
 // these types, the router looks only at them. It does no I/O.
 //
 // Invariant: the byte slices of a head point into the buffer that the codec
-// read it into. They are valid until the next read of that connection, so
-// whoever needs a part of a head for longer copies it.
+// read it into. They are valid until the next head of that connection is read
+// or its buffers are given back, so whoever needs a part for longer copies it.
 //
 //	var req wire.Request
 //	if err := reader.Request(&req); err != nil { … }
@@ -26,11 +26,42 @@ const (
 
 // Field is one header field as it was read: case kept, surrounding white space
 // of the value removed.
-type Field struct{ Name, Value []byte }
+type Field struct {
+	Name, Value []byte
+	Kind        Kind
+}
 
 // Header is the ordered list of fields of a head. The zero value is empty and
 // ready to use. It is not safe for concurrent use.
-type Header struct{ Fields []Field }
+type Header struct {
+	Fields []Field // grows by Add only
+	seen   uint64  // one bit for each Kind there is
+}
+
+// Add appends a field. What its name means is for the caller to say; see KindOf.
+func (h *Header) Add(name, value []byte, kind Kind) {
+	h.Fields = append(h.Fields, Field{name, value, kind})
+	h.seen |= 1 << kind
+}
+
+// HasKind reports whether a field of this kind was added. It costs nothing.
+func (h *Header) HasKind(k Kind) bool { return h.seen&(1<<k) != 0 }
+
+// Value returns the value of the first field of this kind, or nil.
+func (h *Header) Value(k Kind) []byte {
+	if !h.HasKind(k) {
+		return nil
+	}
+	for i := range h.Fields {
+		if h.Fields[i].Kind == k {
+			return h.Fields[i].Value
+		}
+	}
+	return nil
+}
+
+// Reset empties the header and keeps its memory.
+func (h *Header) Reset() { *h = Header{Fields: h.Fields[:0]} }
 
 // Get returns the value of the first field called name (in any case), or nil.
 func (h *Header) Get(name string) []byte {
@@ -52,18 +83,6 @@ func (h *Header) Has(name string) bool {
 	return false
 }
 
-// DelFunc removes every field that match accepts and keeps the order of the
-// others.
-func (h *Header) DelFunc(match func(Field) bool) {
-	kept := h.Fields[:0]
-	for _, f := range h.Fields {
-		if !match(f) {
-			kept = append(kept, f)
-		}
-	}
-	h.Fields = kept
-}
-
 // Request is the head of an HTTP/1 request.
 type Request struct {
 	Method []byte
@@ -80,11 +99,16 @@ type Request struct {
 	Body   Framing // NoBody, Fixed or Chunked
 	Length int64   // of a Fixed body, in bytes
 	Close  bool    // the client wants the connection closed after the answer
+	Expect bool    // the client waits for a 100 (Continue) before it sends the body
+	// Upgrade is the protocol that the client offers to switch to, if it does so
+	// by the rules: named in Upgrade, which Connection lists, in HTTP/1.1.
+	Upgrade []byte
 }
 
 // Reset empties the request and keeps its memory.
 func (r *Request) Reset() {
-	*r = Request{Header: Header{Fields: r.Header.Fields[:0]}}
+	r.Header.Reset()
+	*r = Request{Header: r.Header}
 }
 
 // Safe reports whether the method is defined as safe and so as repeatable
@@ -111,7 +135,8 @@ type Response struct {
 
 // Reset empties the response and keeps its memory.
 func (r *Response) Reset() {
-	*r = Response{Header: Header{Fields: r.Header.Fields[:0]}}
+	r.Header.Reset()
+	*r = Response{Header: r.Header}
 }
 
 // EqualFold reports whether b and s are the same ASCII text in any case.
