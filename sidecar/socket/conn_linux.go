@@ -2,7 +2,6 @@ package socket
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -30,6 +29,8 @@ type Conn struct {
 	in, out side
 	parked  func()
 	hangup  func()
+
+	readPatience, writePatience time.Duration
 }
 
 // side is one direction of a connection. It is guarded by Conn.mu.
@@ -90,26 +91,39 @@ func (c *Conn) acquire() bool {
 	return false
 }
 
+// take is acquire for one who is about to look for what has arrived.
+func (c *Conn) take() bool {
+	c.mu.Lock()
+	c.in.ready = false
+	c.mu.Unlock()
+	return c.acquire()
+}
+
 func (c *Conn) release() {
 	if c.refs.Add(-1) == shut {
 		c.poller.forget(c)
 	}
 }
 
-// wait blocks until the side is ready or also is true of the connection. With
-// clear the caller is about to look, so that only later news make it ready again.
-func (c *Conn) wait(s *side, also *bool, clear bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// wait blocks until ready is true of the side. It is called, and returns, with
+// mu held.
+func (c *Conn) wait(s *side, ready func(*Conn) bool, patience time.Duration) error {
+	var impatient bool
 	for {
 		switch {
 		case c.closed:
 			return net.ErrClosed
 		case s.expired:
 			return os.ErrDeadlineExceeded
-		case s.ready || *also:
-			s.ready = s.ready && !clear
+		case ready(c):
+			if impatient {
+				c.set(s, time.Time{})
+			}
 			return nil
+		}
+		if patience > 0 && s.deadline.IsZero() {
+			impatient = true
+			c.set(s, time.Now().Add(patience))
 		}
 		if s.wake == nil {
 			s.wake = make(chan struct{}, 1)
@@ -122,52 +136,44 @@ func (c *Conn) wait(s *side, also *bool, clear bool) error {
 }
 
 // waitIn waits for bytes or the end, after which nothing more is reported.
-func (c *Conn) waitIn(clear bool) error { return c.wait(&c.in, &c.hup, clear) }
+func (c *Conn) waitIn() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wait(&c.in, func(c *Conn) bool { return c.in.ready || c.hup }, c.readPatience)
+}
 
 // waitOut waits for room. The end of what the peer sends says nothing of that.
-func (c *Conn) waitOut() error { return c.wait(&c.out, &c.closed, true) }
-
-func (c *Conn) again(s *side) {
+func (c *Conn) waitOut() error {
 	c.mu.Lock()
-	s.ready = true
+	defer c.mu.Unlock()
+	err := c.wait(&c.out, func(c *Conn) bool { return c.out.ready }, c.writePatience)
+	c.out.ready = false // whoever waited looks now
+	return err
+}
+
+// again notes that there may be more to read.
+func (c *Conn) again() {
+	c.mu.Lock()
+	c.in.ready = true
 	c.mu.Unlock()
 }
 
 // Read reads what has arrived, up to len(b) bytes, or waits for it.
 func (c *Conn) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
-	for {
-		if err := c.waitIn(true); err != nil {
-			return 0, c.fail("read", err)
+	for len(b) > 0 {
+		if err := c.WaitReadable(); err != nil {
+			return 0, err
 		}
-		if !c.acquire() {
-			return 0, c.fail("read", net.ErrClosed)
-		}
-		n, err := recv(c.fd, b)
-		c.release()
-		switch {
-		case err == nil && n == 0:
-			c.again(&c.in)
-			return 0, io.EOF
-		case err == nil:
-			if n == len(b) {
-				c.again(&c.in) // there may be more, of which the kernel has told
-			}
-			return n, nil
-		case err == syscall.EINTR:
-			c.again(&c.in)
-		case err != syscall.EAGAIN:
-			c.again(&c.in)
-			return 0, c.fail("read", os.NewSyscallError("recv", err))
+		if n, err := c.TryRead(b); n > 0 || err != nil {
+			return n, err
 		}
 	}
+	return 0, nil
 }
 
 // WaitReadable blocks until Read would return at once.
 func (c *Conn) WaitReadable() error {
-	if err := c.waitIn(false); err != nil {
+	if err := c.waitIn(); err != nil {
 		return c.fail("read", err)
 	}
 	return nil
@@ -191,32 +197,39 @@ func (c *Conn) Gone() bool {
 
 // Write writes all of b unless it fails.
 func (c *Conn) Write(b []byte) (int, error) {
-	done := 0
-	for done < len(b) {
+	for done := 0; ; {
+		if done == len(b) {
+			return done, nil
+		}
 		if !c.acquire() {
 			return done, c.fail("write", net.ErrClosed)
 		}
 		n, err := send(c.fd, b[done:])
 		c.release()
-		if err == nil {
+		switch err {
+		case nil:
 			done += n
-			continue
-		}
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != syscall.EAGAIN {
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			if err := c.waitOut(); err != nil {
+				return done, c.fail("write", err)
+			}
+		default:
 			return done, c.fail("write", os.NewSyscallError("send", err))
 		}
-		if err := c.waitOut(); err != nil {
-			return done, c.fail("write", err)
-		}
 	}
-	return done, nil
 }
 
-// Park makes task run, on a goroutine of the poller's, once Read would not wait,
-// and returns true. If that is so already it returns false and task does not
+// SetPatience sets how long Read and Write may wait each time while no deadline
+// is set; 0 is for ever. Unlike a deadline it costs nothing while nobody waits.
+func (c *Conn) SetPatience(read, write time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readPatience, c.writePatience = read, write
+}
+
+// Park makes task run, on a goroutine of the poller's, once Read would not wait
+// (a read deadline counts), and returns true. If that is so already it returns false and task does not
 // run. A parked connection must not be read; Close runs the task, too. Nothing
 // else costs less while a connection is idle.
 func (c *Conn) Park(task func()) bool {
@@ -340,24 +353,28 @@ func (c *Conn) setDeadline(s *side, t time.Time) error {
 	if c.closed {
 		return c.fail("set", net.ErrClosed)
 	}
+	c.set(s, t)
+	return nil
+}
+
+// set changes a deadline. It is called with mu held.
+func (c *Conn) set(s *side, t time.Time) {
 	s.deadline, s.expired = t, false
 	if t.IsZero() {
 		if s.timer != nil {
 			s.timer.Stop()
 		}
-		return nil
+		return
 	}
 	left := time.Until(t)
 	switch {
 	case left <= 0:
-		s.expired = true
-		s.wakeUp()
+		c.expired(s)
 	case s.timer == nil:
 		s.timer = time.AfterFunc(left, func() { c.expire(s) })
 	default:
 		s.timer.Reset(left)
 	}
-	return nil
 }
 
 func (c *Conn) expire(s *side) {
@@ -367,8 +384,17 @@ func (c *Conn) expire(s *side) {
 	if s.deadline.IsZero() || time.Now().Before(s.deadline) || c.closed {
 		return
 	}
+	c.expired(s)
+}
+
+// expired wakes who waits for the side, with mu held.
+func (c *Conn) expired(s *side) {
 	s.expired = true
 	s.wakeUp()
+	if s == &c.in && c.parked != nil {
+		c.poller.tasks.run(c.parked)
+		c.parked = nil
+	}
 }
 
 // LocalAddr returns this end's address.

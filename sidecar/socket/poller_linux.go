@@ -199,24 +199,24 @@ type listener struct {
 // Accept waits for the next connection.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
-		if err := l.conn.waitIn(true); err != nil {
+		if err := l.conn.waitIn(); err != nil {
 			return nil, l.fail(err)
 		}
-		if !l.conn.acquire() {
+		if !l.conn.take() {
 			return nil, l.fail(net.ErrClosed)
 		}
 		fd, remote, err := syscall.Accept4(l.conn.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
 		l.conn.release()
 		switch err {
 		case nil:
-			l.conn.again(&l.conn.in)
+			l.conn.again()
 			prepare(fd)
 			return l.conn.poller.add(fd, remote)
 		case syscall.EAGAIN:
 		case syscall.EINTR, syscall.ECONNABORTED:
-			l.conn.again(&l.conn.in)
+			l.conn.again()
 		default: // out of descriptors, most likely: those waiting can be had later
-			l.conn.again(&l.conn.in)
+			l.conn.again()
 			return nil, l.fail(os.NewSyscallError("accept4", err))
 		}
 	}

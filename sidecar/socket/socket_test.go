@@ -163,6 +163,51 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+func TestPatience(t *testing.T) {
+	p := open(t)
+	c, peer := pair(t, p)
+	c.SetPatience(time.Millisecond, time.Millisecond)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read: %v", err)
+	}
+	c.SetPatience(time.Minute, time.Minute)
+	_ = c.SetReadDeadline(time.Time{})
+	go func() { _, _ = peer.Write([]byte("x")) }()
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Errorf("Read: %v", err)
+	}
+	if n, err := c.TryRead(make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("TryRead: %d, %v", n, err)
+	}
+}
+
+func TestDeadlineEndsPark(t *testing.T) {
+	p := open(t)
+	c, _ := pair(t, p)
+	ran := make(chan bool)
+	if !c.Park(func() { ran <- true }) {
+		t.Fatal("not parked")
+	}
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	<-ran
+}
+
+func BenchmarkEcho(b *testing.B) {
+	p := open(b)
+	c, peer := pair(b, p)
+	go func() { _, _ = io.Copy(peer, peer) }()
+	buf := make([]byte, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Read(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestPark(t *testing.T) {
 	p := open(t)
 	c, peer := pair(t, p)
