@@ -307,9 +307,14 @@ func (s *Source) GetX509BundleForTrustDomain(trustDomain spiffeid.TrustDomain) (
 }
 
 // ServerTLS returns the configuration of the incoming end of a hop: TLS 1.3, and a client certificate of
-// the own trust domain. It follows renewals and may be used before [Source.Ready], when handshakes fail.
-func (s *Source) ServerTLS() *tls.Config {
-	return hop(tlsconfig.MTLSServerConfig(s, s, tlsconfig.AuthorizeMemberOf(s.cfg.ID.TrustDomain())))
+// one of the expected peers, or of anyone in the own trust domain if none is named. It follows renewals and
+// may be used before [Source.Ready], when handshakes fail.
+func (s *Source) ServerTLS(expected ...spiffeid.ID) *tls.Config {
+	authorize := tlsconfig.AuthorizeMemberOf(s.cfg.ID.TrustDomain())
+	if len(expected) > 0 {
+		authorize = tlsconfig.AuthorizeOneOf(expected...)
+	}
+	return hop(tlsconfig.MTLSServerConfig(s, s, authorize))
 }
 
 // ClientTLS returns the configuration of the outgoing end of a hop to the one peer that is expected there.

@@ -429,6 +429,10 @@ func TestHop(t *testing.T) {
 			t.Errorf("version %x, protocol %q", state.Version, state.NegotiatedProtocol)
 		}
 
+		if _, err := shake(t, web.ClientTLS(world.ID()), world.ServerTLS(web.ID())); err != nil {
+			t.Errorf("a client that is expected: %v", err)
+		}
+
 		// Configurations are made once and must follow renewals.
 		client, server := web.ClientTLS(world.ID()), world.ServerTLS()
 		pass(100 * time.Hour)
@@ -446,6 +450,7 @@ func TestHop(t *testing.T) {
 			want           string
 		}{
 			"another identity than expected": {web.ClientTLS(web.ID()), server, "unexpected ID"},
+			"a client that is not expected":  {client, world.ServerTLS(world.ID()), "unexpected ID"},
 			"a client of another root":       {stranger.ClientTLS(world.ID()), server, "unknown authority"},
 			"a server of another root":       {client, stranger.ServerTLS(), "unknown authority"},
 			"a client without certificate":   {&tls.Config{InsecureSkipVerify: true}, server, "didn't provide a certificate"},

@@ -14,6 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
+	"github.com/tulle-mesh/tulle/sidecar/handover"
 )
 
 // Config is what a proxy is told. The tags are the keys of its settings, see
@@ -38,6 +39,7 @@ type Config struct {
 	Dtab             string `setting:"dtab" help:"standalone mode: the rules to route by"`
 	FsRoot           string `setting:"fs-root" help:"standalone mode: directory of files of addresses, named /#/io.l5d.fs/<file>"`
 	Policy           string `setting:"policy" help:"YAML file of limits, timeouts, balancing and retries, followed live; see docs/policy.md"`
+	Handover         string `setting:"handover" help:"host and standalone mode: abstract Unix socket, such as @tulle/host, at which a new process takes the listeners over from the one that runs"`
 	LogLevel         string `setting:"log-level" help:"debug, info, warn or error"`
 }
 
@@ -72,6 +74,13 @@ func (c *Config) Validate() error {
 	}
 	address("outgoing", c.Outgoing)
 	address("admin", c.Admin)
+	switch name := handover.Presence(c.Handover, c.PodName); {
+	case c.Handover == "":
+	case c.Mode == api.ModeSidecar:
+		bad("handover is set, which mode %s does not read: a pod has one proxy", c.Mode)
+	case c.Handover[0] != '@' || len(name) > handover.MaxName:
+		bad("handover is %q, which must begin with @ and, with /%s, have %d bytes at most", c.Handover, c.PodName, handover.MaxName)
+	}
 	switch c.Mode {
 	case ModeStandalone:
 		if _, err := naming.ParseDtab(c.Dtab); err != nil {

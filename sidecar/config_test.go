@@ -46,3 +46,20 @@ func TestStandaloneConfig(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestHandoverConfig(t *testing.T) {
+	c := DefaultConfig()
+	c.PodIP, c.Namespace, c.ServiceAccount, c.ControllerCA, c.Node = "10.0.0.1", "default", "default", "pem", "n1"
+	for name, test := range map[string]struct{ mode, socket, want string }{
+		"host":       {"host", "@tulle/host", ""},
+		"sidecar":    {"sidecar", "@tulle/host", "a pod has one proxy"},
+		"a file":     {"host", "/run/tulle.sock", "must begin with @"},
+		"a long one": {"host", "@" + strings.Repeat("x", 107), "107 bytes at most"},
+	} {
+		c.Mode, c.Handover = test.mode, test.socket
+		err := c.Validate()
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}

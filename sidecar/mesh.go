@@ -28,7 +28,7 @@ type mesh struct {
 }
 
 // newMesh reads the CA file and asks for the addresses of the machine.
-func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, registry prometheus.Registerer, log *slog.Logger) (*mesh, error) {
+func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, registry prometheus.Registerer, leaving func() bool, log *slog.Logger) (*mesh, error) {
 	roots, err := cfg.roots()
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, registry p
 		m.namespace, ours = m.node.namespace, m.node.ours
 	}
 	m.incoming = router.NewIncoming(router.IncomingConfig{
-		TLS: m.identity.ServerTLS(), Identified: m.identity.Ready(), Pools: pools, Metrics: metrics, Ours: ours, Grace: grace, Logger: log,
+		TLS: m.identity.ServerTLS(), Identified: m.identity.Ready(), Pools: pools, Metrics: metrics, Ours: ours, Grace: grace, Leaving: leaving, Logger: log,
 	})
 	prometheus.WrapRegistererWithPrefix("tulle_", registry).MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "namer_connected",
@@ -92,6 +92,22 @@ func (m *mesh) waiting() []string {
 		missing = append(missing, "the dtab from the controller")
 	}
 	return missing
+}
+
+// ready waits until nothing is missing, nor the list of the node's pods.
+func (m *mesh) ready(ctx context.Context) error {
+	for _, there := range []<-chan struct{}{m.identity.Ready(), m.namer.Synced()} {
+		select {
+		case <-there:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if m.node == nil {
+		return nil
+	}
+	_, err := m.namer.Pods().Wait(ctx, func(pods []api.Pod) bool { return pods != nil })
+	return err
 }
 
 func (m *mesh) support() []run.Component {

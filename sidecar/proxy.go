@@ -16,6 +16,7 @@ package sidecar
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -38,6 +39,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
@@ -63,6 +65,9 @@ type Proxy struct {
 	clients  *client.Set
 	pools    *pool.Set
 	outgoing *router.Outgoing
+
+	listeners *handover.Set // since Run
+	linger    time.Duration
 }
 
 // New puts a proxy together. It reads the policy and the CA file and asks for the
@@ -72,7 +77,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
+	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry(), linger: linger}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.New(p.registry)
 	p.behaviour = watch.New(policy.Default())
@@ -86,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	}
 	p.pools = pool.NewSet(p.dialer())
 	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
-	outgoing := router.OutgoingConfig{Metrics: metrics, Grace: grace, Logger: log}
+	outgoing := router.OutgoingConfig{Metrics: metrics, Grace: grace, Leaving: p.leaving, Logger: log}
 	var dtab *watch.Value[*naming.Dtab]
 	if cfg.Mode == ModeStandalone {
 		rules, err := naming.ParseDtab(cfg.Dtab)
@@ -110,7 +115,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		close(identified) // there is nobody to prove anything to
 		outgoing.Identified = identified
 	} else {
-		m, err := newMesh(cfg, p.pools, metrics, p.registry, log)
+		m, err := newMesh(cfg, p.pools, metrics, p.registry, p.leaving, log)
 		if err != nil {
 			return nil, err
 		}
@@ -172,18 +177,23 @@ func (p *Proxy) waiting() []string {
 	return p.mesh.waiting()
 }
 
+// server is a part of a proxy that has an address of its own.
+type server struct {
+	key, address string
+	serve        func(net.Listener) run.Component
+}
+
 // Run serves until ctx ends, and then until the requests under way are done.
-// An address that cannot be listened on is an error at once.
+// With Config.Handover it takes the listeners over from the proxy that has them,
+// and hands them on to the next one; it goes on until ctx ends all the same,
+// except in standalone mode, where nobody starts again what ends. An address
+// that cannot be listened on is an error.
 func (p *Proxy) Run(ctx context.Context) error {
-	type server struct {
-		key, address string
-		serve        func(net.Listener) run.Component
-	}
 	pages := &http.Server{
-		Handler: admin.Handler(admin.Config{
+		Handler: p.closing(admin.Handler(admin.Config{
 			Metrics: p.registry, Ready: p.waiting, Dtab: func() string { return p.names.Base().String() },
 			Policy: p.showPolicy,
-		}),
+		})),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	servers := []server{
@@ -194,46 +204,74 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return run.Component{Name: "admin", Run: run.HTTP(pages, ln, time.Second)}
 		}},
 	}
-	attrs := []any{"mode", p.cfg.Mode}
 	if p.mesh != nil {
 		servers = append(servers, server{"incoming", p.cfg.Incoming, func(ln net.Listener) run.Component {
 			return run.Component{Name: "incoming router", Run: func(ctx context.Context) error { return p.mesh.incoming.Serve(ctx, ln) }}
 		}})
-		attrs = append(attrs, "identity", p.mesh.identity.ID())
 	}
-	var listeners []net.Listener
-	var components []run.Component
-	for _, s := range servers {
-		ln, err := net.Listen("tcp", s.address)
-		if err != nil {
-			for _, ln := range listeners {
-				_ = ln.Close()
-			}
-			return fmt.Errorf("listen for %s on %s: %w", s.key, s.address, err)
-		}
-		listeners = append(listeners, ln)
-		components = append(components, s.serve(ln))
-		attrs = append(attrs, s.key, ln.Addr())
-	}
-	p.log.Info("serving", attrs...)
 
-	// What the routers stand on runs until they are done.
+	// What the routers stand on runs from before they listen until they are done.
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	listening, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	var wg sync.WaitGroup
 	failed := make(chan error, 1)
-	wg.Go(func() { failed <- run.Group(support, run.Config{}, p.support()...) })
-	components = append(components, run.Component{Name: "support", Run: func(ctx context.Context) error {
-		select {
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			return nil
-		}
-	}})
-	err := run.Group(ctx, run.Config{Logger: p.log}, components...)
+	wg.Go(func() {
+		failed <- run.Group(support, run.Config{}, p.support()...)
+		giveUp()
+	})
+	var err error
+	if p.listeners, err = p.listen(listening, servers); err == nil {
+		err = p.serve(ctx, servers, failed)
+	} else if ctx.Err() != nil {
+		err = nil // told to stop before there was anything to serve
+	} else if listening.Err() != nil {
+		err = <-failed
+	}
 	stop()
 	wg.Wait()
+	return err
+}
+
+// listen opens what the servers listen on, or takes it over.
+func (p *Proxy) listen(ctx context.Context, servers []server) (*handover.Set, error) {
+	addresses := make([]string, len(servers))
+	for i, s := range servers {
+		addresses[i] = s.address
+	}
+	return handover.Listen(ctx, p.handover(), addresses...)
+}
+
+// serve runs the servers until ctx ends, or until failed says that they have
+// lost what they stand on.
+func (p *Proxy) serve(ctx context.Context, servers []server, failed <-chan error) error {
+	components := []run.Component{
+		{Name: "listeners", Run: p.listeners.Run},
+		{Name: "support", Run: func(ctx context.Context) error {
+			select {
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		}},
+	}
+	attrs := []any{"mode", p.cfg.Mode}
+	if p.mesh != nil {
+		attrs = append(attrs, "identity", p.mesh.identity.ID())
+	}
+	for i, ln := range p.listeners.Listeners() {
+		components = append(components, servers[i].serve(ln))
+		attrs = append(attrs, servers[i].key, ln.Addr())
+	}
+	p.log.Info("serving", attrs...)
+	lingering, done := p.listeners.Linger(ctx)
+	defer done()
+	err := run.Group(lingering, run.Config{Logger: p.log}, components...)
+	if errors.Is(err, handover.ErrReplaced) {
+		return nil
+	}
 	return err
 }
 

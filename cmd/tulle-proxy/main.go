@@ -37,6 +37,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	validate := cmd.Flags().Bool("validate", false, "check the settings and the policy, open nothing, and exit with 0 or 1")
+	serving := cmd.Flags().Bool("serving", false, "check whether the proxy that runs with these settings has its listeners, and exit with 0 or 1; for probes")
 	settings, err := setting.New(&cfg, cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err != nil {
@@ -44,6 +45,9 @@ func command() *cobra.Command {
 		}
 		if err := settings.Load(); err != nil {
 			return err
+		}
+		if *serving {
+			return sidecar.Serving(cmd.Context(), cfg)
 		}
 		var level slog.Level
 		if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {

@@ -61,14 +61,18 @@ type Config struct {
 // Serving reports whether the process that calls itself name has listeners:
 // those it took over, or its own.
 func Serving(ctx context.Context, socket, name string) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", presence(socket, name))
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", Presence(socket, name))
 	if err != nil {
 		return fmt.Errorf("%s has no listeners yet: %w", name, err)
 	}
 	return c.Close()
 }
 
-func presence(socket, name string) string { return socket + "/" + name }
+// MaxName is how many bytes the name of a Unix socket may have.
+const MaxName = 107
+
+// Presence returns the name of the Unix socket that tells [Serving] of a process.
+func Presence(socket, name string) string { return socket + "/" + name }
 
 // Set is the listeners of a process. Its methods may be called concurrently.
 type Set struct {
@@ -199,10 +203,13 @@ func (s *Set) announce() error {
 	if s.cfg.Name == "" {
 		return nil
 	}
-	name := presence(s.cfg.Socket, s.cfg.Name)
+	name := Presence(s.cfg.Socket, s.cfg.Name)
 	var err error
 	if s.presence, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"}); err != nil {
 		s.close()
+		for _, ln := range s.listeners {
+			_ = ln.Close()
+		}
 		return fmt.Errorf("listen on %s: %w", name, err)
 	}
 	return nil
@@ -256,8 +263,8 @@ func (s *Set) Linger(ctx context.Context) (lingering context.Context, cancel con
 	return lingering, func() { stop(); end() }
 }
 
-// Run offers the listeners to other processes until ctx ends, and closes them
-// then. It is called once.
+// Run offers the listeners to other processes until ctx ends. Those who serve
+// them close them then. It is called once.
 func (s *Set) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -316,9 +323,6 @@ func (s *Set) close() {
 	}
 	if s.control != nil {
 		_ = s.control.Close()
-	}
-	for _, ln := range s.listeners {
-		_ = ln.Close()
 	}
 }
 

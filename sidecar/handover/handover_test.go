@@ -568,6 +568,7 @@ func TestOldProcessFails(t *testing.T) {
 				}
 				fail(l, old)
 				old.close()
+				_ = old.listeners[0].Close()
 				l.close()
 			}()
 			p := start(t, "new", cfg, address)

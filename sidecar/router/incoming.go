@@ -22,9 +22,12 @@ type IncomingConfig struct {
 	Metrics    *telemetry.Metrics
 	// Ours reports whether an endpoint's IP belongs to a pod that this proxy
 	// stands for. It may wait a little for news of a pod that is unknown.
-	Ours   func(ctx context.Context, ip string) bool
-	Grace  time.Duration // for requests under way when the router stops
-	Logger *slog.Logger
+	Ours  func(ctx context.Context, ip string) bool
+	Grace time.Duration // for requests under way when the router stops
+	// Leaving, if not nil, reports whether another process accepts now:
+	// connections end after their next answer. It is asked for each request.
+	Leaving func() bool
+	Logger  *slog.Logger
 }
 
 // Incoming takes requests from other proxies and delivers each to the endpoint
@@ -44,6 +47,7 @@ func NewIncoming(cfg IncomingConfig) *Incoming {
 		begin:       in.begin,
 		exchange:    in.exchange,
 		refuse:      in.refuse,
+		leaving:     cfg.Leaving,
 	}
 	return in
 }

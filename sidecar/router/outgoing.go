@@ -43,7 +43,10 @@ type OutgoingConfig struct {
 	// wait for it as they wait for names.
 	Identified <-chan struct{}
 	Grace      time.Duration // for requests under way when the router stops
-	Logger     *slog.Logger
+	// Leaving, if not nil, reports whether another process accepts now:
+	// connections end after their next answer. It is asked for each request.
+	Leaving func() bool
+	Logger  *slog.Logger
 }
 
 // Outgoing takes requests from applications and sends each to an endpoint of
@@ -68,6 +71,7 @@ func NewOutgoing(cfg OutgoingConfig) *Outgoing {
 		begin:       func(context.Context, *session) error { return nil },
 		exchange:    o.exchange,
 		refuse:      o.refuse,
+		leaving:     cfg.Leaving,
 	}
 	return o
 }

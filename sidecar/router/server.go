@@ -40,6 +40,9 @@ type server struct {
 	exchange func(context.Context, *session)
 	// refuse answers a request that could not be read.
 	refuse func(*session, *Problem)
+	// leaving, if not nil, reports whether connections are to end after their
+	// next answer, while idle ones may still bring a request.
+	leaving func() bool
 
 	draining atomic.Bool
 
@@ -204,7 +207,7 @@ func (s *session) run(ctx context.Context) {
 	s.w = http1.NewWriter(s.conn)
 	for s.next() {
 		s.started = time.Now()
-		s.closing = s.req.Close || s.server.draining.Load()
+		s.closing = s.req.Close || s.server.draining.Load() || s.server.leaving != nil && s.server.leaving()
 		s.head = string(s.req.Method) == "HEAD"
 		if !s.hold() {
 			return // the client went away inside its request
