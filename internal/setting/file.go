@@ -14,8 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/document"
 )
 
-// mapKey is what a key of a map may look like: viper folds case and splits keys at dots, so that any other
-// key would not come out as it went in.
+// mapKey is what a key of a map may look like: as the names of Kubernetes' objects and of our settings.
 var mapKey = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 
 // file is one settings file while it is being read.
@@ -23,55 +22,57 @@ type file struct {
 	document.Reader // with the faults of values that cannot be read
 	loader          *Loader
 	unknown         []error // keys that nobody knows
+
+	values  map[string]string            // by the path of a setting, checked
+	entries map[string]map[string]string // likewise, of maps
 }
 
-// parse reads a settings file into the nested maps that viper takes.
-func (l *Loader) parse(path string, content []byte) (tree map[string]any, unknown, unreadable []error) {
-	f := &file{Reader: document.Reader{File: path}, loader: l}
-	tree = map[string]any{}
+// read reads a settings file.
+func (f *file) read(path string, content []byte) {
+	f.File = path
 	if root := f.Root(content); root != nil {
-		f.section("", root, tree)
+		f.section("", root)
 	}
-	return tree, f.unknown, f.Errors()
 }
 
 // section reads the mapping under a key that holds settings; at is its path, empty for the whole file.
-func (f *file) section(at string, n *yaml.Node, into map[string]any) {
+func (f *file) section(at string, n *yaml.Node) {
 	for key, value := range f.Entries(at, n) {
 		path := document.Join(at, key.Value)
-		if f.loader.sections[path] && !strings.Contains(key.Value, ".") {
-			inner := map[string]any{}
-			f.section(path, value, inner)
-			into[key.Value] = inner
-			continue
-		}
+		plain := !strings.Contains(key.Value, ".")
 		i := slices.IndexFunc(f.loader.settings, func(s Setting) bool { return s.Key == path })
-		if i < 0 || strings.Contains(key.Value, ".") {
+		switch {
+		case plain && f.loader.sections[path]:
+			f.section(path, value)
+		case !plain || i < 0:
 			f.unknown = append(f.unknown, f.At(key, fmt.Errorf("%s is not a setting%s", path, f.similar(path))))
-			continue
-		}
-		var err error
-		if f.loader.settings[i].kind.Kind() == reflect.Map {
-			into[key.Value] = f.mapping(path, value)
-		} else if into[key.Value], err = scalar(value, f.loader.settings[i].kind); err != nil {
-			f.Fault(value, "%s: %w", path, err)
+		case f.loader.settings[i].entries != nil:
+			f.entries[path] = f.mapping(path, value)
+		default:
+			text, err := scalar(value, f.loader.settings[i].kind)
+			if err != nil {
+				f.Fault(value, "%s: %w", path, err)
+				continue
+			}
+			f.values[path] = text
 		}
 	}
 }
 
 // mapping reads a map from string to string.
-func (f *file) mapping(path string, n *yaml.Node) map[string]any {
-	into := map[string]any{}
+func (f *file) mapping(path string, n *yaml.Node) map[string]string {
+	into := map[string]string{}
 	for key, value := range f.Entries(path, n) {
-		var err error
 		if !mapKey.MatchString(key.Value) {
-			err = fmt.Errorf("%s: the key %q must be lower-case letters, digits and inner hyphens", path, key.Value)
-		} else if into[key.Value], err = scalar(value, reflect.TypeFor[string]()); err != nil {
-			err = fmt.Errorf("%s.%s: %w", path, key.Value, err)
+			f.Fault(key, "%s: the key %q must be lower-case letters, digits and inner hyphens", path, key.Value)
+			continue
 		}
+		text, err := scalar(value, reflect.TypeFor[string]())
 		if err != nil {
-			f.Fault(key, "%w", err)
+			f.Fault(key, "%s.%s: %w", path, key.Value, err)
+			continue
 		}
+		into[key.Value] = text
 	}
 	return into
 }

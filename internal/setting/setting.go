@@ -38,15 +38,14 @@ package setting
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/pflag"
-	"github.com/spf13/viper"
 )
 
 // Prefix begins the name of every environment variable that is read.
@@ -67,7 +66,9 @@ type Setting struct {
 	// Help is one line for the reader of --help.
 	Help string
 
-	kind reflect.Type
+	kind    reflect.Type
+	flag    *pflag.Flag        // which writes into the field; nil for a map
+	entries *map[string]string // the field of a map; nil for others
 }
 
 // Loader fills one settings struct. It is used by one goroutine.
@@ -124,23 +125,24 @@ func (l *Loader) declare(prefix string, v reflect.Value) error {
 		usage := s.Help + " (" + s.Env + ")"
 		switch p := value.Addr().Interface().(type) {
 		case *string:
-			l.flags.String(key, *p, usage)
+			l.flags.StringVar(p, key, *p, usage)
 		case *bool:
-			l.flags.Bool(key, *p, usage)
+			l.flags.BoolVar(p, key, *p, usage)
 		case *int:
-			l.flags.Int(key, *p, usage)
+			l.flags.IntVar(p, key, *p, usage)
 		case *float64:
-			l.flags.Float64(key, *p, usage)
+			l.flags.Float64Var(p, key, *p, usage)
 		case *time.Duration:
-			l.flags.Duration(key, *p, usage)
+			l.flags.DurationVar(p, key, *p, usage)
 		case *map[string]string:
-			s.Env = ""
+			s.Env, s.entries = "", p
 			l.settings = append(l.settings, s)
 			continue
 		default:
 			return fmt.Errorf("field %s has type %s, which no setting can have", field.Name, field.Type)
 		}
-		s.Default = l.flags.Lookup(key).DefValue
+		s.flag = l.flags.Lookup(key)
+		s.Default = s.flag.DefValue
 		l.settings = append(l.settings, s)
 	}
 	return nil
@@ -150,42 +152,45 @@ func (l *Loader) declare(prefix string, v reflect.Value) error {
 // everything that is wrong, one line each; the struct is then not to be used. A struct that implements
 // [Validator] is validated too, unless a value could not be read at all.
 func (l *Loader) Load() error {
-	v := viper.New()
 	path := *l.config
 	if path == "" {
 		path = os.Getenv(Prefix + "CONFIG")
 	}
-	var unknown, unreadable []error
+	f := &file{loader: l, values: map[string]string{}, entries: map[string]map[string]string{}}
 	if path != "" {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("read settings: %w", err)
 		}
-		tree, unknownKeys, badValues := l.parse(path, content)
-		unknown, unreadable = unknownKeys, badValues
-		if err := v.MergeConfigMap(tree); err != nil {
-			return fmt.Errorf("read settings from %s: %w", path, err)
-		}
+		f.read(path, content)
 	}
+	unknown, unreadable := f.unknown, f.Errors()
 	for _, s := range l.settings {
-		if s.Env == "" {
+		if s.entries != nil {
+			if own := f.entries[s.Key]; len(own) > 0 {
+				all := map[string]string{}
+				maps.Copy(all, *s.entries)
+				maps.Copy(all, own)
+				*s.entries = all
+			}
 			continue
 		}
-		if err := errors.Join(v.BindPFlag(s.Key, l.flags.Lookup(s.Key)), v.BindEnv(s.Key, s.Env)); err != nil {
-			return fmt.Errorf("bind setting %s: %w", s.Key, err)
-		}
-		if text := os.Getenv(s.Env); text != "" {
-			if err := checkText(text, s.kind); err != nil {
+		text, given := f.values[s.Key]
+		if env := os.Getenv(s.Env); env != "" {
+			text, given = env, true
+			if err := checkText(env, s.kind); err != nil {
 				unreadable = append(unreadable, fmt.Errorf("%s: %w", s.Env, err))
+				continue
+			}
+		}
+		if given && !s.flag.Changed {
+			if err := s.flag.Value.Set(text); err != nil {
+				return fmt.Errorf("read setting %s: %w", s.Key, err)
 			}
 		}
 	}
 	if len(unreadable) > 0 {
 		return errors.Join(append(unknown, unreadable...)...)
-	}
-	tag := func(c *mapstructure.DecoderConfig) { c.TagName = "setting" }
-	if err := v.Unmarshal(l.target, tag); err != nil {
-		return fmt.Errorf("read settings: %w", err)
 	}
 	if validator, ok := l.target.(Validator); ok {
 		unknown = append(unknown, validator.Validate())
@@ -205,7 +210,7 @@ func checkText(text string, kind reflect.Type) error {
 		_, err = strconv.ParseBool(text)
 		want = "true or false"
 	case kind.Kind() == reflect.Int:
-		_, err = strconv.Atoi(text)
+		_, err = strconv.ParseInt(text, 0, strconv.IntSize) // as pflag does
 		want = "a whole number"
 	case kind.Kind() == reflect.Float64:
 		_, err = strconv.ParseFloat(text, 64)
