@@ -56,6 +56,12 @@ endif
 packages: ## install what the tests need of Debian or Ubuntu, or name the command that does
 	@CGO_ENABLED=0 $(GO) run ./e2e/cluster/cmd/packages
 
+.PHONY: bench
+bench: build/tulle-proxy ## compare the proxy with HAProxy, Envoy and Caddy on this machine; ARGS=name measures one row, ARGS=-h names them
+	@[ "$$(uname -s)" = Linux ] || { echo "the benchmark reads the Linux kernel's accounting; this is $$(uname -s)"; exit 1; }
+	@CGO_ENABLED=0 $(GO) build -o build/bench ./e2e/bench
+	@build/bench $(ARGS)
+
 .PHONY: format
 format: ## check the formatting
 	@echo "unit: formatting"

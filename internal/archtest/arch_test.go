@@ -37,6 +37,7 @@ var layers = []layer{
 	{path: "cmd/helloworld", may: []string{"internal", "cmd/helloworld"}, forbid: []string{"k8s.io/"}},
 	{path: "cmd", may: []string{"cmd/tulle/demo", "manifests", "webhook", "naming", "certs", "internal"}},
 	{path: "e2e/cluster", may: []string{"e2e/cluster", "internal"}},
+	{path: "e2e/bench", may: []string{"e2e/bench", "e2e/cluster/debian", "internal"}, forbid: []string{"k8s.io/"}},
 	{path: "e2e", may: []string{"e2e/cluster", "manifests", "webhook", "naming", "certs", "sidecar", "internal"}},
 	// The planes do not know each other.
 	{path: "manifests", may: []string{"internal"}},

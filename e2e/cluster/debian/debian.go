@@ -52,6 +52,17 @@ func Test() []Need {
 	)
 }
 
+// Bench returns what `make bench` needs: the backend, the load generator and the proxies to compare with.
+// Envoy is no package of Debian's.
+func Bench() []Need {
+	return []Need{
+		{"nginx", "nginx"},
+		{"wrk", "wrk"},
+		{"haproxy", "haproxy"},
+		{"caddy", "caddy"},
+	}
+}
+
 // compiler is the C compiler that the go command calls: the first word of CC, by default gcc. It may be
 // anywhere in $PATH.
 func compiler(cc string) string {

@@ -1,0 +1,153 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"text/tabwriter"
+)
+
+// row is a line of the table: one measure and its limits. They are for the ratio to the peer, or for the
+// value where there is no peer.
+type row struct {
+	name, what, unit, peer string
+	must, aim              float64
+	work                   workload // of the rows about processor time
+}
+
+const (
+	addedP99    = "added-p99"
+	idleRSS     = "idle-rss"
+	rssEach     = "rss-per-idle-connection"
+	allocations = "allocations-per-request"
+)
+
+// rows are all that can be measured.
+func rows() []row {
+	answers, requests := workload{path: "/64k"}, workload{path: "/post", post: 64 << 10}
+	return []row{
+		{"cpu-100b", "CPU per request, 100 B answers", "us", haproxy, 1.10, 0.85, small},
+		{"cpu-64k-answers", "CPU per request, 64 KiB answers", "us", haproxy, 1.25, 1, answers},
+		{"cpu-64k-requests", "CPU per request, 64 KiB requests", "us", haproxy, 1.25, 1, requests},
+		{addedP99, "added p99 at half of the lower peak rate", "us", haproxy, 1.25, 1, workload{}},
+		{"cpu-100b-envoy", "CPU per request, 100 B answers", "us", envoy, 0.9, 0.6, small},
+		{"cpu-100b-caddy", "CPU per request, 100 B answers", "us", caddy, 0.35, 0.25, small},
+		{idleRSS, "memory of an idle proxy", "MB", "", 16, 12, workload{}},
+		{rssEach, "memory per idle connection", "KB", "", 12, 6, workload{}},
+		{allocations, "heap allocations per request", "", "", 2, 0, workload{}},
+	}
+}
+
+// choose returns the rows of these names, in the table's order; all if there are none.
+func choose(names []string) ([]row, error) {
+	all := rows()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var known []string
+	for _, r := range all {
+		known = append(known, r.name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("there is no row %q; the rows are %v", name, known)
+		}
+	}
+	return slices.DeleteFunc(all, func(r row) bool { return !slices.Contains(names, r.name) }), nil
+}
+
+// result is a measured row, as bench.json has it. Must and aim are for the ratio, or for the value if
+// there is no peer.
+type result struct {
+	Name      string   `json:"name"`
+	Value     float64  `json:"value"` // Tulle's, the median of the rounds
+	Unit      string   `json:"unit"`
+	Peer      *string  `json:"peer"`
+	PeerValue *float64 `json:"peerValue"`
+	Ratio     *float64 `json:"ratio"` // the median of the rounds' ratios
+	Must      float64  `json:"must"`
+	Aim       float64  `json:"aim"`
+
+	low, high float64 // of what is judged
+}
+
+// judged is what must and aim are for.
+func (r result) judged() float64 {
+	if r.Ratio != nil {
+		return *r.Ratio
+	}
+	return r.Value
+}
+
+func (r result) verdict() string {
+	switch v := r.judged(); {
+	case v <= r.Aim:
+		return "aim met"
+	case v <= r.Must:
+		return "ok"
+	}
+	return "MISSES MUST"
+}
+
+// result sums up the rounds of a row.
+func (r row) result(f figure) result {
+	out := result{Name: r.name, Value: round3(median(f.ours)), Unit: r.unit, Must: r.must, Aim: r.aim}
+	judged := f.ours
+	if r.peer != "" {
+		judged = quotients(f.ours, f.theirs)
+		theirs, ratio := round3(median(f.theirs)), round3(median(judged))
+		out.Peer, out.PeerValue, out.Ratio = &r.peer, &theirs, &ratio
+	}
+	out.low, out.high = slices.Min(judged), slices.Max(judged)
+	return out
+}
+
+// report is what comes of a run.
+type report struct {
+	rows     []row
+	results  map[string]result
+	failures map[string]error
+}
+
+// table writes the results for people.
+func (r report) table(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, "name\tmeasure\ttulle\tpeer\tratio\t(from-to)\tmust\taim\t")
+	for _, row := range r.rows {
+		if r.failures[row.name] != nil {
+			_, _ = fmt.Fprintf(t, "%s\t%s\t\t%s\t\t\t%.3g\t%.3g\tNOT MEASURED\n", row.name, row.what, row.peer, row.must, row.aim)
+			continue
+		}
+		res := r.results[row.name]
+		peer, ratio := "", ""
+		if res.Ratio != nil {
+			peer, ratio = row.peer+" "+digits(*res.PeerValue)+" "+row.unit, digits(*res.Ratio)
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t(%s-%s)\t%.3g\t%.3g\t%s\n",
+			row.name, row.what, digits(res.Value), row.unit, peer, ratio, digits(res.low), digits(res.high), row.must, row.aim, res.verdict())
+	}
+	return t.Flush()
+}
+
+// write writes the results as JSON, one object a row.
+func (r report) write(path string) error {
+	list := []result{}
+	for _, row := range r.rows {
+		if res, ok := r.results[row.name]; ok {
+			list = append(list, res)
+		}
+	}
+	text, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
