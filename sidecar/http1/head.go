@@ -136,6 +136,7 @@ const longest = 32
 // means that it is not whole yet. In a request, names that some servers take for
 // those of a Kind are refused.
 func parseFields(p []byte, h *wire.Header, request bool, maxBytes, maxFields int) (n int, err error) {
+	var lower [longest]byte
 	for {
 		line := p[n:]
 		if len(line) == 0 || len(line) == 1 && line[0] == '\r' {
@@ -150,7 +151,6 @@ func parseFields(p []byte, h *wire.Header, request bool, maxBytes, maxFields int
 			}
 			return n + 2, nil
 		}
-		var lower [longest]byte
 		colon := 0
 		for colon < len(line) {
 			c := lowered[line[colon]]
@@ -344,19 +344,27 @@ var lowered = func() (t [256]byte) {
 // isFieldValue refuses control characters, CR and NUL among them (RFC 9110,
 // section 5.5). It looks at eight bytes at a time.
 func isFieldValue(b []byte) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for len(b) >= 8 {
-		x := binary.LittleEndian.Uint64(b)
-		// The top bit of a byte of low is set if the byte is below 0x20, that of
-		// del if it is 0x7f. A borrow can set more of them, which costs a closer
-		// look and no more.
-		del := x ^ 0x7f*ones
-		if ((x-0x20*ones)&^x|(del-ones)&^del)&tops != 0 && !isPlain(b[:8]) {
+	if len(b) < 8 {
+		return isPlain(b)
+	}
+	for i := 0; ; i += 8 {
+		i = min(i, len(b)-8) // the last eight may overlap those before
+		word := b[i : i+8]
+		if anyControl(binary.LittleEndian.Uint64(word)) && !isPlain(word) {
 			return false
 		}
-		b = b[8:]
+		if i == len(b)-8 {
+			return true
+		}
 	}
-	return isPlain(b)
+}
+
+// anyControl reports whether one of the eight bytes in x is below 0x20 or is
+// 0x7f. It is true of a tab, which isPlain allows.
+func anyControl(x uint64) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	del := x ^ 0x7f*ones
+	return ((x-0x20*ones)&^x|(del-ones)&^del)&tops != 0
 }
 
 func isPlain(b []byte) bool {
