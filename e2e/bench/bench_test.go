@@ -159,6 +159,9 @@ func TestReport(t *testing.T) {
 			t.Errorf("the table has no line like %q:\n%s", want, table.String())
 		}
 	}
+	if err := r.err(); err == nil || err.Error() != "not measured: cpu-100b-caddy: no caddy" {
+		t.Errorf("got error %v, want the row and the reason", err)
+	}
 	path := filepath.Join(t.TempDir(), "new", "bench.json")
 	if err := r.write(path); err != nil {
 		t.Fatal(err)

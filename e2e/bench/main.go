@@ -32,11 +32,7 @@ import (
 func main() {
 	ctx, stop := run.Signals(context.Background())
 	defer stop()
-	err := benchmark(ctx, os.Args[1:], os.Stdout)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
+	if err := benchmark(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -90,6 +86,9 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 
 	r := report{rows: chosen, results: map[string]result{}, failures: map[string]error{}}
 	l.prepare(ctx, &r, out)
+	if len(r.failures) == len(chosen) {
+		return r.err()
+	}
 	if err := facts(ctx, l, cpus, out); err != nil {
 		return err
 	}
@@ -114,13 +113,7 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 	if others > 0.1 {
 		_, _ = fmt.Fprintf(out, "\nOther programs used %.1f processors meanwhile: what is above is noisy, latencies most of all.\n", others)
 	}
-	var failures []error
-	for _, row := range chosen {
-		if err := r.failures[row.name]; err != nil {
-			failures = append(failures, fmt.Errorf("%s was not measured: %w", row.name, err))
-		}
-	}
-	return errors.Join(failures...)
+	return r.err()
 }
 
 // prepare finds the programs, or installs them as `make packages` does. Rows whose programs cannot be had
@@ -130,8 +123,8 @@ func (l *lab) prepare(ctx context.Context, r *report, out io.Writer) {
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":"+debian.Path); err != nil {
 		r.fail(err, func(row) bool { return true })
 	}
-	for _, need := range debian.Bench() {
-		uses := func(row row) bool {
+	uses := func(need debian.Need) func(row) bool {
+		return func(row row) bool {
 			switch need.Program {
 			case "nginx":
 				return true
@@ -140,17 +133,20 @@ func (l *lab) prepare(ctx context.Context, r *report, out io.Writer) {
 			}
 			return row.peer == need.Program
 		}
-		if slices.ContainsFunc(r.rows, uses) {
-			if err := debian.Ensure(ctx, []debian.Need{need}, true, out); err != nil {
-				r.fail(err, uses)
+	}
+	needs := slices.DeleteFunc(debian.Bench(), func(n debian.Need) bool { return !slices.ContainsFunc(r.rows, uses(n)) })
+	if err := debian.Ensure(ctx, needs, true, out); err != nil {
+		for _, need := range needs {
+			if !debian.Has(need.Program) {
+				r.fail(err, uses(need))
 			}
 		}
 	}
-	uses := func(row row) bool { return row.peer == envoy }
-	if slices.ContainsFunc(r.rows, uses) {
+	toEnvoy := func(row row) bool { return row.peer == envoy }
+	if slices.ContainsFunc(r.rows, toEnvoy) {
 		var err error
 		if l.envoy, err = getEnvoy(ctx, out); err != nil {
-			r.fail(err, uses)
+			r.fail(err, toEnvoy)
 		}
 	}
 }

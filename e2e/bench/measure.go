@@ -188,9 +188,9 @@ func (b *bench) memory(ctx context.Context, conns int) (idle, each figure, err e
 			return idle, each, err
 		}
 		idle.ours = append(idle.ours, float64(empty)/(1<<20))
-		b.say("memory, round %d of %d: %.1f MB when idle, %.1f MB with %d idle connections",
-			round+1, b.rounds, float64(empty)/(1<<20), float64(full)/(1<<20), conns)
+		b.say("memory, round %d of %d: %.1f MB when idle", round+1, b.rounds, idle.ours[round])
 		if conns > 0 {
+			b.say("memory, round %d of %d: %.1f MB with %d idle connections", round+1, b.rounds, float64(full)/(1<<20), conns)
 			each.ours = append(each.ours, float64(full-empty)/(1<<10)/float64(conns))
 		}
 	}

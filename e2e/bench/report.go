@@ -4,11 +4,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -150,4 +152,23 @@ func (r report) write(path string) error {
 		return err
 	}
 	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// err says why rows were not measured, each reason once; nil if all were.
+func (r report) err() error {
+	var reasons []string
+	names := map[string][]string{}
+	for _, row := range r.rows {
+		if err := r.failures[row.name]; err != nil {
+			if names[err.Error()] == nil {
+				reasons = append(reasons, err.Error())
+			}
+			names[err.Error()] = append(names[err.Error()], row.name)
+		}
+	}
+	var errs []error
+	for _, reason := range reasons {
+		errs = append(errs, fmt.Errorf("not measured: %s: %s", strings.Join(names[reason], ", "), reason))
+	}
+	return errors.Join(errs...)
 }
