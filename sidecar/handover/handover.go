@@ -82,13 +82,14 @@ type Set struct {
 	listeners []*listener
 	control   *listener         // offers the listeners; nil without Config.Socket
 	presence  *net.UnixListener // nil without Config.Name
-	before    *link             // to the process that the listeners came from, or nil
 
 	handing sync.Mutex   // held while the listeners change hands
-	given   []*listener  // those that another process has; guarded by handing
-	left    atomic.Int64 // when they were handed over, in Unix nanoseconds, or 0
+	took    []*listener  // those that the process before has in reserve; guarded by handing
+	given   []*listener  // those that the process after has; guarded by handing
+	left    atomic.Int64 // since when another process accepts, in Unix nanoseconds, or 0
 
 	mu      sync.Mutex
+	before  *link                      // to the process that the listeners came from, while it lives
 	waiting map[*net.UnixConn]struct{} // who could take over
 	closed  bool
 	stop    context.CancelCauseFunc // of Run
@@ -245,12 +246,14 @@ func (s *Set) Wrap(i int, wrap func(net.Listener) (net.Listener, error)) error {
 // after their next answer.
 func (s *Set) Leaving() bool { return s.left.Load() != 0 }
 
-// Linger returns a context that ends when ctx does, but after a handover not
-// before Config.Linger has passed since. Call cancel when it is not needed any
-// more.
+// Linger returns a context that ends when ctx does, but while another process
+// accepts not before it has done so for Config.Linger. If ctx ends while the
+// process that the listeners came from lives, that one accepts again. Call
+// cancel when the context is not needed any more.
 func (s *Set) Linger(ctx context.Context) (lingering context.Context, cancel context.CancelFunc) {
 	lingering, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
+		s.giveBack()
 		left := s.left.Load()
 		wait := time.Until(time.Unix(0, left).Add(s.cfg.Linger))
 		if left == 0 || wait <= 0 {
@@ -284,6 +287,12 @@ func (s *Set) Run(ctx context.Context) error {
 			}
 		})
 	}
+	if before := s.predecessor(); before != nil {
+		wg.Go(func() {
+			_, _ = before.receive() // its end; it has no more to say
+			s.forget(before)
+		})
+	}
 	for s.control != nil {
 		c, err := s.control.Accept()
 		if err != nil {
@@ -307,6 +316,22 @@ func (s *Set) Run(ctx context.Context) error {
 	return nil
 }
 
+func (s *Set) predecessor() *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.before
+}
+
+// forget ends the connection to the process that the listeners came from.
+func (s *Set) forget(before *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.before == before {
+		s.before = nil
+	}
+	_ = before.raw.Close()
+}
+
 // close ends everything. A process that waits or is in reserve learns of it.
 func (s *Set) close() {
 	s.mu.Lock()
@@ -314,10 +339,10 @@ func (s *Set) close() {
 	for c := range s.waiting {
 		_ = c.Close()
 	}
-	s.mu.Unlock()
 	if s.before != nil {
 		_ = s.before.raw.Close()
 	}
+	s.mu.Unlock()
 	if s.presence != nil {
 		_ = s.presence.Close()
 	}

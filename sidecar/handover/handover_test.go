@@ -363,27 +363,42 @@ func TestNewProcessWaitsUntilReady(t *testing.T) {
 	}
 }
 
-// When the process that took over ends, whatever the reason, the one before it
-// serves again, and nobody who is in the queue is lost.
-func TestOldProcessServesAgain(t *testing.T) {
-	address, socket := freePort(t), socketName(t)
-	old := start(t, "old", Config{Socket: socket}, address)
+// When the process that took over is told to stop before the old one is, the old
+// one serves again.
+func TestGivesBack(t *testing.T) {
+	address, cfg := freePort(t), Config{Socket: socketName(t), Linger: 20 * time.Millisecond}
+	old := start(t, "old", cfg, address)
 	l := startLoad(t, address)
 	for i := range 5 {
 		l.advance(t, 50)
-		next := start(t, fmt.Sprint("new ", i), Config{Socket: socket}, address)
+		next := start(t, fmt.Sprint("new ", i), cfg, address)
 		l.advance(t, 50)
-		next.set.left.Store(1) // as if it was told to stop: no more keep-alive
-		next.set.before.raw.Close()
-		for _, ln := range next.set.Listeners() {
-			ln.Close()
-		}
-		await(t, "the old process to serve again", func() bool { return !old.set.Leaving() })
+		ctx, stop := context.WithCancel(t.Context())
+		lingering, done := next.set.Linger(ctx)
+		stop()
+		<-lingering.Done()
+		await(t, "the old process to serve again", func() bool { return !old.set.Leaving() && next.set.Leaving() })
 		next.drained()
 		next.end()
+		done()
 	}
 	l.advance(t, 50)
 	l.check(t)
+	if len(l.from) != 6 {
+		t.Errorf("answers came from %v", l.from)
+	}
+	// With nobody to give them back to, it does not linger.
+	next := start(t, "last", cfg, address)
+	old.end()
+	await(t, "the end of the old one to be noticed", func() bool { return next.set.predecessor() == nil })
+	ctx, stop := context.WithCancel(t.Context())
+	lingering, done := next.set.Linger(ctx)
+	defer done()
+	stop()
+	<-lingering.Done()
+	if next.set.Leaving() {
+		t.Error("it gave the listeners back to nobody")
+	}
 }
 
 // The first process of three holds no reserve for the third.

@@ -96,30 +96,18 @@ func (s *Set) give(l *link, ask message) bool {
 	if m, err := l.receive(); err != nil || !m.Take {
 		return fail("the other process did not take them in time", err)
 	}
-	now := time.Now().UnixNano()
-	s.left.Store(now)
+	now := s.pause(given, l.raw)
 	s.given = given
-	for _, ln := range given {
-		ln.pause()
-	}
 	if err := l.send(message{Yours: true}); err != nil {
 		// It has the listeners or has ended, and then so has the connection.
 		s.log.Debug("the handover was not confirmed", "error", err)
 	}
 	l.step(0)
 	s.log.Info("handed over the listeners, finishing the connections", "socket", s.cfg.Socket, "addresses", addresses)
-	// Those that wait here are to wait there.
-	s.mu.Lock()
-	for c := range s.waiting {
-		if c != l.raw {
-			_ = c.Close()
-		}
-	}
-	s.mu.Unlock()
-	if s.before != nil {
-		s.before.step(time.Second)
-		_ = s.before.send(message{Release: true})
-		s.before.close()
+	if before := s.predecessor(); before != nil {
+		before.step(time.Second)
+		_ = before.send(message{Release: true})
+		s.forget(before)
 	}
 	if s.cfg.Exit {
 		time.AfterFunc(s.cfg.Linger, func() {
@@ -129,6 +117,38 @@ func (s *Set) give(l *link, ask message) bool {
 		})
 	}
 	return true
+}
+
+// pause stops accepting from listeners that another process has too, and returns
+// when that was. Those that wait here, but for one, are to wait there.
+func (s *Set) pause(all []*listener, but *net.UnixConn) int64 {
+	now := time.Now().UnixNano()
+	s.left.Store(now)
+	for _, ln := range all {
+		ln.pause()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.waiting {
+		if c != but {
+			_ = c.Close()
+		}
+	}
+	return now
+}
+
+// giveBack lets the process that the listeners came from accept again, if it
+// still lives.
+func (s *Set) giveBack() {
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	before := s.predecessor()
+	if before == nil || s.Leaving() {
+		return
+	}
+	s.pause(s.took, nil)
+	s.forget(before)
+	s.log.Info("gave the listeners back, finishing the connections", "socket", s.cfg.Socket)
 }
 
 // resume accepts again: the process that took over has ended.

@@ -28,7 +28,7 @@ func (s *Set) take(ctx context.Context, raw *net.UnixConn) error {
 		l.close()
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
-	s.before = l
+	s.before = l // before Run, so nobody else looks at it yet
 	s.log.Info("took over the listeners", "socket", s.cfg.Socket)
 	return nil
 }
@@ -107,6 +107,12 @@ func (s *Set) receive(l *link) error {
 		return fail(err)
 	}
 	s.control = newListener(control)
+	s.took = []*listener{s.control}
+	for i, a := range s.addresses {
+		if given[a] != nil {
+			s.took = append(s.took, s.listeners[i])
+		}
+	}
 	if err := s.confirm(l); err != nil {
 		s.control = nil
 		for _, ln := range s.listeners {
