@@ -197,6 +197,31 @@ func TestPodSecurity(t *testing.T) {
 	}
 }
 
+// A new host proxy can run beside the old one, and is not taken for ready while
+// the old one answers its probes.
+func TestHostProxiesAreReplaced(t *testing.T) {
+	for handover, want := range map[bool][2]string{true: {"1", "0"}, false: {"0", "1"}} {
+		d := all[appsv1.DaemonSet](render(t, "mesh", map[string]any{"host": map[string]any{"handover": handover}}))["tulle-host"]
+		update, c := d.Spec.UpdateStrategy.RollingUpdate, d.Spec.Template.Spec.Containers[0]
+		surge := "0"
+		if update.MaxSurge != nil {
+			surge = update.MaxSurge.String()
+		}
+		if got := [2]string{surge, update.MaxUnavailable.String()}; got != want {
+			t.Errorf("handover %v: surge and unavailable are %v, want %v", handover, got, want)
+		}
+		socket := ""
+		for _, e := range c.Env {
+			if e.Name == "TULLE_HANDOVER" {
+				socket = e.Value
+			}
+		}
+		if (socket == "@tulle/mesh") != handover || (c.StartupProbe != nil) != handover || (d.Spec.MinReadySeconds > 0) != handover {
+			t.Errorf("handover %v: socket %q, startup probe %v, minReadySeconds %d", handover, socket, c.StartupProbe, d.Spec.MinReadySeconds)
+		}
+	}
+}
+
 // Names in one object that mean another one.
 func TestReferences(t *testing.T) {
 	for name, values := range map[string]map[string]any{
