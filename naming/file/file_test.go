@@ -22,6 +22,26 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// buffer is a log that another goroutine writes.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+// take returns what was written since the last call.
+func (b *buffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.text.Reset()
+	return b.text.String()
+}
+
 // soon is when a change is surely known.
 const soon = time.Second
 
@@ -72,6 +92,13 @@ func (d *dns) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	})
 }
 
+// of returns the value of a name, and how many follow it.
+func (d *dns) of(id string) (*watch.Value[naming.Replicas], int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.values[id], d.users[id]
+}
+
 func text(r naming.Replicas) string {
 	s := r.State.String()
 	for _, e := range r.Endpoints {
@@ -81,7 +108,7 @@ func text(r naming.Replicas) string {
 }
 
 // run runs a namer of an empty directory for as long as test runs.
-func run(t *testing.T, log *bytes.Buffer, test func(d *directory, n *file.Namer, hosts *dns)) {
+func run(t *testing.T, log *buffer, test func(d *directory, n *file.Namer, hosts *dns)) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := &dns{values: map[string]*watch.Value[naming.Replicas]{}, users: map[string]int{}}
 		d := &directory{T: t, root: t.TempDir()}
@@ -94,6 +121,8 @@ func run(t *testing.T, log *bytes.Buffer, test func(d *directory, n *file.Namer,
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		hosts.mu.Lock()
+		defer hosts.mu.Unlock()
 		for id, n := range hosts.users {
 			if n != 0 {
 				t.Errorf("%s is still followed by %d", id, n)
@@ -103,7 +132,7 @@ func run(t *testing.T, log *bytes.Buffer, test func(d *directory, n *file.Namer,
 }
 
 func TestFollows(t *testing.T) {
-	var log bytes.Buffer
+	var log buffer
 	run(t, &log, func(d *directory, n *file.Namer, _ *dns) {
 		value, release := n.Replicas("/#/io.l5d.fs/web")
 		defer release()
@@ -124,14 +153,14 @@ func TestFollows(t *testing.T) {
 		d.write("web", "10.0.0.3 80\n")
 		time.Sleep(soon)
 		expect("bound 10.0.0.3:80*1")
-		if log.Len() > 0 {
-			t.Errorf("it logged %s", &log)
+		if got := log.take(); got != "" {
+			t.Errorf("it logged %s", got)
 		}
 		// What is wrong is said once, and what was known stays.
 		d.write("web", "10.0.0.4 80\n10.0.0.5\n10.0.0.6 0\n")
 		time.Sleep(10 * soon)
 		expect("bound 10.0.0.3:80*1")
-		if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "web:2: ") || !strings.Contains(got, "web:3: ") {
+		if got := log.take(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "web:2: ") || !strings.Contains(got, "web:3: ") {
 			t.Errorf("it logged %s", got)
 		}
 		d.must(os.Remove(filepath.Join(d.root, "web")))
@@ -145,7 +174,7 @@ func TestFollows(t *testing.T) {
 
 // A file that is being written is not taken before it keeps still.
 func TestWaitsForWriters(t *testing.T) {
-	var log bytes.Buffer
+	var log buffer
 	run(t, &log, func(d *directory, n *file.Namer, _ *dns) {
 		d.write("web", "10.0.0.1 80\n")
 		value, release := n.Replicas("/#/io.l5d.fs/web")
@@ -161,14 +190,14 @@ func TestWaitsForWriters(t *testing.T) {
 		}
 		d.write("web", "10.0.0.9 80")
 		time.Sleep(soon)
-		if got := text(value.Get()); got != "bound 10.0.0.9:80*1" || log.Len() > 0 {
-			t.Errorf("got %s, and it logged %q", got, &log)
+		if got, logged := text(value.Get()), log.take(); got != "bound 10.0.0.9:80*1" || logged != "" {
+			t.Errorf("got %s, and it logged %q", got, logged)
 		}
 	})
 }
 
 func TestFirstLook(t *testing.T) {
-	var log bytes.Buffer
+	var log buffer
 	run(t, &log, func(d *directory, n *file.Namer, _ *dns) {
 		d.write("bad", "10.0.0.1:80\n")
 		d.write("large", strings.Repeat("#", 500<<10+1))
@@ -202,15 +231,15 @@ func TestFirstLook(t *testing.T) {
 			release()
 		}
 	})
-	if !strings.Contains(log.String(), "10.0.0.1:80") {
-		t.Errorf("it logged %s", &log)
+	if got := log.take(); !strings.Contains(got, "10.0.0.1:80") {
+		t.Errorf("it logged %s", got)
 	}
 }
 
 var longElement = strings.Repeat("a", 4000)
 
 func TestHostNames(t *testing.T) {
-	var log bytes.Buffer
+	var log buffer
 	run(t, &log, func(d *directory, n *file.Namer, hosts *dns) {
 		d.write("web", "a.test 80 * 2\nb.test 81\n")
 		value, release := n.Replicas("/#/io.l5d.fs/web")
@@ -223,7 +252,8 @@ func TestHostNames(t *testing.T) {
 			}
 		}
 		expect("pending")
-		a, b := hosts.values["/$/inet/a.test/80"], hosts.values["/$/inet/b.test/81"]
+		a, _ := hosts.of("/$/inet/a.test/80")
+		b, _ := hosts.of("/$/inet/b.test/81")
 		a.Set(naming.Of(naming.Endpoint{Address: "10.0.0.1:80", Weight: 1}, naming.Endpoint{Address: "10.0.0.2:80", Weight: 1}))
 		expect("bound 10.0.0.1:80*2 10.0.0.2:80*2")
 		b.Set(naming.Of(naming.Endpoint{Address: "10.0.0.3:81", Weight: 1}))
@@ -231,8 +261,10 @@ func TestHostNames(t *testing.T) {
 		d.write("web", "10.0.0.9 80\nb.test 81 * 3\n")
 		time.Sleep(soon)
 		expect("bound 10.0.0.3:81*3 10.0.0.9:80*1")
-		if hosts.users["/$/inet/a.test/80"] != 0 || hosts.users["/$/inet/b.test/81"] != 1 {
-			t.Errorf("followed: %v", hosts.users)
+		_, followA := hosts.of("/$/inet/a.test/80")
+		_, followB := hosts.of("/$/inet/b.test/81")
+		if followA != 0 || followB != 1 {
+			t.Errorf("a is followed %d times, b %d times", followA, followB)
 		}
 		a.Set(naming.Of())
 		b.Set(naming.Of())
@@ -242,25 +274,26 @@ func TestHostNames(t *testing.T) {
 
 // Followers share what they follow, and the last to leave ends it.
 func TestRelease(t *testing.T) {
-	var log bytes.Buffer
+	var log buffer
 	run(t, &log, func(d *directory, n *file.Namer, hosts *dns) {
 		d.write("web", "a.test 80\n")
 		first, release1 := n.Replicas("/#/io.l5d.fs/web")
 		second, release2 := n.Replicas("/#/io.l5d.fs/web")
-		synctest.Wait()
-		if first != second || hosts.users["/$/inet/a.test/80"] != 1 {
-			t.Errorf("%d follow", hosts.users["/$/inet/a.test/80"])
+		expect := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if _, users := hosts.of("/$/inet/a.test/80"); users != want {
+				t.Errorf("%d follow, want %d", users, want)
+			}
+		}
+		expect(1)
+		if first != second {
+			t.Error("two values of one file")
 		}
 		release1()
 		release1()
-		synctest.Wait()
-		if hosts.users["/$/inet/a.test/80"] != 1 {
-			t.Error("released too early")
-		}
+		expect(1)
 		release2()
-		synctest.Wait()
-		if hosts.users["/$/inet/a.test/80"] != 0 {
-			t.Error("not released")
-		}
+		expect(0)
 	})
 }
