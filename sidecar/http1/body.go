@@ -167,11 +167,11 @@ func (b *Body) trailer() error {
 	all := &b.r.trailer
 	all.Reset()
 	n, err := parseFields(b.r.buf[b.r.r:b.r.w], all, true, limits.Trailer, limits.TrailerFields)
-	var refused *ParseError
-	switch {
-	case errors.As(err, &refused) && refused.Status == 431:
-		return refuse(TrailerTooLarge, "the trailer is too large")
-	case err != nil:
+	if err != nil {
+		var refused *ParseError
+		if errors.As(err, &refused) && refused.Status == 431 {
+			return refuse(TrailerTooLarge, "the trailer is too large")
+		}
 		return refuse(BadChunk, "trailer: "+err.Error())
 	}
 	b.r.r += n
