@@ -92,7 +92,8 @@ func TestRenderedObjects(t *testing.T) {
 		"Namespace tulle", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
 		"ClusterRole tulle-controller", "ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
 		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
-		"ConfigMap tulle-controller", "Service tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
+		"ConfigMap tulle-controller",
+		"ConfigMap tulle-host-policy", "Service tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
 		"MutatingWebhookConfiguration tulle-injector",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -219,6 +220,21 @@ func TestHostProxiesAreReplaced(t *testing.T) {
 		if (socket == "@tulle/mesh") != handover || (c.StartupProbe != nil) != handover || (d.Spec.MinReadySeconds > 0) != handover {
 			t.Errorf("handover %v: socket %q, startup probe %v, minReadySeconds %d", handover, socket, c.StartupProbe, d.Spec.MinReadySeconds)
 		}
+	}
+}
+
+// A policy reaches host proxies as it is written, numbers included, and by a
+// mount that is renewed.
+func TestHostPolicy(t *testing.T) {
+	want := "server:\n  maxConcurrentRequests: 2000000\n  tunnel: {idleTimeMs: 2592000000}\n"
+	objects := render(t, "mesh", map[string]any{"host": map[string]any{"policy": want}})
+	if got := all[corev1.ConfigMap](objects)["tulle-host-policy"].Data["policy.yaml"]; got != want {
+		t.Errorf("the policy is %q", got)
+	}
+	c := all[appsv1.DaemonSet](objects)["tulle-host"].Spec.Template.Spec.Containers[0]
+	if !slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "TULLE_POLICY" && e.Value == "/etc/tulle/policy.yaml" }) ||
+		!slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/tulle" && m.SubPath == "" }) {
+		t.Errorf("the proxy reads no policy: %v, %v", c.Env, c.VolumeMounts)
 	}
 }
 
