@@ -45,6 +45,10 @@ func startStream(t *testing.T, target string, proxies ...string) *stream {
 						s.mu.Lock()
 						s.failures = append(s.failures, fmt.Sprintf("%s %s by way of %s: %v", time.Now().Format("15:04:05.000"), kind, proxy, err))
 						s.mu.Unlock()
+						select { // else it would only count how fast it is refused
+						case <-time.After(pause):
+						case <-ctx.Done():
+						}
 					}
 				}
 			})
