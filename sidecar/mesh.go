@@ -9,8 +9,10 @@ import (
 
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/run"
+	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
@@ -28,7 +30,7 @@ type mesh struct {
 }
 
 // newMesh reads the CA file and asks for the addresses of the machine.
-func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, registry prometheus.Registerer, leaving func() bool, log *slog.Logger) (*mesh, error) {
+func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, behaviour *watch.Value[*policy.Policy], registry prometheus.Registerer, leaving func() bool, log *slog.Logger) (*mesh, error) {
 	roots, err := cfg.roots()
 	if err != nil {
 		return nil, err
@@ -59,7 +61,7 @@ func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, registry p
 		m.namespace, ours = m.node.namespace, m.node.ours
 	}
 	m.incoming = router.NewIncoming(router.IncomingConfig{
-		TLS: m.identity.ServerTLS(), Identified: m.identity.Ready(), Pools: pools, Metrics: metrics, Ours: ours, Grace: grace, Leaving: leaving, Logger: log,
+		TLS: m.identity.ServerTLS(), Identified: m.identity.Ready(), Pools: pools, Metrics: metrics, Policy: behaviour, Ours: ours, Grace: grace, Leaving: leaving, Logger: log,
 	})
 	prometheus.WrapRegistererWithPrefix("tulle_", registry).MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "namer_connected",

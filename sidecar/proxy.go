@@ -43,6 +43,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
+	"github.com/tulle-mesh/tulle/sidecar/socket"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
@@ -66,7 +67,8 @@ type Proxy struct {
 	pools    *pool.Set
 	outgoing *router.Outgoing
 
-	listeners *handover.Set // since Run
+	poller    *socket.Poller // since Run
+	listeners *handover.Set  // since Run
 	linger    time.Duration
 }
 
@@ -91,7 +93,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	}
 	p.pools = pool.NewSet(p.dialer())
 	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
-	outgoing := router.OutgoingConfig{Metrics: metrics, Grace: grace, Leaving: p.leaving, Logger: log}
+	outgoing := router.OutgoingConfig{Metrics: metrics, Policy: p.behaviour, Grace: grace, Leaving: p.leaving, Logger: log}
 	var dtab *watch.Value[*naming.Dtab]
 	if cfg.Mode == ModeStandalone {
 		rules, err := naming.ParseDtab(cfg.Dtab)
@@ -115,7 +117,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		close(identified) // there is nobody to prove anything to
 		outgoing.Identified = identified
 	} else {
-		m, err := newMesh(cfg, p.pools, metrics, p.registry, p.leaving, log)
+		m, err := newMesh(cfg, p.pools, metrics, p.behaviour, p.registry, p.leaving, log)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +125,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		outgoing.Namespace, outgoing.Identified = m.namespace, m.identity.Ready()
 	}
 	p.names = bind.New(bind.Config{Dtab: dtab, Source: s})
-	p.clients = client.NewSet(s, p.pools)
+	p.clients = client.NewSet(client.Config{Source: s, Pools: p.pools, Policy: p.behaviour, Metrics: metrics})
 	outgoing.Binder, outgoing.Clients = p.names, p.clients
 	p.outgoing = router.NewOutgoing(outgoing)
 	return p, nil
@@ -180,6 +182,7 @@ func (p *Proxy) waiting() []string {
 // server is a part of a proxy that has an address of its own.
 type server struct {
 	key, address string
+	requests     bool // of the mesh, which the poller waits for
 	serve        func(net.Listener) run.Component
 }
 
@@ -197,19 +200,23 @@ func (p *Proxy) Run(ctx context.Context) error {
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	servers := []server{
-		{"outgoing", p.cfg.Outgoing, func(ln net.Listener) run.Component {
+		{"outgoing", p.cfg.Outgoing, true, func(ln net.Listener) run.Component {
 			return run.Component{Name: "outgoing router", Run: func(ctx context.Context) error { return p.outgoing.Serve(ctx, ln) }}
 		}},
-		{"admin", p.cfg.Admin, func(ln net.Listener) run.Component {
+		{"admin", p.cfg.Admin, false, func(ln net.Listener) run.Component {
 			return run.Component{Name: "admin", Run: run.HTTP(pages, ln, time.Second)}
 		}},
 	}
 	if p.mesh != nil {
-		servers = append(servers, server{"incoming", p.cfg.Incoming, func(ln net.Listener) run.Component {
+		servers = append(servers, server{"incoming", p.cfg.Incoming, true, func(ln net.Listener) run.Component {
 			return run.Component{Name: "incoming router", Run: func(ctx context.Context) error { return p.mesh.incoming.Serve(ctx, ln) }}
 		}})
 	}
 
+	var err error
+	if p.poller, err = socket.Open(); err != nil {
+		return err
+	}
 	// What the routers stand on runs from before they listen until they are done.
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -221,7 +228,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 		failed <- run.Group(support, run.Config{}, p.support()...)
 		giveUp()
 	})
-	var err error
 	if p.listeners, err = p.listen(listening, servers); err == nil {
 		err = p.serve(ctx, servers, failed)
 	} else if ctx.Err() != nil {
@@ -261,6 +267,13 @@ func (p *Proxy) serve(ctx context.Context, servers []server, failed <-chan error
 	if p.mesh != nil {
 		attrs = append(attrs, "identity", p.mesh.identity.ID())
 	}
+	for i, s := range servers {
+		if s.requests {
+			if err := p.listeners.Wrap(i, p.poller.Listener); err != nil {
+				return err
+			}
+		}
+	}
 	for i, ln := range p.listeners.Listeners() {
 		components = append(components, servers[i].serve(ln))
 		attrs = append(attrs, servers[i].key, ln.Addr())
@@ -277,6 +290,7 @@ func (p *Proxy) serve(ctx context.Context, servers []server, failed <-chan error
 
 func (p *Proxy) support() []run.Component {
 	components := []run.Component{
+		{Name: "poller", Run: p.poller.Run},
 		{Name: "names", Run: p.names.Run},
 		{Name: "clients", Run: p.clients.Run},
 		{Name: "connections", Run: p.pools.Run},
@@ -296,11 +310,10 @@ func (p *Proxy) support() []run.Component {
 // dialer returns how connections are made: plain TCP to an application, mTLS to
 // a proxy, which must prove the identity that the namer named.
 func (p *Proxy) dialer() pool.Dial {
-	d := &net.Dialer{KeepAlive: 15 * time.Second}
 	var configs sync.Map // SPIFFE ID to *tls.Config, which are made once
 	return func(ctx context.Context, t pool.Target) (net.Conn, error) {
 		if t.Identity == "" {
-			return d.DialContext(ctx, "tcp", t.Address)
+			return p.poller.Dial(ctx, t.Address)
 		}
 		cached, ok := configs.Load(t.Identity)
 		if !ok {
@@ -310,7 +323,7 @@ func (p *Proxy) dialer() pool.Dial {
 			}
 			cached, _ = configs.LoadOrStore(t.Identity, p.mesh.identity.ClientTLS(id))
 		}
-		raw, err := d.DialContext(ctx, "tcp", t.Address)
+		raw, err := p.poller.Dial(ctx, t.Address)
 		if err != nil {
 			return nil, err
 		}

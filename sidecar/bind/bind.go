@@ -248,6 +248,8 @@ func (b *Binder) state(id string) naming.Replicas {
 type Name struct {
 	// Service is the service name as it is printed, such as /svc/world.
 	Service string
+	// Memo is for whoever uses the name to remember what it leads to.
+	Memo atomic.Value
 
 	binder   *Binder
 	caller   naming.Dentry

@@ -65,6 +65,43 @@ func BenchmarkResponseHead(b *testing.B) {
 	}
 }
 
+// BenchmarkExchange is all that a request and its answer cost here: both heads
+// read and written, the body handed on. The connections cost nothing.
+func BenchmarkExchange(b *testing.B) {
+	for _, c := range []struct {
+		name, request string
+		answer        []byte
+	}{
+		{"wrk-100B", wrkHead, append([]byte(nginxHead), bytes.Repeat([]byte("x"), 100)...)},
+		{"browser-100B", browserHead, append([]byte(nginxHead), bytes.Repeat([]byte("x"), 100)...)},
+		{"wrk-64KiB", wrkHead, answer(64 << 10)},
+		{"wrk-64KiB-chunked", wrkHead, chunkedAnswer(64<<10, 8<<10)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			client, backend := &exchange{in: []byte(c.request)}, &exchange{in: c.answer}
+			cr, cw := NewReader(client, DefaultLimits), NewWriter(client)
+			br, bw := NewReader(backend, DefaultLimits), NewWriter(backend)
+			var req wire.Request
+			var res wire.Response
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := cr.Request(&req); err != nil {
+					b.Fatal(err)
+				}
+				forward(bw, &req)
+				if err := bw.Flush(); err != nil {
+					b.Fatal(err)
+				}
+				if err := relayOne(br, cw, &res); err != nil {
+					b.Fatal(err)
+				}
+				cr.Idle()
+				br.Idle()
+			}
+		})
+	}
+}
+
 // BenchmarkRelay relays answers over real connections: from a backend that sends
 // one for each byte it gets, to a client that reads it whole. The costs of both
 // are in the result, and they are most of it.

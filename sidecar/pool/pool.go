@@ -15,23 +15,35 @@ package pool
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 )
 
-const (
-	// idleFor is how long an unused connection is kept: less than the 75 s and
-	// 60 s after which common servers close theirs.
-	idleFor = 50 * time.Second
-	// sweepEvery bounds how much longer than idleFor one can live.
-	sweepEvery = 10 * time.Second
-	// maxIdle connections are kept for each target.
-	maxIdle = 256
-)
+// sweepEvery is how precisely idle times are kept.
+const sweepEvery = time.Second
+
+// Limits are about the connections of one pool. The zero value has none.
+type Limits struct {
+	MinIdle int           // idle ones that are kept whatever their age
+	MaxOpen int           // 0: no limit
+	Waiters int           // requests that may wait for one of MaxOpen; negative: all
+	Idle    time.Duration // after which an idle one is closed; 0: never
+	Life    time.Duration // after which one is closed once it is idle; 0: never
+}
+
+// maxIdle connections are kept for each target.
+const maxIdle = 256
+
+// ErrBusy is returned by Open when MaxOpen connections are in use and too many
+// requests wait for one.
+var ErrBusy = errors.New("all connections that are allowed are in use, and too many requests wait for one")
 
 // Target is where connections lead.
 type Target struct {
@@ -49,9 +61,16 @@ type Conn struct {
 	W      *http1.Writer
 	Reused bool // it has carried an exchange before, so the peer may close it any time
 
-	since time.Time // idle since
-	quiet func() bool
+	made, since int64 // when it was opened, and idle since; in the time of package clock
+	state       interface {
+		Readable() bool
+		Gone() bool
+	}
 }
+
+// Stale reports whether an idle connection is of no use: its peer has closed it,
+// or has sent what nobody asked for.
+func (c *Conn) Stale() bool { return c.state != nil && c.state.Readable() }
 
 // Pool holds the idle connections of one target. It is safe for concurrent use.
 type Pool struct {
@@ -60,75 +79,177 @@ type Pool struct {
 	dial Dial
 	refs int // guarded by Set.mu; at 0 the pool goes with its last idle connection
 
-	mu     sync.Mutex
-	idle   []*Conn // the most recently used last
-	closed bool
+	mu      sync.Mutex
+	limits  Limits
+	idle    []*Conn // the most recently used last
+	open    int     // connections in use, idle, and being made
+	waiting []chan *Conn
+	closed  bool
 }
 
-// Get returns an idle connection that still looks alive, or a new one.
-func (p *Pool) Get(ctx context.Context) (*Conn, error) {
-	for {
-		p.mu.Lock()
-		n := len(p.idle)
-		if n == 0 {
-			p.mu.Unlock()
-			break
-		}
+// SetLimits changes the limits. Connections beyond new ones are closed once idle.
+// Where several users share a pool, the last word counts.
+func (p *Pool) SetLimits(l Limits) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limits = l
+}
+
+// Get returns an idle connection that still looks alive, or nil. It never blocks.
+func (p *Pool) Get() *Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n := len(p.idle); n > 0; n-- {
 		c := p.idle[n-1]
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
-		p.mu.Unlock()
-		if c.quiet() {
+		if !c.Stale() {
 			c.Reused = true
-			return c, nil
+			return c
 		}
-		_ = c.Close()
+		p.open--
+		_ = c.Conn.Close()
 	}
+	return nil
+}
+
+// Open makes a connection. If MaxOpen are in use it waits for one of them.
+func (p *Pool) Open(ctx context.Context) (*Conn, error) {
+	p.mu.Lock()
+	if p.limits.MaxOpen > 0 && p.open >= p.limits.MaxOpen {
+		return p.wait(ctx)
+	}
+	p.open++
+	p.mu.Unlock()
 	nc, err := p.dial(ctx, p.Target)
 	if err != nil {
+		p.left()
 		return nil, err
 	}
-	return &Conn{
-		Conn:  nc,
-		R:     http1.NewReader(nc, http1.DefaultLimits),
-		W:     http1.NewWriter(nc),
-		quiet: quietCheck(nc),
-	}, nil
+	c := &Conn{Conn: nc, R: http1.NewReader(nc, http1.DefaultLimits), W: http1.NewWriter(nc), made: clock.Now()}
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
+		nc = t.NetConn()
+	}
+	c.state, _ = nc.(interface {
+		Readable() bool
+		Gone() bool
+	})
+	return c, nil
+}
+
+// wait is the rest of Open, with mu held when it is called.
+func (p *Pool) wait(ctx context.Context) (*Conn, error) {
+	if p.limits.Waiters >= 0 && len(p.waiting) >= p.limits.Waiters {
+		p.mu.Unlock()
+		return nil, ErrBusy
+	}
+	turn := make(chan *Conn, 1)
+	p.waiting = append(p.waiting, turn)
+	p.mu.Unlock()
+	select {
+	case c := <-turn:
+		if c == nil { // a place to make one
+			return p.Open(ctx)
+		}
+		c.Reused = true
+		return c, nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	i := slices.Index(p.waiting, turn)
+	if i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	}
+	p.mu.Unlock()
+	if i < 0 { // it came just now
+		if c := <-turn; c != nil {
+			p.Put(c, clock.Now())
+		} else {
+			p.next()
+		}
+	}
+	return nil, fmt.Errorf("wait for one of the connections that are allowed: %w", context.Cause(ctx))
+}
+
+// left notes that a connection is no more.
+func (p *Pool) left() {
+	p.mu.Lock()
+	p.open--
+	p.mu.Unlock()
+	p.next()
+}
+
+// next lets the first who waits make a connection.
+func (p *Pool) next() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) > 0 && (p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen) {
+		p.waiting[0] <- nil
+		p.waiting = p.waiting[1:]
+	}
 }
 
 // Put takes back a connection whose last exchange is complete.
-func (p *Pool) Put(c *Conn) {
-	c.since = time.Now()
+func (p *Pool) Put(c *Conn, now int64) {
+	c.since = now
+	if c.R.Buffered() > 0 || c.Stale() {
+		p.Close(c)
+		return
+	}
+	c.R.Idle()
 	p.mu.Lock()
-	keep := !p.closed && len(p.idle) < maxIdle && c.R.Buffered() == 0
-	if keep {
+	l := &p.limits
+	keep := !p.closed && len(p.idle) < maxIdle && (l.Life == 0 || now-c.made < int64(l.Life)) && (l.MaxOpen == 0 || p.open <= l.MaxOpen)
+	switch {
+	case keep && len(p.waiting) > 0:
+		p.waiting[0] <- c
+		p.waiting = p.waiting[1:]
+	case keep:
 		p.idle = append(p.idle, c)
 	}
 	p.mu.Unlock()
 	if !keep {
-		_ = c.Close()
+		p.Close(c)
 	}
 }
 
-// expire closes the connections that have been idle since before t.
-func (p *Pool) expire(t time.Time) {
+// Close ends a connection that Get or Open has returned.
+func (p *Pool) Close(c *Conn) {
+	_ = c.Conn.Close()
+	p.left()
+}
+
+// Hijack takes a connection out of the pool, to be closed by the caller.
+func (p *Pool) Hijack(*Conn) { p.left() }
+
+// expire closes the connections that have been idle or open for too long.
+func (p *Pool) expire(now int64) {
 	p.mu.Lock()
-	n := 0
-	for n < len(p.idle) && p.idle[n].since.Before(t) {
-		n++
+	l := p.limits
+	var old []*Conn
+	kept := p.idle[:0]
+	for i, c := range p.idle {
+		left := len(p.idle) - i // with those that were used later
+		switch {
+		case c.Stale(), l.Life > 0 && now-c.made >= int64(l.Life), l.Idle > 0 && now-c.since >= int64(l.Idle) && left+len(kept) > l.MinIdle:
+			old = append(old, c)
+		default:
+			kept = append(kept, c)
+		}
 	}
-	old := append([]*Conn(nil), p.idle[:n]...)
-	p.idle = append(p.idle[:0], p.idle[n:]...)
+	clear(p.idle[len(kept):])
+	p.idle = kept
+	p.open -= len(old)
 	p.mu.Unlock()
 	for _, c := range old {
-		_ = c.Close()
+		_ = c.Conn.Close()
 	}
 }
 
 func (p *Pool) empty() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.idle) == 0
+	return p.open == 0
 }
 
 func (p *Pool) close() {
@@ -136,9 +257,10 @@ func (p *Pool) close() {
 	p.closed = true
 	old := p.idle
 	p.idle = nil
+	p.open -= len(old)
 	p.mu.Unlock()
 	for _, c := range old {
-		_ = c.Close()
+		_ = c.Conn.Close()
 	}
 }
 
@@ -162,7 +284,7 @@ func (s *Set) Acquire(t Target) *Pool {
 	defer s.mu.Unlock()
 	p := s.pools[t]
 	if p == nil {
-		p = &Pool{Target: t, dial: s.dial}
+		p = &Pool{Target: t, dial: s.dial, limits: Limits{Waiters: -1, Idle: 50 * time.Second}}
 		s.pools[t] = p
 	}
 	p.refs++
@@ -183,8 +305,8 @@ func (s *Set) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		select {
-		case now := <-tick.C:
-			s.sweep(now.Add(-idleFor))
+		case <-tick.C:
+			s.sweep(clock.Now())
 		case <-ctx.Done():
 			for _, p := range s.all() {
 				p.close()
@@ -194,10 +316,10 @@ func (s *Set) Run(ctx context.Context) error {
 	}
 }
 
-// sweep closes what has been idle since t and forgets pools that nobody uses.
-func (s *Set) sweep(t time.Time) {
+// sweep closes what has been idle for long and forgets pools that nobody uses.
+func (s *Set) sweep(now int64) {
 	for _, p := range s.all() {
-		p.expire(t)
+		p.expire(now)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,60 +338,4 @@ func (s *Set) all() []*Pool {
 		all = append(all, p)
 	}
 	return all
-}
-
-// quietCheck returns a function that reports whether nothing has arrived on an
-// idle connection: no end of input, and no bytes, which nobody asked for.
-func quietCheck(nc net.Conn) func() bool {
-	raw, ok := rawConn(nc)
-	if !ok {
-		return func() bool { return true } // an in-memory connection of a test
-	}
-	quiet := false
-	look := func(fd uintptr) bool {
-		_, err := peek(fd)
-		quiet = err == syscall.EAGAIN
-		return true
-	}
-	return func() bool {
-		quiet = false
-		return raw.Read(look) == nil && quiet
-	}
-}
-
-// Closed reports whether the peer of a connection that nobody reads at the
-// moment has closed it. On a TLS connection, bytes are the word of it: a proxy
-// that waits for an answer has nothing else to say.
-func Closed(nc net.Conn) bool {
-	raw, ok := rawConn(nc)
-	if !ok {
-		return false
-	}
-	_, isTLS := nc.(interface{ NetConn() net.Conn })
-	closed := false
-	err := raw.Read(func(fd uintptr) bool {
-		n, err := peek(fd)
-		closed = err == nil && (n == 0 || isTLS) || err != nil && err != syscall.EAGAIN
-		return true
-	})
-	return err != nil || closed
-}
-
-func rawConn(nc net.Conn) (syscall.RawConn, bool) {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
-		nc = t.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil, false
-	}
-	raw, err := sc.SyscallConn()
-	return raw, err == nil
-}
-
-// peek looks at what has arrived without blocking and without consuming.
-func peek(fd uintptr) (int, error) {
-	var b [1]byte
-	n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	return n, err
 }

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/sidecar/classify"
+	"github.com/tulle-mesh/tulle/sidecar/deadline"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
@@ -17,14 +19,65 @@ import (
 // maxDrained is how much of a body nobody wants is read to save a connection.
 const maxDrained = 64 << 10
 
-// outcome is how one attempt to send a request ended.
-type outcome struct {
-	// err is nil if an answer was sent to the client, whole or in part.
-	err error
-	// again is true if the request certainly had no effect and can be sent again.
-	again bool
-	// status is that of the answer that was sent.
-	status int
+// exchange is one request and its answer. It is borrowed by a session for that
+// time, so an idle connection does not keep its memory.
+type exchange struct {
+	s   *session
+	req wire.Request
+	res wire.Response
+	up  upload
+
+	started int64 // when the head was complete, in the time of package clock
+	head    bool  // the request's method is HEAD
+	closing bool  // the client's connection ends after this answer
+	minor   byte  // of the client's version
+	// tunnelled is true if the connection went to a tunnel and is closed.
+	tunnelled bool
+
+	held     []byte // the request's body, if it is small enough to be sent again
+	deadline deadline.Deadline
+	method   []byte // outlives the request's buffer
+	scratch  []byte
+}
+
+func (x *exchange) begin(s *session, now int64) {
+	x.s, x.started = s, now
+}
+
+// release gives the exchange's memory to whoever needs an exchange next.
+func (x *exchange) release() {
+	x.req.Reset()
+	x.res.Reset()
+	*x = exchange{
+		req: wire.Request{Header: x.req.Header}, res: wire.Response{Header: x.res.Header},
+		method: x.method[:0], scratch: x.scratch[:0], up: upload{kept: x.up.kept[:0]},
+	}
+	spare.Put(x)
+}
+
+// hold reads a small request body, unless the client waits to be asked for it.
+func (x *exchange) hold() *Problem {
+	x.minor = x.req.Minor
+	x.method = append(x.method[:0], x.req.Method...)
+	limit := x.s.server.policy.Get().Server.ReplayBufferBytes
+	if x.req.Body != wire.Fixed || x.req.Expect || x.req.Length > int64(limit) {
+		x.up.begin(x, limit)
+		return nil
+	}
+	var err error
+	if x.held, err = x.s.r.Hold(int(x.req.Length)); err != nil {
+		x.closing = true
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return slowBody
+		}
+		return &Problem{Status: statusGone, Code: codeBadRequest, Message: "the request ends inside its body"}
+	}
+	return nil
+}
+
+// replayable reports whether the request can be sent once more.
+func (x *exchange) replayable() bool {
+	return x.req.Body == wire.NoBody || x.held != nil || x.up.replayable()
 }
 
 // clientFault is a failure of the client's own: its body broke the rules, or it
@@ -32,13 +85,19 @@ type outcome struct {
 type clientFault struct{ err error }
 
 func (f *clientFault) Error() string { return "the client failed: " + f.err.Error() }
+func (f *clientFault) Unwrap() error { return f.err }
+
+var errGone = &clientFault{errors.New("it closed the connection before the answer")}
 
 // answer returns what is due: a problem if the client may read it, else the
 // status under which the request is counted.
 func (f *clientFault) answer() (int, *Problem) {
 	var parse *http1.ParseError
-	if errors.As(f.err, &parse) {
-		return 0, badRequest(parse.Status, parse.What)
+	switch {
+	case errors.As(f.err, &parse):
+		return 0, badRequest(parse)
+	case errors.Is(f.err, os.ErrDeadlineExceeded):
+		return 0, slowBody
 	}
 	return statusGone, nil
 }
@@ -47,137 +106,153 @@ func (f *clientFault) answer() (int, *Problem) {
 // never sent; nginx has made the number known.
 const statusGone = 499
 
-// lookEvery is how often the proxy looks whether a client still waits.
-const lookEvery = time.Second
+// silence is a connection that ended without a byte of an answer: nobody knows
+// whether the request had an effect.
+type silence struct{ err error }
 
-// attempt sends the request in s.req over c and relays the answer. It hands c
-// back to p, or closes it. skip, if not nil, is shown the head of the answer; when
-// it returns an error, the answer is not relayed and the error is the outcome's.
-func (s *session) attempt(p *pool.Pool, c *pool.Conn, a *added, skip func(*wire.Response) error) outcome {
-	s.upstream.Store(c)
-	defer s.upstream.Store(nil)
+func (s *silence) Error() string { return s.err.Error() }
+func (s *silence) Unwrap() error { return s.err }
 
-	replayable := s.req.Body == wire.NoBody || s.held != nil
-	safe := s.req.Safe() && replayable
-	method := append(make([]byte, 0, 16), s.req.Method...) // outlives the request's buffer
-	minor := s.req.Minor
-	writeRequest(c.W, &s.req, a)
+// errLate is the end of the time that an attempt has.
+var errLate = errors.New("there was no answer in time")
 
-	up := s.upload(c)
-	if up == nil {
+// send writes the request to c and waits for the head of the final answer, until
+// due (0: for ever) in the time of package clock. After an error c is closed.
+func (x *exchange) send(p *pool.Pool, c *pool.Conn, a *added, due int64) error {
+	s := x.s
+	s.await(c, due)
+	err := x.offer(c, a)
+	s.awaitNone(c, due)
+	if err == nil {
+		return nil
+	}
+	s.upstream.Store(nil)
+	p.Close(c)
+	x.up.stop(x)
+	switch fault := x.up.fault(); {
+	case fault != nil:
+		return &clientFault{fault}
+	case s.gone.Load():
+		x.closing = true
+		return errGone
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errLate
+	}
+	return err
+}
+
+func (x *exchange) offer(c *pool.Conn, a *added) error {
+	writeRequest(c.W, x, a)
+	if x.held != nil {
+		_ = c.W.Data(x.held, false)
+	}
+	if x.held != nil || x.req.Body == wire.NoBody {
 		if err := c.W.Flush(); err != nil {
-			_ = c.Close()
-			// Only a safe request may be sent twice, for it may have arrived.
-			return outcome{err: err, again: safe}
+			return &silence{err}
 		}
+	} else {
+		x.up.start(c)
 	}
-
 	for {
-		err := s.await(c, method, up)
-		if err == nil && s.res.Status == 101 {
-			err = errors.New("the endpoint switches protocols, which nobody asked for")
-		}
-		if err != nil {
-			silent := c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err))
-			if failed := up.failed(); failed != nil {
-				err = &clientFault{failed}
+		if err := c.R.Response(&x.res, x.method); err != nil {
+			if c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)) {
+				return &silence{fmt.Errorf("read the answer: %w", err)}
 			}
-			_ = c.Close()
-			s.stopUpload(up)
-			return outcome{err: fmt.Errorf("read the answer: %w", err), again: safe && silent}
+			return fmt.Errorf("read the answer: %w", err)
 		}
-		if s.res.Status >= 200 {
-			break
-		}
-		if minor == 1 { // RFC 9110, section 15.2: never to an HTTP/1.0 client
-			writeResponse(s.w, &s.res, wire.NoBody, 0, "", a.delivery)
-			if s.w.Flush() != nil {
-				_ = c.Close()
-				s.closing = true
-				s.stopUpload(up)
-				return outcome{status: statusGone}
+		switch {
+		case x.res.Status >= 200:
+			return nil
+		case x.res.Status == 101:
+			if len(a.upgrade) == 0 {
+				return errors.New("the endpoint switches protocols, which nobody asked for")
 			}
-		}
-	}
-
-	body := c.R.Body(s.res.Body, s.res.Length)
-	if skip != nil {
-		if err := skip(&s.res); err != nil {
-			s.stopUpload(up)
-			finish(p, c, up == nil && !s.res.Close && discard(&body))
-			return outcome{err: err, again: replayable}
-		}
-	}
-	return s.relay(p, c, up, &body, minor, a.delivery)
-}
-
-// await reads the next head of the answer into s.res. It gives up, with a
-// clientFault, when nobody waits for the answer any more.
-func (s *session) await(c *pool.Conn, method []byte, up *upload) error {
-	for {
-		_ = c.SetReadDeadline(time.Now().Add(lookEvery))
-		err := c.R.Response(&s.res, method)
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			_ = c.SetReadDeadline(time.Time{})
-			return err
-		}
-		// While its body is on the way, reading it tells whether it is there.
-		if (up == nil || up.finished()) && s.r.Buffered() == len(s.held) && pool.Closed(s.conn) {
-			s.closing = true
-			return &clientFault{errors.New("it closed the connection before the answer")}
+			return nil
+		case x.minor == 1: // RFC 9110, section 15.2: never to an HTTP/1.0 client
+			writeResponse(x.s.w, &x.res, answerHead{})
+			if err := x.s.w.Flush(); err != nil {
+				x.closing = true
+				return errGone
+			}
 		}
 	}
 }
 
-// relay sends the answer in s.res on to the client.
-func (s *session) relay(p *pool.Pool, c *pool.Conn, up *upload, body *http1.Body, minor byte, delivered bool) outcome {
-	framing, length := s.res.Body, s.res.Length
-	if framing == wire.UntilClose {
-		framing = wire.Chunked
+// abandon gives up the answer whose head is in x.res, and saves the connection
+// if that takes little.
+func (x *exchange) abandon(p *pool.Pool, c *pool.Conn) {
+	defer x.s.upstream.Store(nil)
+	_ = c.SetReadDeadline(time.Now().Add(lingerFor))
+	body := c.R.Body(x.res.Body, x.res.Length)
+	whole := x.up.whole()
+	x.up.stop(x)
+	if !x.res.Close && whole && discard(&body) {
+		_ = c.SetReadDeadline(time.Time{})
+		p.Put(c, clock.Now())
+		return
 	}
-	if framing == wire.Chunked && minor == 0 {
-		framing, s.closing = wire.UntilClose, true
+	p.Close(c)
+}
+
+// relay sends the answer in x.res on to the client, and returns the status under
+// which the request is counted.
+func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
+	s := x.s
+	a.framing, a.length = x.res.Body, x.res.Length
+	if a.framing == wire.UntilClose {
+		a.framing = wire.Chunked
 	}
-	connection := ""
+	if a.framing == wire.Chunked && x.minor == 0 {
+		a.framing, x.closing = wire.UntilClose, true
+	}
 	switch {
-	case s.closing:
-		connection = "close"
-	case minor == 0:
-		connection = "keep-alive"
+	case x.closing:
+		a.connection = "close"
+	case x.minor == 0:
+		a.connection = "keep-alive"
 	}
-	status := s.res.Status
-	reusable := !s.res.Close
-	writeResponse(s.w, &s.res, framing, length, connection, delivered)
-	readErr, writeErr := http1.Relay(s.w, body, framing == wire.Chunked)
+	status, reusable := x.res.Status, !x.res.Close
+	writeResponse(s.w, &x.res, a)
+	body := c.R.Body(x.res.Body, x.res.Length)
+	readErr, writeErr := http1.Relay(s.w, &body, a.framing == wire.Chunked)
+	s.upstream.Store(nil)
 	if readErr != nil || writeErr != nil {
 		// The client cannot tell a cut answer from a whole one unless its
 		// connection breaks too.
-		s.closing = true
-		_ = c.Close()
-		s.stopUpload(up)
-		if tcp, ok := s.conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // a reset: to HTTP/1.0 an orderly end means a whole answer
+		x.closing = true
+		p.Close(c)
+		x.up.stop(x)
+		if l, ok := s.conn.(interface{ SetLinger(int) error }); ok {
+			_ = l.SetLinger(0) // a reset: to HTTP/1.0 an orderly end means a whole answer
 		}
 		_ = s.conn.Close()
-		if readErr != nil {
-			return outcome{status: 502}
+		if readErr != nil && !s.gone.Load() {
+			return 502
 		}
-		return outcome{status: statusGone}
+		return statusGone
 	}
-	if up != nil && !up.finish(s) {
-		reusable = false
-		s.closing = true
+	if !x.up.finish(x) {
+		reusable, x.closing = false, true
 	}
-	finish(p, c, reusable && body.Done())
-	return outcome{status: status}
+	if reusable && body.Done() {
+		p.Put(c, clock.Now())
+	} else {
+		p.Close(c)
+	}
+	return status
 }
 
-func finish(p *pool.Pool, c *pool.Conn, reusable bool) {
-	if reusable {
-		p.Put(c)
-	} else {
-		_ = c.Close()
+// refuse answers with a problem of the proxy's own.
+func (x *exchange) refuse(p *Problem) {
+	x.s.server.metrics.Error(x.s.server.name, p.Code)
+	if x.req.Body != wire.NoBody && x.held == nil && !x.up.read() {
+		x.closing = true // its body has not been read
 	}
+	if p.Status == statusGone {
+		x.closing = true
+		return
+	}
+	writeProblem(x.s.w, p, x)
 }
 
 // discard reads the rest of a body and reports whether it got to the end
@@ -198,90 +273,11 @@ func isReset(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// upload is a request body on its way while the answer is awaited.
-type upload struct {
-	conn *pool.Conn // to the backend
-	done chan struct{}
-	ok   bool  // after done: the body was sent whole
-	err  error // after done: why the client's side failed, if it did
-}
-
-// upload starts sending the request body. One that is held is only appended to
-// the head; then, as without a body, the result is nil.
-func (s *session) upload(c *pool.Conn) *upload {
-	if s.req.Body == wire.NoBody {
-		return nil
+// class is what the answer in x.res is held to be.
+func (x *exchange) class(k classify.Kind) classify.Class {
+	c := k.Class(x.method, x.res.Status)
+	if c.Failed() && x.res.Header.HasKind(wire.KindRetryable) {
+		c = c.Override(x.method, x.res.Header.Value(wire.KindRetryable))
 	}
-	if s.held != nil {
-		_ = c.W.Data(s.held, false)
-		return nil
-	}
-	body := s.r.Body(s.req.Body, s.req.Length)
-	chunked := s.req.Body == wire.Chunked
-	up := &upload{conn: c, done: make(chan struct{})}
-	// The head goes out before the body is awaited: the client may be waiting
-	// for a 100 (Continue), the backend may refuse.
-	_ = c.W.Flush()
-	go func() {
-		readErr, writeErr := http1.Relay(c.W, &body, chunked)
-		if writeErr != nil {
-			// The backend has stopped reading; its answer may be on its way.
-			// The client is let finish, within reason.
-			discard(&body)
-		}
-		up.ok, up.err = readErr == nil && writeErr == nil, readErr
-		close(up.done)
-		if readErr != nil {
-			// The backend must not take half a body for a whole one. Whoever
-			// waits for its answer then finds done closed, and the reason.
-			_ = c.Close()
-		}
-	}()
-	return up
-}
-
-func (u *upload) finished() bool {
-	select {
-	case <-u.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// failed returns why the client's side of the upload has failed, if it has.
-func (u *upload) failed() error {
-	if u == nil || !u.finished() {
-		return nil
-	}
-	return u.err
-}
-
-// finish waits for the rest of the upload after the answer is complete, and
-// reports whether both connections can be used again.
-func (u *upload) finish(s *session) bool {
-	if u.finished() {
-		return u.ok
-	}
-	_ = s.w.Flush()
-	limit := time.Now().Add(lingerFor)
-	_ = s.conn.SetReadDeadline(limit)
-	_ = u.conn.SetWriteDeadline(limit)
-	<-u.done
-	_ = u.conn.SetWriteDeadline(time.Time{})
-	return u.ok
-}
-
-// stopUpload ends an upload that has become pointless.
-func (s *session) stopUpload(u *upload) {
-	if u == nil {
-		return
-	}
-	_ = s.conn.SetReadDeadline(past)
-	_ = u.conn.SetWriteDeadline(past)
-	<-u.done
-	_ = s.conn.SetReadDeadline(time.Time{})
-	if !u.ok {
-		s.closing = true // somewhere inside the body
-	}
+	return c
 }

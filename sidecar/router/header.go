@@ -3,18 +3,20 @@ package router
 import (
 	"strconv"
 
+	"github.com/tulle-mesh/tulle/sidecar/classify"
+	"github.com/tulle-mesh/tulle/sidecar/deadline"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
 )
 
-// The header fields that the proxy reads or writes.
+// The header fields that the proxy writes.
 const (
 	headerDtab      = "l5d-dtab"
 	headerCtxDtab   = "l5d-ctx-dtab"
 	headerService   = "l5d-dst-service"
 	headerClient    = "l5d-dst-client"
 	headerErr       = "l5d-err"
-	headerRetryable = "l5d-retryable"
+	headerRetryable = classify.HeaderRetryable
 	headerCode      = "tulle-code"
 	// headerEndpoint tells the incoming proxy which endpoint the outgoing one
 	// chose. It exists only between two proxies.
@@ -24,95 +26,53 @@ const (
 // via is what a proxy appends to Via; users of Linkerd 1.x look for this name.
 const via = "1.1 linkerd"
 
-// maxVia is the number of proxies after which a request must be in a loop: an
-// application in between starts a new count, so a sane path has very few.
-const maxVia = 100
-
-// hopByHop reports whether a field concerns one connection only (RFC 9110,
-// section 7.6.1) or is written anew by the Writer.
-func hopByHop(name []byte) bool {
-	switch len(name) {
-	case 2:
-		return wire.EqualFold(name, "te")
-	case 7:
-		return wire.EqualFold(name, "trailer") || wire.EqualFold(name, "upgrade")
-	case 10:
-		return wire.EqualFold(name, "connection") || wire.EqualFold(name, "keep-alive")
-	case 16:
-		return wire.EqualFold(name, "proxy-connection")
-	case 17:
-		return wire.EqualFold(name, "transfer-encoding")
-	case 18:
-		return wire.EqualFold(name, "proxy-authenticate")
-	case 19:
-		return wire.EqualFold(name, "proxy-authorization")
-	}
-	return false
-}
-
-// listed reports whether a Connection field of h names the field.
-func listed(h *wire.Header, name []byte) bool {
-	for i := range h.Fields {
-		if !wire.EqualFold(h.Fields[i].Name, "connection") {
-			continue
-		}
-		found := false
-		http1.EachElement(h.Fields[i].Value, func(e []byte) {
-			found = found || wire.EqualFold(e, string(name))
-		})
-		if found {
-			return true
-		}
-	}
-	return false
-}
-
 // added are the fields that a router puts on a request in place of any that
 // came with it. Empty ones are only removed.
 type added struct {
 	service, client string
 	endpoint        string
 	ctxDtab         string
+	upgrade         []byte // the protocol that the client asks to switch to
 	// delivery is set by the incoming proxy, the last one before the application:
-	// l5d-dst-* and l5d-ctx-dtab stay as the outgoing one wrote them, and the
-	// answer cannot claim to be a proxy's.
+	// what the outgoing one wrote stays.
 	delivery bool
 }
 
-// replaced reports whether the router writes or removes the field itself.
-func (a *added) replaced(name []byte) bool {
-	switch {
-	case wire.EqualFold(name, headerEndpoint):
+// replaced reports whether the router writes or removes fields of this kind.
+func (a *added) replaced(k wire.Kind) bool {
+	switch k {
+	case wire.KindHost, wire.KindContentLength, wire.KindEndpoint:
 		return true
-	case a.delivery:
-		return false
+	case wire.KindDtab, wire.KindCtxDtab, wire.KindDst, wire.KindDstService, wire.KindDstClient:
+		return !a.delivery
 	}
-	return wire.EqualFold(name, headerDtab) || wire.EqualFold(name, headerCtxDtab) ||
-		wire.HasPrefixFold(name, "l5d-dst-")
+	return k.Hop()
 }
 
 // writeRequest writes the head of a request for the next hop.
-func writeRequest(w *http1.Writer, req *wire.Request, a *added) {
-	w.RequestLine(req.Method, req.Path)
+func writeRequest(w *http1.Writer, x *exchange, a *added) {
+	req := &x.req
+	target := req.Path
+	if target == nil {
+		target = req.Authority // of CONNECT
+	}
+	w.RequestLine(req.Method, target)
 	// Host first (RFC 9110, section 7.2), and from the authority that was routed.
 	w.Field(hostName, req.Authority)
-	hasConnection := req.Header.Has("connection")
-	var vias []byte
-	for _, f := range req.Header.Fields {
+	vias := x.scratch[:0]
+	for i := range req.Header.Fields {
+		f := &req.Header.Fields[i]
 		switch {
-		case wire.EqualFold(f.Name, "host"), wire.EqualFold(f.Name, "content-length"),
-			hopByHop(f.Name), a.replaced(f.Name):
-		case wire.EqualFold(f.Name, "via"):
-			if vias != nil {
-				vias = append(vias, ", "...)
-			}
-			vias = append(vias, f.Value...)
-		case hasConnection && listed(&req.Header, f.Name):
-		default:
+		case f.Kind == wire.KindOther:
+			w.Field(f.Name, f.Value)
+		case f.Kind == wire.KindVia:
+			vias = appendVia(vias, f.Value)
+		case f.Kind == wire.KindCtxDeadline && x.deadline.Known:
+		case !a.replaced(f.Kind):
 			w.Field(f.Name, f.Value)
 		}
 	}
-	writeVia(w, vias)
+	vias = writeVia(w, vias)
 	if a.service != "" {
 		w.FieldString(headerService, a.service)
 	}
@@ -122,11 +82,20 @@ func writeRequest(w *http1.Writer, req *wire.Request, a *added) {
 	if a.ctxDtab != "" {
 		w.FieldString(headerCtxDtab, a.ctxDtab)
 	}
+	if x.deadline.Known {
+		vias = x.deadline.AppendTo(vias[:0])
+		w.Field(deadlineName, vias)
+	}
 	if a.endpoint != "" {
 		w.FieldString(headerEndpoint, a.endpoint)
 	}
+	x.scratch = vias[:0]
+	if len(a.upgrade) > 0 {
+		w.FieldString("Connection", "Upgrade")
+		w.Field(upgradeName, a.upgrade)
+	}
 	// A request without a body but with a length keeps the length: POST needs it.
-	if req.Body == wire.NoBody && req.Header.Has("content-length") {
+	if req.Body == wire.NoBody && req.Header.HasKind(wire.KindContentLength) {
 		w.Framing(wire.Fixed, 0)
 	} else {
 		w.Framing(req.Body, req.Length)
@@ -134,56 +103,95 @@ func writeRequest(w *http1.Writer, req *wire.Request, a *added) {
 	w.EndHead()
 }
 
-// writeResponse writes the head of an answer. framing and length say how its
-// body will be sent; connection is what to tell the client about the next
-// request, if anything. delivered marks an application's own answer.
-func writeResponse(w *http1.Writer, res *wire.Response, framing wire.Framing, length int64, connection string, delivered bool) {
+// answerHead says how the head of an answer is changed on its way to the client.
+type answerHead struct {
+	framing    wire.Framing // of the body as it will be sent
+	length     int64
+	connection string // what to tell the client about the next request, if anything
+	class      string // for l5d-success-class; empty leaves what came
+	// foreign marks an answer that was made by an application, not by a proxy: it
+	// cannot claim to be one's.
+	foreign bool
+	clear   bool // hide what the mesh says about itself
+	upgrade bool // to another protocol
+}
+
+// keeps reports whether a field of this kind goes on to the client.
+func (a *answerHead) keeps(k wire.Kind, status int) bool {
+	switch {
+	case k == wire.KindContentLength:
+		return a.framing == wire.NoBody && status >= 200 && status != 204
+	case k == wire.KindCode:
+		return !a.foreign && !a.clear
+	case k == wire.KindSuccessClass:
+		return a.class == "" && !a.clear
+	case k == wire.KindUpgrade:
+		return a.upgrade
+	case k.L5d():
+		return !a.clear
+	}
+	return !k.Hop()
+}
+
+// writeResponse writes the head of an answer.
+func writeResponse(w *http1.Writer, res *wire.Response, a answerHead) {
 	w.StatusLine(res.Status, res.Reason)
-	hasConnection := res.Header.Has("connection")
-	var vias []byte
-	for _, f := range res.Header.Fields {
+	var space [128]byte
+	vias := space[:0]
+	for i := range res.Header.Fields {
+		f := &res.Header.Fields[i]
 		switch {
-		case wire.EqualFold(f.Name, "content-length") && (framing != wire.NoBody || res.Status < 200 || res.Status == 204),
-			hopByHop(f.Name):
-		case delivered && wire.EqualFold(f.Name, headerCode):
-		case wire.EqualFold(f.Name, "via"):
-			if vias != nil {
-				vias = append(vias, ", "...)
-			}
-			vias = append(vias, f.Value...)
-		case hasConnection && listed(&res.Header, f.Name):
-		default:
+		case f.Kind == wire.KindOther:
+			w.Field(f.Name, f.Value)
+		case f.Kind == wire.KindVia:
+			vias = appendVia(vias, f.Value)
+		case a.keeps(f.Kind, res.Status):
 			w.Field(f.Name, f.Value)
 		}
 	}
 	if res.Status >= 200 {
 		writeVia(w, vias)
 	}
-	w.Framing(framing, length)
-	if connection != "" {
-		w.FieldString("Connection", connection)
+	if a.class != "" && !a.clear {
+		w.FieldString(classify.HeaderSuccessClass, a.class)
+	}
+	w.Framing(a.framing, a.length)
+	if a.connection != "" {
+		w.FieldString("Connection", a.connection)
 	}
 	w.EndHead()
 }
 
-func writeVia(w *http1.Writer, before []byte) {
-	if len(before) == 0 {
-		w.FieldString("Via", via)
-		return
+func appendVia(vias, value []byte) []byte {
+	if len(vias) > 0 {
+		vias = append(vias, ", "...)
 	}
-	w.Field(viaName, append(append(before, ", "...), via...))
+	return append(vias, value...)
+}
+
+// writeVia appends this proxy to those before it, and returns the memory.
+func writeVia(w *http1.Writer, before []byte) []byte {
+	before = appendVia(before, viaValue)
+	w.Field(viaName, before)
+	return before
 }
 
 var (
-	hostName = []byte("Host")
-	viaName  = []byte("Via")
+	hostName     = []byte("Host")
+	viaName      = []byte("Via")
+	viaValue     = []byte(via)
+	upgradeName  = []byte("Upgrade")
+	deadlineName = []byte(deadline.Header)
 )
 
 // countVia returns how many proxies a request has passed.
 func countVia(h *wire.Header) int {
+	if !h.HasKind(wire.KindVia) {
+		return 0
+	}
 	n := 0
 	for i := range h.Fields {
-		if wire.EqualFold(h.Fields[i].Name, "via") {
+		if h.Fields[i].Kind == wire.KindVia {
 			http1.EachElement(h.Fields[i].Value, func([]byte) { n++ })
 		}
 	}
@@ -191,22 +199,33 @@ func countVia(h *wire.Header) int {
 }
 
 // writeProblem writes a whole answer of the proxy's own.
-func writeProblem(w *http1.Writer, p *Problem, head bool, closing bool) {
-	body := p.body()
-	w.StatusLine(p.Status, []byte(reason(p.Status)))
-	w.FieldString(headerErr, p.header())
-	w.FieldString(headerCode, p.Code)
-	if p.Retryable {
-		w.FieldString(headerRetryable, "true")
+func writeProblem(w *http1.Writer, p *Problem, x *exchange) {
+	clear := x.s.server.policy.Get().Server.ClearContext
+	body := ""
+	if !clear {
+		body = p.body()
 	}
-	w.FieldString("Content-Type", "text/plain; charset=utf-8")
+	w.StatusLine(p.Status, []byte(reason(p.Status)))
+	if !clear {
+		w.FieldString(headerErr, p.header())
+		w.FieldString(headerCode, p.Code)
+		if p.Retryable {
+			w.FieldString(headerRetryable, "true")
+		}
+		w.FieldString("Content-Type", "text/plain; charset=utf-8")
+	}
+	if p.busy {
+		// What Finagle's clients and Linkerd 1.x take for "not processed".
+		w.FieldString("Retry-After", "0")
+		w.FieldString("finagle-http-nack", "true")
+	}
 	w.FieldString("Via", via)
 	w.FieldString("Content-Length", strconv.Itoa(len(body)))
-	if closing {
+	if x.closing {
 		w.FieldString("Connection", "close")
 	}
 	w.EndHead()
-	if !head {
+	if !x.head {
 		w.Raw(body)
 	}
 }

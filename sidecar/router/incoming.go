@@ -5,11 +5,24 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
+	"github.com/tulle-mesh/tulle/sidecar/wire"
+)
+
+const (
+	// handshakeFor bounds what comes before a peer's first request.
+	handshakeFor = 3 * time.Second
+	// connectFor bounds a connection to an application beside this proxy.
+	connectFor = 3 * time.Second
 )
 
 // IncomingConfig is what an Incoming router works with.
@@ -20,6 +33,7 @@ type IncomingConfig struct {
 	Identified <-chan struct{}
 	Pools      *pool.Set
 	Metrics    *telemetry.Metrics
+	Policy     *watch.Value[*policy.Policy] // never nil inside
 	// Ours reports whether an endpoint's IP belongs to a pod that this proxy
 	// stands for. It may wait a little for news of a pod that is unknown.
 	Ours  func(ctx context.Context, ip string) bool
@@ -35,32 +49,28 @@ type IncomingConfig struct {
 type Incoming struct {
 	cfg    IncomingConfig
 	server server
+	// routes are the handles of (service, client); copied on write.
+	routes atomic.Pointer[map[[2]string]*telemetry.Route]
 }
 
 // NewIncoming returns a router that is not yet serving.
 func NewIncoming(cfg IncomingConfig) *Incoming {
-	in := &Incoming{cfg: cfg}
-	in.server = server{
-		name:        "incoming",
-		log:         cfg.Logger,
-		connections: cfg.Metrics.Connections("incoming"),
-		begin:       in.begin,
-		exchange:    in.exchange,
-		refuse:      in.refuse,
-		leaving:     cfg.Leaving,
-	}
+	in := &Incoming{cfg: cfg, server: newServer("incoming", cfg.Metrics, cfg.Logger)}
+	in.server.policy, in.server.grace, in.server.leaving = cfg.Policy, cfg.Grace, cfg.Leaving
+	in.server.begin, in.server.exchange = in.begin, in.exchange
+	in.routes.Store(&map[[2]string]*telemetry.Route{})
 	return in
 }
 
 // Serve answers requests on ln until ctx ends and the requests under way are
 // done. It is called once.
 func (in *Incoming) Serve(ctx context.Context, ln net.Listener) error {
-	return in.server.serve(ctx, ln, in.cfg.Grace)
+	return in.server.serve(ctx, ln)
 }
 
 // begin authenticates the peer.
 func (in *Incoming) begin(ctx context.Context, s *session) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, handshakeFor)
 	defer cancel()
 	select {
 	case <-in.cfg.Identified:
@@ -74,27 +84,41 @@ func (in *Incoming) begin(ctx context.Context, s *session) error {
 	in.server.mu.Lock()
 	s.conn = conn // under the lock: a drain may be looking at it
 	in.server.mu.Unlock()
+	s.r, s.w = http1.NewReader(conn, limits(&in.cfg.Policy.Get().Server)), http1.NewWriter(conn)
 	return nil
 }
 
-func (in *Incoming) refuse(s *session, p *Problem) {
-	in.cfg.Metrics.Error("incoming", p.Code)
-	answer(s, p)
-}
-
-func (in *Incoming) exchange(ctx context.Context, s *session) {
+func (in *Incoming) exchange(ctx context.Context, x *exchange) {
 	// The outgoing proxy is of the mesh, so its words make labels.
-	service, client := string(s.req.Header.Get(headerService)), string(s.req.Header.Get(headerClient))
-	status, problem := in.deliver(ctx, s)
+	route := in.route(x.req.Header.Value(wire.KindDstService), x.req.Header.Value(wire.KindDstClient))
+	status, problem := in.deliver(ctx, x)
 	if problem != nil {
-		in.refuse(s, problem)
+		x.refuse(problem)
 		status = problem.Status
 	}
-	in.cfg.Metrics.Route("incoming", service, client).Observe(status < 500, time.Since(s.started))
+	route.Observe(status < 500, took(x))
 }
 
-func (in *Incoming) deliver(ctx context.Context, s *session) (int, *Problem) {
-	endpoint := string(s.req.Header.Get(headerEndpoint))
+// maxRoutes bounds the handles that are kept.
+const maxRoutes = 1000
+
+func (in *Incoming) route(service, client []byte) *telemetry.Route {
+	routes := in.routes.Load()
+	if r := (*routes)[[2]string{string(service), string(client)}]; r != nil {
+		return r
+	}
+	r := in.cfg.Metrics.Route("incoming", string(service), string(client))
+	if len(*routes) < maxRoutes {
+		next := maps.Clone(*routes)
+		next[[2]string{string(service), string(client)}] = r
+		// Losing a race costs one more lookup later.
+		in.routes.CompareAndSwap(routes, &next)
+	}
+	return r
+}
+
+func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
+	endpoint := string(x.req.Header.Value(wire.KindEndpoint))
 	ip, _, err := net.SplitHostPort(endpoint)
 	if err != nil {
 		return 0, &Problem{Status: 400, Code: codeNoEndpoint, Message: "the request names no endpoint in " + headerEndpoint,
@@ -107,27 +131,42 @@ func (in *Incoming) deliver(ctx context.Context, s *session) (int, *Problem) {
 	}
 	p := in.cfg.Pools.Acquire(pool.Target{Address: endpoint})
 	defer in.cfg.Pools.Release(p)
-	a := added{delivery: true}
+	a := added{delivery: true, upgrade: x.upgrade()}
 	for {
-		dialing, cancel := context.WithTimeout(ctx, connectTimeout)
-		conn, err := p.Get(dialing)
-		cancel()
-		if err != nil {
-			return 0, &Problem{Status: 502, Code: codeAppDown, Message: err.Error(), Retryable: true,
-				Hint: "the application does not accept connections at " + endpoint}
+		conn := p.Get()
+		reused := conn != nil
+		if !reused {
+			dialing, cancel := context.WithTimeout(ctx, connectFor)
+			conn, err = p.Open(dialing)
+			cancel()
+			if err != nil {
+				return 0, &Problem{Status: 502, Code: codeAppDown, Message: err.Error(), Retryable: true,
+					Hint: "the application does not accept connections at " + endpoint}
+			}
 		}
-		reused := conn.Reused
-		out := s.attempt(p, conn, &a, nil)
+		if string(x.method) == "CONNECT" {
+			x.s.w.StatusLine(200, []byte("Connection established"))
+			x.s.w.EndHead()
+			x.carry(p, conn)
+			return 200, nil
+		}
+		err := x.send(p, conn, &a, 0)
+		if err == nil {
+			if x.res.Status == 101 {
+				return x.tunnel(p, conn), nil
+			}
+			return x.relay(p, conn, answerHead{foreign: true}), nil
+		}
 		var fault *clientFault
-		switch {
-		case out.err == nil:
-			return out.status, nil
-		case errors.As(out.err, &fault):
+		if errors.As(err, &fault) {
 			return fault.answer()
-		case out.again && reused:
+		}
+		var quiet *silence
+		harmless := errors.As(err, &quiet) && idempotent(x.method) && x.replayable()
+		if harmless && reused {
 			continue // the application had closed this idle connection
 		}
-		return 0, &Problem{Status: 502, Code: codeAppBadAnswer, Message: out.err.Error(), Retryable: out.again,
+		return 0, &Problem{Status: 502, Code: codeAppBadAnswer, Message: err.Error(), Retryable: harmless,
 			Hint: "the application at " + endpoint + " broke off; look at its log"}
 	}
 }

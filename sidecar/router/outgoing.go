@@ -5,37 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
-	"net/url"
-	"sync/atomic"
+	"sync"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
 )
 
-const (
-	// connectTimeout bounds a TCP connection and its TLS handshake.
-	connectTimeout = 3 * time.Second
-	// maxAttempts bounds how many endpoints a request is offered to.
-	maxAttempts = 5
-	// identityTimeout is how long a request waits for a proxy that has just
-	// started to get its certificate.
-	identityTimeout = 10 * time.Second
-	// avoidFor is how long an endpoint that could not be reached is passed over.
-	avoidFor = 2 * time.Second
-)
+// identityTimeout is how long a request waits for a proxy that has just started
+// to get its certificate.
+const identityTimeout = 10 * time.Second
 
 // OutgoingConfig is what an Outgoing router works with.
 type OutgoingConfig struct {
 	Binder  *bind.Binder
 	Clients *client.Set
 	Metrics *telemetry.Metrics
+	Policy  *watch.Value[*policy.Policy] // never nil inside
 	// Namespace returns the namespace of the caller at an IP. It may wait a
 	// little for news of a caller that is unknown.
 	Namespace func(ctx context.Context, source string) (string, error)
@@ -52,95 +46,99 @@ type OutgoingConfig struct {
 // Outgoing takes requests from applications and sends each to an endpoint of
 // the name it asks for.
 type Outgoing struct {
-	cfg    OutgoingConfig
-	server server
-	base   time.Time // now counts from here
-	// routes are the handles of (service, client), so that counting needs no
-	// label lookup; copied on write.
-	routes atomic.Pointer[map[[2]string]*telemetry.Route]
+	cfg      OutgoingConfig
+	server   server
+	services services
+	nowhere  *telemetry.Route // counts what was not routed
 }
 
 // NewOutgoing returns a router that is not yet serving.
 func NewOutgoing(cfg OutgoingConfig) *Outgoing {
-	o := &Outgoing{cfg: cfg, base: time.Now()}
-	o.routes.Store(&map[[2]string]*telemetry.Route{})
-	o.server = server{
-		name:        "outgoing",
-		log:         cfg.Logger,
-		connections: cfg.Metrics.Connections("outgoing"),
-		begin:       func(context.Context, *session) error { return nil },
-		exchange:    o.exchange,
-		refuse:      o.refuse,
-		leaving:     cfg.Leaving,
+	o := &Outgoing{
+		cfg: cfg, server: newServer("outgoing", cfg.Metrics, cfg.Logger),
+		services: services{policy: cfg.Policy, metrics: cfg.Metrics, all: map[[2]string]*service{}},
+		nowhere:  cfg.Metrics.Route("outgoing", "", ""),
 	}
+	o.server.policy, o.server.grace, o.server.leaving = cfg.Policy, cfg.Grace, cfg.Leaving
+	o.server.exchange = o.exchange
 	return o
 }
 
 // Serve answers requests on ln until ctx ends and the requests under way are
 // done. It is called once.
 func (o *Outgoing) Serve(ctx context.Context, ln net.Listener) error {
-	return o.server.serve(ctx, ln, o.cfg.Grace)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { o.services.run(background) })
+	defer wg.Wait()
+	defer stop()
+	return o.server.serve(ctx, ln)
 }
 
-// now is monotonic, in nanoseconds.
-func (o *Outgoing) now() int64 { return int64(time.Since(o.base)) }
-
-// refuse answers with a problem of the proxy's own.
-func (o *Outgoing) refuse(s *session, p *Problem) {
-	o.cfg.Metrics.Error("outgoing", p.Code)
-	answer(s, p)
-}
-
-// answer writes a problem as the answer to the current request.
-func answer(s *session, p *Problem) {
-	if s.req.Body != wire.NoBody && s.held == nil {
-		s.closing = true // its body has not been read
+func (o *Outgoing) exchange(ctx context.Context, x *exchange) {
+	if o.cfg.Policy.Get().Server.ClearContext {
+		x.req.Header.Drop(wire.Kind.L5d)
 	}
-	writeProblem(s.w, p, s.head, s.closing)
-}
-
-func (o *Outgoing) exchange(ctx context.Context, s *session) {
-	service, id, status, problem := o.route(ctx, s)
+	var r routing
+	_, problem := o.route(ctx, x, &r)
+	route := o.nowhere
 	if problem != nil {
-		o.refuse(s, problem)
-		status = problem.Status
-		if problem.Code == codeNoRoute {
-			service, id = "", "" // names that lead nowhere get no series: anybody can invent them
-		}
+		x.refuse(problem)
+		r.failed = problem.Status != statusGone
 	}
-	o.count(s, service, id, status)
+	// Names that lead nowhere get no series: anybody can invent them.
+	if r.binding != nil && (problem == nil || problem.Code != codeNoRoute) {
+		route = r.route
+	}
+	route.Observe(!r.failed, took(x))
 }
 
-// route answers the request by a backend, or returns a problem.
-func (o *Outgoing) route(ctx context.Context, s *session) (service, id string, status int, problem *Problem) {
-	if problem := o.ready(ctx); problem != nil {
-		return "", "", 0, problem
-	}
-	namespace, err := o.cfg.Namespace(ctx, s.source)
-	if err != nil {
-		return "", "", 0, &Problem{Status: 503, Code: codeUnknownCaller, Message: err.Error(), Retryable: true,
-			Hint: "a pod is known within seconds of its start while the controller runs; try again, and look at the controller if it goes on"}
-	}
-	name, override, problem := o.identify(s, namespace)
-	if problem != nil {
-		return "", "", 0, problem
-	}
-	r := routing{name: name, namespace: namespace, override: override}
-	bound, problem := o.bind(ctx, &r)
-	if problem != nil {
-		return name.Service, "", 0, problem
-	}
-	r.id = bound.ID.String()
-	status, problem = o.send(ctx, s, &r)
-	return name.Service, r.id, status, problem
-}
+func took(x *exchange) time.Duration { return time.Duration(clock.Now() - x.started) }
 
 // routing is what has been found out about one request.
 type routing struct {
 	name      *bind.Name
 	namespace string // of the caller
 	override  naming.Dtab
-	id        string // of the client it is bound to
+	*binding
+	due    int64 // when the answer must be there, in the time of package clock; 0: never
+	failed bool  // as the response classifier has it
+}
+
+// binding is what a name leads to at present, remembered with the name.
+type binding struct {
+	id      naming.Path
+	service *service
+	client  *client.Client
+	route   *telemetry.Route
+}
+
+// bindings are those of one name: one, or one for each leaf of a union.
+type bindings []*binding
+
+// maxBindings bounds what a name remembers.
+const maxBindings = 16
+
+// route answers the request by a backend, or returns a problem.
+func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status int, problem *Problem) {
+	if problem := o.ready(ctx); problem != nil {
+		return 0, problem
+	}
+	var err error
+	if r.namespace, err = o.cfg.Namespace(ctx, x.s.source); err != nil {
+		return 0, &Problem{Status: 503, Code: codeUnknownCaller, Message: err.Error(), Retryable: true,
+			Hint: "a pod is known within seconds of its start while the controller runs; try again, and look at the controller if it goes on"}
+	}
+	if problem := o.identify(x, r); problem != nil {
+		return 0, problem
+	}
+	if problem := o.bind(ctx, r); problem != nil {
+		return 0, problem
+	}
+	if string(x.req.Method) == "CONNECT" {
+		return o.connect(ctx, x, r)
+	}
+	return o.send(ctx, x, r)
 }
 
 // ready waits until the proxy can prove itself to others.
@@ -163,37 +161,41 @@ func (o *Outgoing) ready(ctx context.Context) *Problem {
 }
 
 // identify finds out whom the request is for, and under which rules of its own.
-func (o *Outgoing) identify(s *session, namespace string) (*bind.Name, naming.Dtab, *Problem) {
-	switch {
-	case string(s.req.Method) == "CONNECT":
-		return nil, nil, &Problem{Status: 501, Code: codeConnect, Message: "this proxy does not serve CONNECT",
-			Hint: "use http_proxy for http:// URLs only, and leave https_proxy unset"}
-	case len(s.req.Authority) == 0:
-		return nil, nil, &Problem{Status: 400, Code: codeNoHost, Message: "Unknown destination: Host header is absent",
+func (o *Outgoing) identify(x *exchange, r *routing) *Problem {
+	if len(x.req.Authority) == 0 {
+		return &Problem{Status: 400, Code: codeNoHost, Message: "Unknown destination: Host header is absent",
 			Hint: "name the service in the Host header or in the URL"}
-	case countVia(&s.req.Header) >= maxVia:
-		return nil, nil, &Problem{Status: 400, Code: codeLoop,
-			Message: fmt.Sprintf("Maximum number of calls (%d) has been exceeded. Please check for proxy loops.", maxVia),
+	}
+	if limit := o.cfg.Policy.Get().Server.MaxCallDepth; countVia(&x.req.Header) >= limit {
+		return &Problem{Status: 400, Code: codeLoop,
+			Message: fmt.Sprintf("Maximum number of calls (%d) has been exceeded. Please check for proxy loops.", limit),
 			Hint:    "a name leads back to this proxy; look at the dtab"}
 	}
-	override, problem := overrides(&s.req.Header)
-	if problem != nil {
-		return nil, nil, problem
+	if h := &x.req.Header; h.HasKind(wire.KindDtab) || h.HasKind(wire.KindCtxDtab) {
+		var problem *Problem
+		if r.override, problem = overrides(h); problem != nil {
+			return problem
+		}
 	}
-	return o.cfg.Binder.Name(namespace, s.req.Authority, override), override, nil
+	r.name = o.cfg.Binder.Name(r.namespace, x.req.Authority, r.override)
+	return nil
 }
 
 // overrides collects the request's own rules: those of its context, then the
 // user's, which win.
 func overrides(h *wire.Header) (naming.Dtab, *Problem) {
 	var all naming.Dtab
-	for _, header := range [...]string{headerCtxDtab, headerDtab} {
+	for _, kind := range [...]wire.Kind{wire.KindCtxDtab, wire.KindDtab} {
 		for i := range h.Fields {
-			if !wire.EqualFold(h.Fields[i].Name, header) {
+			if h.Fields[i].Kind != kind {
 				continue
 			}
 			var err error
 			if all, err = naming.AppendOverride(all, string(h.Fields[i].Value)); err != nil {
+				header := headerDtab
+				if kind == wire.KindCtxDtab {
+					header = headerCtxDtab
+				}
 				return nil, badDtab(header, err)
 			}
 		}
@@ -202,21 +204,48 @@ func overrides(h *wire.Header) (naming.Dtab, *Problem) {
 }
 
 // bind resolves the name to one replica set for this request.
-func (o *Outgoing) bind(ctx context.Context, r *routing) (naming.Bound, *Problem) {
+func (o *Outgoing) bind(ctx context.Context, r *routing) *Problem {
 	tree, err := r.name.Resolve(ctx)
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
-		return naming.Bound{}, &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
+		return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
 			Message: "Exceeded 10.seconds binding timeout while resolving name: " + r.name.Service,
 			Hint:    "check that the proxy reaches the controller: see /admin/ready and the log of the proxy"}
 	case err != nil:
-		return naming.Bound{}, &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
+		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
 			Hint: "correct the rule of the dtab that leads to this name"}
 	}
-	if leaf, ok := tree.Pick(rand.Float64()); ok {
-		return leaf, nil
+	leaf := tree.Leaf
+	if tree.Kind != naming.BoundLeaf {
+		var ok bool
+		if leaf, ok = tree.Pick(rand.Float64()); !ok {
+			return o.noRoute(r)
+		}
 	}
-	return naming.Bound{}, o.noRoute(r)
+	r.binding = o.remember(r, leaf)
+	return nil
+}
+
+// remember returns the binding of a leaf of the name, from memory if it can.
+func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
+	known, _ := r.name.Memo.Load().(bindings)
+	for _, b := range known {
+		// An evaluation makes its paths anew, so one address is one meaning.
+		if len(b.id) == len(leaf.ID) && &b.id[0] == &leaf.ID[0] && !b.client.Closed() {
+			return b
+		}
+	}
+	id := leaf.ID.String()
+	b := &binding{
+		id: leaf.ID, service: o.services.get(r.namespace, r.name.Service), client: o.cfg.Clients.Get(id),
+		route: o.cfg.Metrics.Route("outgoing", r.name.Service, id),
+	}
+	if len(known) >= maxBindings {
+		known = nil
+	}
+	// Losing a race costs one more look later.
+	r.name.Memo.Store(append(known[:len(known):len(known)], b))
+	return b
 }
 
 func (o *Outgoing) noRoute(r *routing) *Problem {
@@ -230,145 +259,3 @@ func rules(d naming.Dtab) []string {
 	}
 	return all
 }
-
-// send offers the request to endpoints until one takes it.
-func (o *Outgoing) send(ctx context.Context, s *session, r *routing) (int, *Problem) {
-	name, id := r.name, r.id
-	c := o.cfg.Clients.Get(id)
-	waiting, cancel := context.WithTimeoutCause(ctx, connectTimeout, bind.ErrTimeout)
-	picker, err := c.Picker(waiting)
-	cancel()
-	if err != nil || picker.Len() == 0 {
-		if cause := c.Cause(); cause != "" {
-			return 0, &Problem{Status: 502, Code: codeBindError, Message: id + ": " + cause,
-				Hint: "name another destination, or send this request past the proxy by no_proxy"}
-		}
-		return 0, o.noRoute(r)
-	}
-	a := added{service: name.Service, client: id}
-	if len(r.override) > 0 {
-		a.ctxDtab = r.override.String()
-	}
-	var space [maxAttempts]*client.Endpoint
-	tried := space[:0]
-	var last error
-	for len(tried) < maxAttempts {
-		e := picker.Pick(o.now(), tried)
-		if e == nil {
-			break
-		}
-		if len(tried) > 0 {
-			o.cfg.Metrics.Retry()
-		}
-		tried = append(tried, e)
-		out := o.offer(ctx, s, e, &a)
-		if out.err == nil {
-			return out.status, nil
-		}
-		o.cfg.Logger.Debug("endpoint failed", "service", name.Service, "endpoint", e.Value.Endpoint.Address,
-			"hop", e.Value.Endpoint.Hop, "error", out.err, "again", out.again)
-		last = out.err
-		var fault *clientFault
-		var refused *refusal
-		switch {
-		case errors.As(out.err, &fault):
-			return fault.answer()
-		case out.again:
-		case errors.As(out.err, &refused):
-			p := unreachable(name.Service, id, addresses(picker), e.Value.Endpoint.Address, last)
-			p.Hint = "the request's body was on its way already, so it was not sent elsewhere; " + p.Hint
-			return 0, p
-		default:
-			return 0, &Problem{Status: 502, Code: codeBadAnswer, Message: out.err.Error(),
-				Hint: "the endpoint " + e.Value.Endpoint.Address + " broke off; look at its log"}
-		}
-	}
-	return 0, unreachable(name.Service, id, addresses(picker), tried[len(tried)-1].Value.Endpoint.Address, last)
-}
-
-func addresses(p *client.Picker) []string {
-	all := make([]string, 0, p.Len())
-	for _, e := range p.All() {
-		all = append(all, e.Value.Endpoint.Address)
-	}
-	return all
-}
-
-// offer sends the request to one endpoint, directly or through the proxy in
-// front of it.
-func (o *Outgoing) offer(ctx context.Context, s *session, e *client.Endpoint, a *added) outcome {
-	began, latency := o.now(), int64(-1)
-	e.Begin(began)
-	defer func() { e.End(o.now(), latency) }()
-	hop := &e.Value
-	a.endpoint = ""
-	var skip func(*wire.Response) error
-	if hop.Endpoint.Hop != naming.HopNone {
-		a.endpoint = hop.Endpoint.Address
-		skip = proxyRefused
-	}
-	for {
-		dialing, cancel := context.WithTimeout(ctx, connectTimeout)
-		conn, err := hop.Pool.Get(dialing)
-		cancel()
-		if err != nil {
-			e.CloseUntil(o.now() + int64(avoidFor))
-			return outcome{err: err, again: true}
-		}
-		reused := conn.Reused
-		out := s.attempt(hop.Pool, conn, a, skip)
-		refused := errors.As(out.err, new(*refusal))
-		switch {
-		case out.err == nil:
-			e.Open()
-			latency = o.now() - began
-			return out
-		case out.again && reused && !refused:
-			continue // the peer had closed this idle connection; another may do
-		case out.again || refused:
-			// An endpoint that fails fast has little load and would be picked
-			// again and again.
-			e.CloseUntil(o.now() + int64(avoidFor))
-		}
-		return out
-	}
-}
-
-// refusal is an incoming proxy's word that the request did not reach the
-// application behind it.
-type refusal struct{ message string }
-
-func (r *refusal) Error() string { return "the proxy of the endpoint says: " + r.message }
-
-// proxyRefused tells a proxy's own answer that the request can be sent again
-// from an application's answer.
-func proxyRefused(res *wire.Response) error {
-	if res.Status < 500 || string(res.Header.Get(headerRetryable)) != "true" ||
-		!wire.HasPrefixFold(res.Header.Get(headerCode), "T4") {
-		return nil
-	}
-	message := string(res.Header.Get(headerErr))
-	if plain, err := url.QueryUnescape(message); err == nil {
-		message = plain
-	}
-	return &refusal{message}
-}
-
-func (o *Outgoing) count(s *session, service, id string, status int) {
-	key := [2]string{service, id}
-	routes := o.routes.Load()
-	route := (*routes)[key]
-	if route == nil {
-		route = o.cfg.Metrics.Route("outgoing", service, id)
-		if len(*routes) < maxRoutes {
-			next := maps.Clone(*routes)
-			next[key] = route
-			// Losing a race costs one more lookup later.
-			o.routes.CompareAndSwap(routes, &next)
-		}
-	}
-	route.Observe(status < 500, time.Since(s.started))
-}
-
-// maxRoutes bounds the handles that are kept.
-const maxRoutes = 1000

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/sidecar/http1"
 )
 
 // Problem is an answer that the proxy makes itself. Status and Code are what
@@ -15,6 +17,8 @@ type Problem struct {
 	Message   string // what went wrong; the first line goes into l5d-err
 	Hint      string // what to do about it, one line
 	Retryable bool   // certain that no application saw the request
+
+	busy bool // there is too much to do, and it may be tried elsewhere at once
 }
 
 // The codes, each with the one place that makes it.
@@ -23,14 +27,25 @@ const (
 	codeBadDtab       = "T102" // l5d-dtab or l5d-ctx-dtab does not parse
 	codeNoHost        = "T103" // nothing says whom the request is for
 	codeLoop          = "T104" // more proxies on the way than a sane path has
-	codeConnect       = "T105" // CONNECT, which this version does not serve
 	codeUnknownCaller = "T106" // a caller that looks like a pod, and that nobody knows
+	codeSlowHead      = "T107" // the head did not arrive in time
+	codeSlowBody      = "T108" // the body stopped arriving
+	codeLongLine      = "T109" // a request line longer than the limit
+	codeLargeHead     = "T110" // a head larger than the limit, or of too many fields
+	codeBusyProxy     = "T111" // as many requests as the proxy may have
+	codeConnections   = "T112" // as many connections as the proxy may have
+	codeBusyService   = "T113" // as many requests as the service may have
+	codeExpired       = "T114" // the deadline had passed before the request came
 	codeNoRoute       = "T201" // the name binds to nothing, or to no endpoint
 	codeBindTimeout   = "T202" // the namer did not say in time what the name is
 	codeBindError     = "T203" // the name cannot be bound
 	codeNoIdentity    = "T204" // the proxy has no certificate yet
 	codeUnreachable   = "T301" // no endpoint could be connected to
 	codeBadAnswer     = "T302" // the endpoint's answer is not HTTP, or it hung up
+	codeAttemptLate   = "T303" // an attempt took longer than it may
+	codeTotalLate     = "T304" // the request took longer than it may, with retries
+	codeBusyEndpoints = "T305" // each endpoint has as many requests as it may
+	codeNack          = "T306" // the endpoint said that it did not process the request
 	codeNotOurs       = "T401" // incoming: the endpoint is not behind this proxy
 	codeNoEndpoint    = "T402" // incoming: the request does not say which endpoint
 	codeAppDown       = "T403" // incoming: the application refused the connection
@@ -54,9 +69,29 @@ func (p *Problem) header() string {
 	return url.QueryEscape(m)
 }
 
-func badRequest(status int, what string) *Problem {
-	return &Problem{Status: status, Code: codeBadRequest, Message: what,
+// Problems that are always the same.
+var (
+	busyProxy = &Problem{Status: 503, Code: codeBusyProxy, Retryable: true, busy: true,
+		Message: "this proxy has as many requests as it may",
+		Hint:    "send less, add proxies, or raise server.maxConcurrentRequests of its policy"}
+	slowHead = &Problem{Status: 408, Code: codeSlowHead, Retryable: true,
+		Message: "the head of the request did not arrive in time",
+		Hint:    "send it at once, or raise server.headTimeoutMs of the proxy's policy"}
+	slowBody = &Problem{Status: 408, Code: codeSlowBody,
+		Message: "the body of the request stopped arriving",
+		Hint:    "send it without long pauses, or raise server.headTimeoutMs of the proxy's policy"}
+)
+
+func badRequest(e *http1.ParseError) *Problem {
+	p := &Problem{Status: e.Status, Code: codeBadRequest, Message: e.What,
 		Hint: "correct the client that sent this request; it was not forwarded"}
+	switch e.Kind {
+	case http1.LineTooLong:
+		p.Code, p.Hint = codeLongLine, "shorten the URL, or raise server.maxInitialLineKB of the proxy's policy"
+	case http1.HeadTooLarge, http1.TooManyFields:
+		p.Code, p.Hint = codeLargeHead, "send less, of cookies for example, or raise server.maxHeadersKB or server.maxHeaderFields of the proxy's policy"
+	}
+	return p
 }
 
 func badDtab(header string, err error) *Problem {
@@ -95,10 +130,12 @@ func reason(status int) string {
 	switch status {
 	case 400:
 		return "Bad Request"
-	case 403:
-		return "Forbidden"
+	case 408:
+		return "Request Timeout"
 	case 414:
 		return "URI Too Long"
+	case 417:
+		return "Expectation Failed"
 	case 431:
 		return "Request Header Fields Too Large"
 	case 501:

@@ -5,94 +5,79 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
-	"github.com/tulle-mesh/tulle/sidecar/pool"
-	"github.com/tulle-mesh/tulle/sidecar/wire"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
+	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
 const (
-	// idleFor is how long a client may keep a connection without a request:
-	// longer than clients keep theirs, so that they close first.
-	idleFor = 2 * time.Minute
-	// headFor is how long a client may take to send a head it has begun.
-	headFor = 10 * time.Second
 	// lingerFor is how long a client may go on sending a body whose answer is
 	// complete before its connection is cut.
 	lingerFor = 2 * time.Second
+	// maxSweep is how late a connection may be found to be idle for too long; one
+	// with shorter limits is found sooner.
+	maxSweep = time.Second
+	minSweep = 10 * time.Millisecond
 )
 
 // server accepts connections and drives one session on each.
 type server struct {
-	name        string // of the router, in metrics and logs
-	log         *slog.Logger
-	connections prometheus.Gauge
-	// begin prepares a session, the TLS handshake for example. An error closes
-	// the connection.
+	name    string // of the router, in metrics and logs
+	log     *slog.Logger
+	metrics *telemetry.Metrics
+	policy  *watch.Value[*policy.Policy]
+	grace   time.Duration // for requests under way when the server stops
+	// begin prepares a session, by the TLS handshake for example; nil if there is
+	// nothing to do. An error closes the connection.
 	begin func(context.Context, *session) error
-	// exchange answers the request that was read into s.req.
-	exchange func(context.Context, *session)
-	// refuse answers a request that could not be read.
-	refuse func(*session, *Problem)
+	// exchange answers the request that was read into x.req.
+	exchange func(context.Context, *exchange)
 	// leaving, if not nil, reports whether connections are to end after their
 	// next answer, while idle ones may still bring a request.
 	leaving func() bool
 
+	connections, active prometheus.Gauge
+
+	work     context.Context // outlives that of serve by the grace
 	draining atomic.Bool
+	requests atomic.Int64 // being answered
+	running  sync.WaitGroup
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 }
 
+func newServer(name string, m *telemetry.Metrics, log *slog.Logger) server {
+	return server{name: name, log: log, metrics: m, connections: m.Connections(name), active: m.Active(name), sessions: map[*session]struct{}{}}
+}
+
 // serve accepts until ctx ends. Then it lets the requests under way finish,
-// for at most grace, and closes what is left.
-func (srv *server) serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
-	srv.sessions = map[*session]struct{}{}
-	// Sessions outlive ctx by the grace.
+// for at most the grace, and closes what is left.
+func (srv *server) serve(ctx context.Context, ln net.Listener) error {
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	var wg sync.WaitGroup
+	srv.work = work
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { srv.sweep(work) })
+	defer sweeper.Wait()
+	defer cut()
 	unblock := context.AfterFunc(ctx, func() {
 		_ = ln.Close()
 		srv.drain()
 	})
 	defer unblock()
-	var failure error
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			if errors.Is(err, net.ErrClosed) {
-				failure = err
-				break
-			}
-			srv.log.Warn("accept failed", "router", srv.name, "error", err)
-			if !pause(ctx, 50*time.Millisecond) { // out of file descriptors, most likely
-				break
-			}
-			continue
-		}
-		s := &session{server: srv, conn: nc}
-		if !srv.add(s) {
-			_ = nc.Close()
-			continue
-		}
-		wg.Go(func() {
-			defer srv.remove(s)
-			s.run(work)
-		})
-	}
+	failure := srv.accept(ctx, ln)
 	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	timer := time.NewTimer(grace)
+	go func() { srv.running.Wait(); close(done) }()
+	timer := time.NewTimer(srv.grace)
 	defer timer.Stop()
 	select {
 	case <-done:
@@ -102,6 +87,88 @@ func (srv *server) serve(ctx context.Context, ln net.Listener, grace time.Durati
 		<-done
 	}
 	return failure
+}
+
+func (srv *server) accept(ctx context.Context, ln net.Listener) error {
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			srv.take(nc)
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			srv.log.Warn("accept failed", "router", srv.name, "error", err)
+			if !pause(ctx, 50*time.Millisecond) { // out of file descriptors, most likely
+				return nil
+			}
+		}
+	}
+}
+
+// take begins a session on a connection. If that can be, it is parked until the
+// first request comes.
+func (srv *server) take(nc net.Conn) {
+	p := &srv.policy.Get().Server
+	s := &session{server: srv, conn: nc, source: sourceOf(nc)}
+	now := clock.Now()
+	s.since.Store(now)
+	s.state.Store(stateIdle)
+	if p.Session.LifeTime > 0 {
+		s.ends = now + int64(p.Session.LifeTime)
+	}
+	if !srv.add(s, p.MaxConnections) {
+		srv.turnAway(nc)
+		return
+	}
+	s.task = s.run
+	s.r, s.w = http1.NewReader(nc, limits(p)), http1.NewWriter(nc)
+	if t, ok := nc.(transport); ok {
+		t.SetPatience(0, p.WriteTimeout)
+		t.OnHangup(s.left)
+		if srv.begin == nil {
+			t.SetPatience(p.HeadTimeout, p.WriteTimeout)
+			s.parker = t
+			if t.Park(s.task) {
+				return
+			}
+		}
+	}
+	go s.run()
+}
+
+// overloaded answers a connection too many. It is written without a look at the
+// request, for that is what there is no room for.
+const overloaded = "HTTP/1.1 503 Service Unavailable\r\n" + headerErr + ": this+proxy+has+as+many+connections+as+it+may\r\n" +
+	headerCode + ": " + codeConnections + "\r\n" + headerRetryable + ": true\r\nVia: " + via +
+	"\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+func (srv *server) turnAway(nc net.Conn) {
+	if !srv.draining.Load() && srv.begin == nil {
+		srv.metrics.Error(srv.name, codeConnections)
+		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = nc.Write([]byte(overloaded))
+		if half, ok := nc.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite()
+		}
+	}
+	_ = nc.Close()
+}
+
+func limits(p *policy.Server) http1.Limits {
+	l := http1.DefaultLimits
+	l.Line, l.Head, l.Fields = p.MaxInitialLineBytes, p.MaxHeaderBytes, p.MaxHeaderFields
+	return l
+}
+
+func sourceOf(nc net.Conn) string {
+	host, _, err := net.SplitHostPort(nc.RemoteAddr().String())
+	if err != nil {
+		return ""
+	}
+	return host
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
@@ -115,22 +182,24 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (srv *server) add(s *session) bool {
+func (srv *server) add(s *session, limit int) bool {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	if srv.draining.Load() {
+	if srv.draining.Load() || limit > 0 && len(srv.sessions) >= limit {
 		return false
 	}
 	srv.sessions[s] = struct{}{}
+	srv.running.Add(1)
 	srv.connections.Inc()
 	return true
 }
 
 func (srv *server) remove(s *session) {
 	srv.mu.Lock()
-	defer srv.mu.Unlock()
 	delete(srv.sessions, s)
+	srv.mu.Unlock()
 	srv.connections.Dec()
+	srv.running.Done()
 }
 
 // drain makes idle sessions end now and busy ones after their request.
@@ -145,137 +214,57 @@ func (srv *server) drain() {
 	}
 }
 
+// sweep ends connections that are idle for too long, and heads that take too
+// long to arrive, until ctx ends.
+func (srv *server) sweep(ctx context.Context) {
+	for {
+		p := &srv.policy.Get().Server
+		every := min(maxSweep, positive(p.HeadTimeout)/4, positive(p.Session.IdleTime)/4)
+		if !pause(ctx, max(every, minSweep)) {
+			return
+		}
+		srv.sweepOnce(p, clock.Now())
+	}
+}
+
+func positive(d time.Duration) time.Duration {
+	if d <= 0 {
+		return time.Hour
+	}
+	return d
+}
+
+func (srv *server) sweepOnce(p *policy.Server, now int64) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	for s := range srv.sessions {
+		waits := time.Duration(now - s.since.Load())
+		var next uint32
+		state := s.state.Load()
+		switch {
+		case state == stateIdle && (p.Session.IdleTime > 0 && waits >= p.Session.IdleTime || s.ends > 0 && now >= s.ends):
+			next = stateClosing
+		case state == stateHead && p.HeadTimeout > 0 && waits >= p.HeadTimeout:
+			next = stateLate
+		default:
+			continue
+		}
+		if s.state.CompareAndSwap(state, next) {
+			_ = s.conn.SetReadDeadline(past)
+		}
+	}
+}
+
 func (srv *server) closeAll() {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	for s := range srv.sessions {
 		_ = s.conn.Close()
 		if up := s.upstream.Load(); up != nil {
-			_ = up.Close()
+			_ = up.Conn.Close()
 		}
 	}
 }
 
 // past is a deadline that has already passed.
 var past = time.Unix(1, 0)
-
-// The states of a session, so that a drain never cuts a request that has begun.
-const (
-	stateIdle uint32 = iota
-	stateBusy
-	stateClosing
-)
-
-// session is one client connection. Its goroutine owns all but state and
-// upstream.
-type session struct {
-	server *server
-	conn   net.Conn
-	r      *http1.Reader
-	w      *http1.Writer
-
-	req wire.Request
-	res wire.Response
-
-	source  string // the peer's IP
-	started time.Time
-	head    bool   // the request's method is HEAD
-	held    []byte // the request's body, if it is small enough to be sent again
-	closing bool   // the connection ends after this answer
-
-	state    atomic.Uint32
-	upstream atomic.Pointer[pool.Conn] // in use, for closeAll
-}
-
-// run answers requests, in order, until either side wants no more.
-func (s *session) run(ctx context.Context) {
-	defer func() {
-		if p := recover(); p != nil {
-			// A fault in one exchange must not end those of all other callers.
-			s.server.log.Error("exchange failed", "router", s.server.name, "panic", p, "stack", string(debug.Stack()))
-		}
-		_ = s.conn.Close()
-	}()
-	if host, _, err := net.SplitHostPort(s.conn.RemoteAddr().String()); err == nil {
-		s.source = host
-	}
-	if err := s.server.begin(ctx, s); err != nil {
-		s.server.log.Debug("connection refused", "router", s.server.name, "source", s.source, "error", err)
-		return
-	}
-	s.r = http1.NewReader(s.conn, http1.DefaultLimits)
-	s.w = http1.NewWriter(s.conn)
-	for s.next() {
-		s.started = time.Now()
-		s.closing = s.req.Close || s.server.draining.Load() || s.server.leaving != nil && s.server.leaving()
-		s.head = string(s.req.Method) == "HEAD"
-		if !s.hold() {
-			return // the client went away inside its request
-		}
-		s.server.exchange(ctx, s)
-		s.r.Discard(len(s.held))
-		if s.w.Flush() != nil || s.closing || !s.state.CompareAndSwap(stateBusy, stateIdle) || s.server.draining.Load() {
-			s.linger()
-			return
-		}
-	}
-}
-
-// maxHeld is how large a body may be to be held until its request has been
-// answered, so that it can be sent to another endpoint.
-const maxHeld = 16 << 10
-
-// hold reads a small request body, unless the client waits to be asked for it.
-func (s *session) hold() bool {
-	s.held = nil
-	if s.req.Body != wire.Fixed || s.req.Length > maxHeld || s.req.Header.Has("expect") {
-		return true
-	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(headFor))
-	var err error
-	s.held, err = s.r.Hold(int(s.req.Length))
-	_ = s.conn.SetReadDeadline(time.Time{})
-	return err == nil
-}
-
-// next reads the next request head. It is false when the connection is over.
-func (s *session) next() bool {
-	_ = s.conn.SetReadDeadline(time.Now().Add(idleFor))
-	if s.state.Load() == stateClosing {
-		return false // a drain came before the deadline and would be undone by it
-	}
-	if s.r.Wait() != nil || !s.state.CompareAndSwap(stateIdle, stateBusy) {
-		return false
-	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(headFor))
-	err := s.r.Request(&s.req)
-	_ = s.conn.SetReadDeadline(time.Time{})
-	if err == nil {
-		return true
-	}
-	var parse *http1.ParseError
-	if errors.As(err, &parse) {
-		s.closing, s.head = true, false
-		s.server.refuse(s, badRequest(parse.Status, parse.What))
-		_ = s.w.Flush()
-		s.linger()
-	}
-	return false
-}
-
-// linger gives the client time to read the answer before the connection is
-// closed: closing with unread input would reset it and might lose the answer
-// (RFC 9112, section 9.6).
-func (s *session) linger() {
-	half, ok := s.conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		return
-	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(lingerFor))
-	var scrap [4 << 10]byte
-	for {
-		if _, err := s.conn.Read(scrap[:]); err != nil {
-			return
-		}
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -221,6 +222,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 	}
 }
+
+// SetDeadline makes Accept fail from t on; never if t is zero.
+func (l *listener) SetDeadline(t time.Time) error { return l.conn.SetReadDeadline(t) }
 
 func (l *listener) fail(err error) error {
 	return &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: err}

@@ -1,9 +1,10 @@
 // Package telemetry counts what the proxy does, for Prometheus.
 //
-// It holds no global state. Routers keep the handles they count through, which
-// is a few atomic adds; looking one up takes a lock. The labels are a
-// closed list, and the number of services and clients that get series of their
-// own is capped: a caller who invents names cannot fill the memory.
+// It holds no global state. Whoever counts keeps a handle, bound once for each
+// path or client, so that counting is a few atomic adds; binding one takes a
+// lock. The labels are a closed list, and the number of services and clients that
+// get series of their own is capped: a caller who invents names cannot fill the
+// memory.
 //
 //	m := telemetry.New(prometheus.NewRegistry())
 //	h := m.Route("outgoing", "/svc/world", "/#/io.l5d.k8s/default/http/world")
@@ -18,9 +19,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxRoutes is how many pairs of service and client have their own series;
-// later ones share the service and client "other".
-const maxRoutes = 2000
+// maxSeries is how many routes, services and clients each have their own series;
+// later ones share the one that is labelled "other".
+const maxSeries = 2000
 
 // Metrics owns the proxy's series. It is safe for concurrent use.
 type Metrics struct {
@@ -28,39 +29,51 @@ type Metrics struct {
 	duration    *prometheus.HistogramVec
 	errors      *prometheus.CounterVec
 	connections *prometheus.GaugeVec
-	retries     prometheus.Counter
+	active      *prometheus.GaugeVec
+	retries     *prometheus.CounterVec
+	exhausted   *prometheus.CounterVec
+	requeues    *prometheus.CounterVec
+	connects    *prometheus.CounterVec
+	accrual     *prometheus.CounterVec
 
-	mu     sync.Mutex
-	routes map[[3]string]*Route
+	mu       sync.Mutex
+	routes   map[[3]string]*Route
+	services map[string]*Service
+	clients  map[string]*Client
+	problems map[[2]string]prometheus.Counter
 }
 
 // New registers the proxy's series with reg.
 func New(reg prometheus.Registerer) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	}
 	m := &Metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tulle_requests_total",
-			Help: "Requests answered, by router (outgoing, incoming), service, client and result (success, failure: a 5xx).",
-		}, []string{"router", "service", "client", "result"}),
+		requests: counter("tulle_requests_total",
+			"Requests answered, by router (outgoing, incoming), service, client and result (success, failure: as the response classifier has it).",
+			"router", "service", "client", "result"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "tulle_request_duration_seconds",
 			Help:    "Time from the end of a request's head to the end of its answer.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"router", "service", "client"}),
-		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tulle_errors_total",
-			Help: "Answers that the proxy made itself, by router and code.",
-		}, []string{"router", "code"}),
-		connections: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "tulle_connections",
-			Help: "Open connections from clients, by router.",
-		}, []string{"router"}),
-		retries: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tulle_retries_total",
-			Help: "Attempts after the first, made because an endpoint could not be reached.",
-		}),
-		routes: map[[3]string]*Route{},
+		errors:      counter("tulle_errors_total", "Answers that the proxy made itself, by router and code.", "router", "code"),
+		connections: gauge("tulle_connections", "Open connections from clients, by router.", "router"),
+		active:      gauge("tulle_requests_active", "Requests being answered, by router.", "router"),
+		retries:     counter("tulle_retries_total", "Attempts after a failure that the response classifier allowed to be sent again.", "service"),
+		exhausted:   counter("tulle_retry_budget_exhausted_total", "Failures that would have been sent again, had the budget not been empty.", "service"),
+		requeues:    counter("tulle_requeues_total", "Attempts after one that reached no application.", "client"),
+		connects:    counter("tulle_connects_total", "Connections made to endpoints, by result (success, failure).", "client", "result"),
+		accrual:     counter("tulle_endpoint_transitions_total", "What failure accrual did to endpoints (ejected, probed, revived).", "client", "transition"),
+		routes:      map[[3]string]*Route{},
+		services:    map[string]*Service{},
+		clients:     map[string]*Client{},
+		problems:    map[[2]string]prometheus.Counter{},
 	}
-	reg.MustRegister(m.requests, m.duration, m.errors, m.connections, m.retries)
+	reg.MustRegister(m.requests, m.duration, m.errors, m.connections, m.active, m.retries, m.exhausted, m.requeues, m.connects, m.accrual)
 	return m
 }
 
@@ -85,14 +98,11 @@ func (m *Metrics) Route(router, service, client string) *Route {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := [3]string{router, label(service), label(client)}
+	if m.routes[key] == nil && len(m.routes) >= maxSeries {
+		key[1], key[2] = other, other
+	}
 	if r := m.routes[key]; r != nil {
 		return r
-	}
-	if len(m.routes) >= maxRoutes {
-		key[1], key[2] = "other", "other"
-		if r := m.routes[key]; r != nil {
-			return r
-		}
 	}
 	r := &Route{
 		success:  m.requests.WithLabelValues(key[0], key[1], key[2], "success"),
@@ -103,6 +113,63 @@ func (m *Metrics) Route(router, service, client string) *Route {
 	return r
 }
 
+// Service counts what is sent again for one service.
+type Service struct {
+	Retries   prometheus.Counter
+	Exhausted prometheus.Counter // the retry budget was empty
+}
+
+// Service returns the handle of a service.
+func (m *Metrics) Service(name string) *Service {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name = label(name)
+	if m.services[name] == nil && len(m.services) >= maxSeries {
+		name = other
+	}
+	s := m.services[name]
+	if s == nil {
+		s = &Service{m.retries.WithLabelValues(name), m.exhausted.WithLabelValues(name)}
+		m.services[name] = s
+	}
+	return s
+}
+
+// Client counts what happens between the proxy and the endpoints of one bound
+// name.
+type Client struct {
+	Requeues          prometheus.Counter
+	Connected, Failed prometheus.Counter // connections
+	Ejected, Probed   prometheus.Counter // endpoints
+	Revived           prometheus.Counter
+}
+
+// Client returns the handle of a bound name.
+func (m *Metrics) Client(id string) *Client {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id = label(id)
+	if m.clients[id] == nil && len(m.clients) >= maxSeries {
+		id = other
+	}
+	c := m.clients[id]
+	if c == nil {
+		c = &Client{
+			Requeues:  m.requeues.WithLabelValues(id),
+			Connected: m.connects.WithLabelValues(id, "success"),
+			Failed:    m.connects.WithLabelValues(id, "failure"),
+			Ejected:   m.accrual.WithLabelValues(id, "ejected"),
+			Probed:    m.accrual.WithLabelValues(id, "probed"),
+			Revived:   m.accrual.WithLabelValues(id, "revived"),
+		}
+		m.clients[id] = c
+	}
+	return c
+}
+
+// other labels what has no series of its own.
+const other = "other"
+
 // maxLabel bounds the length of a label's value in bytes: more than any name
 // that Kubernetes can have.
 const maxLabel = 512
@@ -111,19 +178,30 @@ const maxLabel = 512
 // these, so they may be anything.
 func label(value string) string {
 	if len(value) > maxLabel || !utf8.ValidString(value) {
-		return "other"
+		return other
 	}
 	return value
 }
 
 // Error counts an answer that the proxy made itself. code is one of the closed
 // list of the router's codes.
-func (m *Metrics) Error(router, code string) { m.errors.WithLabelValues(router, code).Inc() }
+func (m *Metrics) Error(router, code string) {
+	m.mu.Lock()
+	c := m.problems[[2]string{router, code}]
+	if c == nil {
+		c = m.errors.WithLabelValues(router, code)
+		m.problems[[2]string{router, code}] = c
+	}
+	m.mu.Unlock()
+	c.Inc()
+}
 
 // Connections returns the gauge of a router's open client connections.
 func (m *Metrics) Connections(router string) prometheus.Gauge {
 	return m.connections.WithLabelValues(router)
 }
 
-// Retry counts one more attempt.
-func (m *Metrics) Retry() { m.retries.Inc() }
+// Active returns the gauge of a router's requests that are being answered.
+func (m *Metrics) Active(router string) prometheus.Gauge {
+	return m.active.WithLabelValues(router)
+}

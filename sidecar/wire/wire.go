@@ -60,6 +60,18 @@ func (h *Header) Value(k Kind) []byte {
 	return nil
 }
 
+// Drop removes the fields whose kind match accepts, and keeps the order of the
+// others.
+func (h *Header) Drop(match func(Kind) bool) {
+	all := h.Fields
+	h.Reset()
+	for _, f := range all {
+		if !match(f.Kind) {
+			h.Add(f.Name, f.Value, f.Kind)
+		}
+	}
+}
+
 // Reset empties the header and keeps its memory.
 func (h *Header) Reset() { *h = Header{Fields: h.Fields[:0]} }
 

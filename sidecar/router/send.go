@@ -1,0 +1,411 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/sidecar/bind"
+	"github.com/tulle-mesh/tulle/sidecar/classify"
+	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/pool"
+	"github.com/tulle-mesh/tulle/sidecar/retry"
+	"github.com/tulle-mesh/tulle/sidecar/wire"
+)
+
+// maxConnects bounds how many endpoints are tried that cannot be connected to.
+// That is not charged to a budget: nothing was sent.
+const maxConnects = 26
+
+// sending is the way of one request through the endpoints of its client.
+type sending struct {
+	o *Outgoing
+	x *exchange
+	r *routing
+	t *terms
+
+	added
+	picker   *client.Picker
+	tried    []*client.Endpoint
+	space    [4]*client.Endpoint
+	connects int
+	requeues int
+	paused   time.Duration // before the last retry
+	status   int           // of the answer that was relayed
+	last     *Problem      // what to answer if nothing else can be done
+}
+
+// fate is what becomes of a request after an attempt.
+type fate uint8
+
+const (
+	answered fate = iota // relayed, or there is nobody to relay it to
+	requeue              // it reached no application
+	again                // it failed, and may be sent again after a pause
+	final                // it failed, and last says how
+)
+
+// send offers the request to endpoints until one answers it.
+func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Problem) {
+	now := x.started
+	svc := r.service
+	svc.used.Store(now)
+	t := svc.terms.Load()
+	n := svc.active.Add(1)
+	defer svc.active.Add(-1)
+	if t.MaxConcurrentRequests > 0 && n > int64(t.MaxConcurrentRequests) {
+		return 0, &Problem{Status: 503, Code: codeBusyService, Retryable: true, busy: true,
+			Message: "the service " + svc.name + " has as many requests from this proxy as it may",
+			Hint:    "send less, add instances, or raise maxConcurrentRequests of the service in the proxy's policy"}
+	}
+	svc.budget.Deposit(now)
+	if problem := x.limit(t, r); problem != nil {
+		return 0, problem
+	}
+	s := sending{o: o, x: x, r: r, t: t}
+	s.tried = s.space[:0]
+	s.service, s.added.client, s.upgrade = svc.name, r.client.ID, x.upgrade()
+	if len(r.override) > 0 {
+		s.ctxDtab = r.override.String()
+	}
+	if s.picker = r.client.Current(now); s.picker == nil {
+		waiting, cancel := context.WithTimeoutCause(ctx, r.client.Policy().ConnectTimeout, bind.ErrTimeout)
+		s.picker, _ = r.client.Picker(waiting)
+		cancel()
+	}
+	if s.picker == nil || s.picker.Len() == 0 {
+		if cause := r.client.Cause(); cause != "" {
+			return 0, &Problem{Status: 502, Code: codeBindError, Message: r.client.ID + ": " + cause,
+				Hint: "name another destination, or send this request past the proxy by no_proxy"}
+		}
+		return 0, o.noRoute(r)
+	}
+	return s.run(ctx, now)
+}
+
+// limit reads the deadline that came with the request and tightens it by the
+// service's own.
+func (x *exchange) limit(t *terms, r *routing) *Problem {
+	carries := x.req.Header.HasKind(wire.KindCtxDeadline)
+	if !carries && t.TotalTimeout == 0 {
+		return nil
+	}
+	wall := time.Now().UnixNano()
+	if carries {
+		for i := range x.req.Header.Fields {
+			if f := &x.req.Header.Fields[i]; f.Kind == wire.KindCtxDeadline {
+				x.deadline.Merge(f.Value)
+			}
+		}
+		if t.EnforceDeadlines && x.deadline.Known {
+			if x.deadline.Expired(wall) {
+				return &Problem{Status: 503, Code: codeExpired, Message: "the request's deadline has passed",
+					Hint: "give the callers further up more time, or look at what takes so long on the way here"}
+			}
+			r.due = x.started + int64(x.deadline.Left(wall))
+		}
+	}
+	if t.TotalTimeout > 0 {
+		x.deadline.Tighten(wall, t.TotalTimeout)
+		if due := x.started + int64(t.TotalTimeout); r.due == 0 || due < r.due {
+			r.due = due
+		}
+	}
+	return nil
+}
+
+// run makes attempts until the request's fate is decided.
+func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
+	for {
+		e, probe, busy := s.r.client.Pick(s.picker, now, s.tried)
+		switch {
+		case e != nil:
+		case busy:
+			return 0, &Problem{Status: 503, Code: codeBusyEndpoints, Retryable: true, busy: true,
+				Message: "every endpoint of " + s.r.client.ID + " has as many requests from this proxy as it may",
+				Hint:    "send less, add instances, or raise maxConcurrentRequests of the client in the proxy's policy"}
+		case s.paused > 0 || s.requeues > 0:
+			s.tried = s.tried[:0] // all have had their turn
+			if e, probe, _ = s.r.client.Pick(s.picker, now, nil); e == nil {
+				return 0, s.last
+			}
+		default:
+			return 0, s.last
+		}
+		s.tried = append(s.tried, e)
+		switch s.attempt(ctx, e, probe, now) {
+		case answered:
+			return s.status, nil
+		case final:
+			return 0, s.last
+		case again:
+			s.r.service.metrics.Retries.Inc()
+			if !s.pause(ctx) {
+				return 0, s.last
+			}
+		case requeue:
+		}
+		now = clock.Now()
+		if s.r.due > 0 && now >= s.r.due {
+			return 0, s.late(true)
+		}
+	}
+}
+
+// pause waits before a retry. It is false if there is no time left for one.
+func (s *sending) pause(ctx context.Context) bool {
+	d := s.t.backoff.Next(s.paused, rand.Int64N)
+	s.paused = max(d, 1)
+	switch {
+	case s.r.due > 0 && clock.Now()+int64(d) >= s.r.due:
+		return false
+	case d > 0 && !pause(ctx, d):
+		return false
+	}
+	return !s.x.s.gone.Load()
+}
+
+// attempt offers the request to one endpoint, directly or through the proxy in
+// front of it.
+func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, now int64) fate {
+	hop, c, x := e.Value, s.r.client, s.x
+	p := c.Policy()
+	due, cut := s.r.due, false // cut: by the attempt's own limit
+	if p.AttemptTimeout > 0 {
+		if d := now + int64(p.AttemptTimeout); due == 0 || d < due {
+			due, cut = d, true
+		}
+	}
+	if s.endpoint = ""; hop.Endpoint.Hop != naming.HopNone {
+		s.endpoint = hop.Endpoint.Address
+	}
+	e.Begin(now)
+	for {
+		conn := hop.Pool.Get()
+		reused := conn != nil
+		if !reused {
+			var err error
+			if conn, err = s.connect(ctx, hop, due, p.ConnectTimeout); err != nil {
+				return s.unreached(e, probe, err)
+			}
+		}
+		before := x.deadline
+		if cut && p.AttemptTimeout > 0 {
+			x.deadline.Tighten(time.Now().UnixNano(), p.AttemptTimeout)
+		}
+		err := x.send(hop.Pool, conn, &s.added, due)
+		x.deadline = before
+		var quiet *silence
+		if reused && errors.As(err, &quiet) && idempotent(x.method) && x.replayable() {
+			continue // the peer had closed this idle connection; another may do
+		}
+		at := clock.Now()
+		if err != nil {
+			return s.failed(e, probe, now, at, err, cut)
+		}
+		return s.judge(e, probe, now, at, conn)
+	}
+}
+
+func (s *sending) connect(ctx context.Context, hop *client.Hop, due int64, timeout time.Duration) (*pool.Conn, error) {
+	if due > 0 {
+		timeout = min(timeout, max(time.Duration(due-clock.Now()), 0))
+	}
+	dialing, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := hop.Pool.Open(dialing)
+	switch m := s.r.client.Metrics; {
+	case err == nil:
+		m.Connected.Inc()
+	case !errors.Is(err, pool.ErrBusy):
+		m.Failed.Inc()
+	}
+	return conn, err
+}
+
+// unreached decides after a connection could not be made.
+func (s *sending) unreached(e *client.Endpoint, probe bool, err error) fate {
+	now := clock.Now()
+	busy := errors.Is(err, pool.ErrBusy)
+	s.r.client.Finish(e, probe, now, client.Verdict{Failed: !busy, Unknown: busy, Latency: -1})
+	if !busy {
+		s.r.client.Refused(e, now)
+	}
+	s.last = s.unreachable(e, err)
+	if s.connects++; s.connects >= maxConnects {
+		return final
+	}
+	return requeue
+}
+
+func (s *sending) unreachable(e *client.Endpoint, err error) *Problem {
+	all := make([]string, 0, s.picker.Len())
+	for _, e := range s.picker.All() {
+		all = append(all, e.Value.Endpoint.Address)
+	}
+	return unreachable(s.service, s.r.client.ID, all, e.Value.Endpoint.Address, err)
+}
+
+// failed decides after a request that got no answer.
+func (s *sending) failed(e *client.Endpoint, probe bool, began, now int64, err error, cut bool) fate {
+	c := s.r.client
+	var fault *clientFault
+	if errors.As(err, &fault) {
+		c.Finish(e, probe, now, client.Verdict{Unknown: true, Latency: -1})
+		if s.status, s.last = fault.answer(); s.last != nil {
+			return final
+		}
+		return answered
+	}
+	v := client.Verdict{Failed: true, Latency: -1}
+	if errors.Is(err, errLate) {
+		v.Latency = now - began
+		s.last = s.late(!cut)
+	} else {
+		s.last = &Problem{Status: 502, Code: codeBadAnswer, Message: err.Error(),
+			Hint: "the endpoint " + e.Value.Endpoint.Address + " broke off; look at its log"}
+	}
+	c.Finish(e, probe, now, v)
+	s.r.failed = true
+	class := s.t.classifier.Failed(s.x.method)
+	var quiet *silence
+	if errors.As(err, &quiet) && safe(s.x.method) && class == classify.Failure && s.x.replayable() {
+		// Whoever asks only to look loses nothing by asking twice.
+		return s.requeue(now)
+	}
+	return s.retry(class, now)
+}
+
+// late is the answer when the time is over: the whole request's, or only the
+// attempt's.
+func (s *sending) late(whole bool) *Problem {
+	if whole {
+		limit := time.Duration(s.r.due - s.x.started).Milliseconds()
+		return &Problem{Status: 503, Code: codeTotalLate,
+			Message: fmt.Sprintf("exceeded %d.milliseconds to %s while waiting for a response for the request, including retries (if applicable). Remote Info: Not Available", limit, s.service),
+			Hint:    "look at what takes the service so long, or raise totalTimeoutMs of the service or the time that callers give"}
+	}
+	return &Problem{Status: 503, Code: codeAttemptLate,
+		Message: fmt.Sprintf("exceeded %d.milliseconds to %s while waiting for a response for an individual request, excluding retries. Remote Info: Not Available",
+			s.r.client.Policy().AttemptTimeout.Milliseconds(), s.service),
+		Hint: "look at what takes the service so long, or raise requestAttemptTimeoutMs of the client"}
+}
+
+// judge decides about the answer whose head is in x.res.
+func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *pool.Conn) fate {
+	x, c, hop := s.x, s.r.client, e.Value
+	res := &x.res
+	if res.Status == 101 {
+		c.Finish(e, probe, now, client.Verdict{Latency: now - began})
+		s.status = x.tunnel(hop.Pool, conn)
+		return answered
+	}
+	direct := hop.Endpoint.Hop == naming.HopNone
+	if res.Status >= 500 {
+		if !direct && refused(res) {
+			s.last = s.unreachable(e, refusal(res))
+			return s.turnedAway(e, probe, now, conn, requeue)
+		}
+		if nack := classify.Nacked(res.Status, &res.Header); nack != classify.NoNack {
+			s.last = &Problem{Status: 502, Code: codeNack, Retryable: nack == classify.Requeue,
+				Message: "the endpoint " + hop.Endpoint.Address + " did not process the request",
+				Hint:    "it has too much to do: send less, or add instances"}
+			if nack == classify.DoNotSend {
+				return s.turnedAway(e, probe, now, conn, final)
+			}
+			return s.turnedAway(e, probe, now, conn, requeue)
+		}
+	}
+	class := x.class(s.t.classifier)
+	s.r.failed = class.Failed()
+	v := client.Verdict{Failed: s.r.failed, Latency: now - began}
+	if v.Failed {
+		v.Latency = -1
+	} else {
+		c.Requeues.Deposit(now)
+	}
+	c.Finish(e, probe, now, v)
+	c.Reached(e)
+	if class == classify.Retryable && s.retry(class, now) == again {
+		x.abandon(hop.Pool, conn)
+		return again
+	}
+	s.status = x.relay(hop.Pool, conn, answerHead{
+		class: class.Value(), foreign: direct, clear: s.o.cfg.Policy.Get().Server.ClearContext,
+	})
+	return answered
+}
+
+// turnedAway decides after an answer which says that no application saw the
+// request.
+func (s *sending) turnedAway(e *client.Endpoint, probe bool, now int64, conn *pool.Conn, f fate) fate {
+	s.x.abandon(e.Value.Pool, conn)
+	s.r.client.Finish(e, probe, now, client.Verdict{Failed: true, Latency: -1})
+	s.r.client.Refused(e, now)
+	s.r.failed = true
+	if f == requeue {
+		return s.requeue(now)
+	}
+	return f
+}
+
+// requeue sends the request again at once, if the client's budget allows.
+func (s *sending) requeue(now int64) fate {
+	b := s.r.client.Requeues
+	if !s.x.replayable() || s.x.s.gone.Load() || s.requeues >= retry.MaxRequeues(b.Balance(now)) || !b.TryWithdraw(now) {
+		return final
+	}
+	s.requeues++
+	s.r.client.Metrics.Requeues.Inc()
+	return requeue
+}
+
+// retry sends the request again after a pause, if the classifier and the
+// service's budget allow.
+func (s *sending) retry(class classify.Class, now int64) fate {
+	switch {
+	case class != classify.Retryable || !s.x.replayable() || s.x.s.gone.Load() || s.r.due > 0 && now >= s.r.due:
+		return final
+	case !s.r.service.budget.TryWithdraw(now):
+		s.r.service.metrics.Exhausted.Inc()
+		return final
+	}
+	return again
+}
+
+// refused tells a proxy's own answer that the request can be sent again from an
+// application's answer.
+func refused(res *wire.Response) bool {
+	return string(res.Header.Value(wire.KindRetryable)) == "true" &&
+		wire.HasPrefixFold(res.Header.Value(wire.KindCode), "T4")
+}
+
+// refusal is an incoming proxy's word that the request did not reach the
+// application behind it.
+func refusal(res *wire.Response) error {
+	message := string(res.Header.Value(wire.KindErr))
+	if plain, err := url.QueryUnescape(message); err == nil {
+		message = plain
+	}
+	return errors.New("the proxy of the endpoint says: " + message)
+}
+
+// safe reports whether the method is defined as safe (RFC 9110, section 9.2.1).
+func safe(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return true
+	}
+	return false
+}
+
+// idempotent reports whether the method may be repeated by a proxy (RFC 9110,
+// section 9.2.2).
+func idempotent(method []byte) bool {
+	return safe(method) || string(method) == "PUT" || string(method) == "DELETE"
+}

@@ -1,0 +1,224 @@
+package router
+
+import (
+	"errors"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/pool"
+)
+
+// The states of a session, so that neither a drain nor a sweep cuts a request
+// that has begun. They are bits for the sweep's sake.
+const (
+	stateIdle    uint32 = 1 << iota
+	stateHead           // a head has begun to arrive
+	stateBusy           // a request is being answered
+	stateLate           // the head has taken too long
+	stateClosing        // no further request is taken
+)
+
+// transport is a connection that can wait without a goroutine, tells when its
+// peer leaves, and cuts a peer that takes or sends nothing: one of package
+// socket. Others do without.
+type transport interface {
+	Park(task func()) bool
+	OnHangup(f func())
+	SetPatience(read, write time.Duration)
+}
+
+// session is one client connection. Whichever goroutine runs it owns all but the
+// atomics; between two requests there need not be one.
+type session struct {
+	server *server
+	conn   net.Conn
+	parker transport // conn, if requests can be waited for without a goroutine
+	r      *http1.Reader
+	w      *http1.Writer
+	task   func()
+
+	source string // the peer's IP
+	ends   int64  // when the connection is too old for another request; 0: never
+	begun  bool   // begin has been done
+
+	state    atomic.Uint32
+	since    atomic.Int64              // when the state began
+	upstream atomic.Pointer[pool.Conn] // in use, for closeAll
+	gone     atomic.Bool               // the client has closed its side
+	awaited  atomic.Pointer[pool.Conn] // whose answer is waited for, for left
+	leaving  sync.Mutex                // held by left
+}
+
+// spare are exchanges that no session uses at the moment. They hold memory only.
+var spare = sync.Pool{New: func() any { return new(exchange) }}
+
+// run answers requests, in order, until either side wants no more or there is
+// nothing to do but to wait.
+func (s *session) run() {
+	parked := false
+	defer func() {
+		if p := recover(); p != nil {
+			// A fault in one exchange must not end those of all other callers.
+			s.server.log.Error("exchange failed", "router", s.server.name, "panic", p, "stack", string(debug.Stack()))
+		}
+		if !parked {
+			_ = s.conn.Close()
+			s.r.Idle()
+			s.server.remove(s)
+		}
+	}()
+	if !s.begun && s.server.begin != nil {
+		if err := s.server.begin(s.server.work, s); err != nil {
+			s.server.log.Debug("connection refused", "router", s.server.name, "source", s.source, "error", err)
+			return
+		}
+	}
+	s.begun = true
+	for {
+		if s.r.Buffered() == 0 {
+			if s.parker != nil {
+				s.r.Idle()
+				if parked = s.parker.Park(s.task); parked {
+					return // s may already be run by another goroutine
+				}
+			} else if s.r.Wait() != nil {
+				return
+			}
+		}
+		if !s.state.CompareAndSwap(stateIdle, stateHead) {
+			return
+		}
+		x := spare.Get().(*exchange)
+		more := s.serve(x)
+		x.release()
+		if !more {
+			return
+		}
+	}
+}
+
+// serve reads a request and answers it. It is false when the connection is over.
+func (s *session) serve(x *exchange) bool {
+	x.begin(s, clock.Now())
+	s.since.Store(x.started)
+	if err := s.r.Request(&x.req); err != nil {
+		return s.unreadable(x, err)
+	}
+	if !s.state.CompareAndSwap(stateHead, stateBusy) {
+		return s.unreadable(x, os.ErrDeadlineExceeded) // the sweep was quicker by a hair
+	}
+	srv := s.server
+	x.started = clock.Now()
+	x.closing = x.req.Close || srv.draining.Load() || s.ends > 0 && x.started >= s.ends || srv.leaving != nil && srv.leaving()
+	x.head = string(x.req.Method) == "HEAD"
+	srv.active.Inc()
+	n := srv.requests.Add(1)
+	if limit := srv.policy.Get().Server.MaxConcurrentRequests; limit > 0 && n > int64(limit) {
+		x.refuse(busyProxy)
+	} else if problem := x.hold(); problem != nil {
+		x.refuse(problem)
+	} else {
+		srv.exchange(srv.work, x)
+	}
+	srv.requests.Add(-1)
+	srv.active.Dec()
+	if x.tunnelled {
+		return false
+	}
+	s.r.Discard(len(x.held))
+	if s.w.Flush() != nil {
+		return false
+	}
+	s.since.Store(clock.Now())
+	if x.closing || !s.state.CompareAndSwap(stateBusy, stateIdle) || srv.draining.Load() {
+		s.linger()
+		return false
+	}
+	return true
+}
+
+// unreadable answers a request that broke the rules or took too long.
+func (s *session) unreadable(x *exchange, err error) bool {
+	x.closing, x.head = true, false
+	var parse *http1.ParseError
+	switch {
+	case errors.As(err, &parse):
+		x.refuse(badRequest(parse))
+	case errors.Is(err, os.ErrDeadlineExceeded) && !s.gone.Load() && s.state.Load() != stateClosing:
+		x.refuse(slowHead)
+	default:
+		return false
+	}
+	if s.w.Flush() == nil {
+		s.linger()
+	}
+	return false
+}
+
+// goneAfter is how long an answer is waited for whose client has closed its
+// side. One that only says that it has no more to ask gets it, if it is quick.
+const goneAfter = time.Second
+
+// left is called when the client closes its side: whoever waits for an answer on
+// its behalf need not wait for long.
+func (s *session) left() {
+	s.leaving.Lock()
+	defer s.leaving.Unlock()
+	s.gone.Store(true)
+	if c := s.awaited.Load(); c != nil {
+		_ = c.SetReadDeadline(time.Now().Add(goneAfter))
+	}
+}
+
+// await makes c the connection whose answer is waited for, until due.
+func (s *session) await(c *pool.Conn, due int64) {
+	s.upstream.Store(c)
+	s.awaited.Store(c)
+	if s.gone.Load() {
+		if latest := clock.Now() + int64(goneAfter); due == 0 || due > latest {
+			due = latest
+		}
+	}
+	if due > 0 {
+		t := time.Now().Add(time.Duration(due - clock.Now()))
+		_ = c.SetReadDeadline(t)
+		_ = c.SetWriteDeadline(t)
+	}
+}
+
+// awaitNone ends that, and takes the deadline off.
+func (s *session) awaitNone(c *pool.Conn, due int64) {
+	s.awaited.Store(nil)
+	gone := s.gone.Load()
+	if gone {
+		s.leaving.Lock() // left may just be setting the deadline
+		s.leaving.Unlock()
+	}
+	if due > 0 || gone {
+		_ = c.SetReadDeadline(time.Time{})
+		_ = c.SetWriteDeadline(time.Time{})
+	}
+}
+
+// linger gives the client time to read the answer before the connection is
+// closed: closing with unread input would reset it and might lose the answer
+// (RFC 9112, section 9.6).
+func (s *session) linger() {
+	half, ok := s.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(lingerFor))
+	var scrap [1 << 10]byte
+	for {
+		if _, err := s.conn.Read(scrap[:]); err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/pool"
+	"github.com/tulle-mesh/tulle/sidecar/tunnel"
+	"github.com/tulle-mesh/tulle/sidecar/wire"
+)
+
+// sniffFor is how long the first bytes inside a tunnel are waited for. In some
+// protocols the server speaks first; then it takes that much longer.
+const sniffFor = 500 * time.Millisecond
+
+// upgrade returns the protocol that the request may switch to, or nil. HTTP/2 is
+// not one: whoever speaks it past the proxy's parser could send requests that
+// nobody has looked at.
+func (x *exchange) upgrade() []byte {
+	u := x.req.Upgrade
+	if len(u) == 0 || x.req.Body != wire.NoBody {
+		return nil
+	}
+	for _, forbidden := range [...]string{"h2c", "h2", "http/", "tls/"} {
+		if wire.HasPrefixFold(u, forbidden) || bytes.Contains(u, []byte(",")) {
+			return nil
+		}
+	}
+	return u
+}
+
+// tunnel passes the 101 in x.res on and carries what follows until either side
+// ends. It returns the status under which the request is counted.
+func (x *exchange) tunnel(p *pool.Pool, c *pool.Conn) int {
+	writeResponse(x.s.w, &x.res, answerHead{connection: "Upgrade", upgrade: true})
+	x.carry(p, c)
+	return 101
+}
+
+// carry joins the client's connection and c until either side ends.
+func (x *exchange) carry(p *pool.Pool, c *pool.Conn) {
+	s := x.s
+	x.tunnelled = true
+	p.Hijack(c)
+	if s.w.Flush() != nil {
+		_ = c.Conn.Close()
+		s.upstream.Store(nil)
+		return
+	}
+	there, back := unread(s.r), unread(c.R)
+	if t, ok := s.conn.(transport); ok {
+		t.SetPatience(0, 0)
+		t.OnHangup(nil)
+	}
+	idle := s.server.policy.Get().Server.TunnelIdleTime
+	stats, err := tunnel.Copy(s.server.work, s.conn, c.Conn, there, back, tunnel.Config{Idle: idle})
+	s.upstream.Store(nil)
+	if err != nil {
+		s.server.log.Debug("tunnel cut", "router", s.server.name, "source", s.source, "sent", stats.AToB, "received", stats.BToA, "error", err)
+	}
+}
+
+// unread returns a copy of what was read and not consumed.
+func unread(r interface {
+	Buffered() int
+	Hold(int) ([]byte, error)
+}) []byte {
+	p, _ := r.Hold(r.Buffered())
+	return bytes.Clone(p)
+}
+
+// connect serves CONNECT. If HTTP/1 comes through the tunnel it is no tunnel: its
+// requests are answered like any other. Everything else is carried as it is.
+func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *Problem) {
+	x.closing = false
+	w := x.s.w
+	w.StatusLine(200, []byte("Connection established"))
+	w.FieldString("Via", via)
+	w.EndHead()
+	if w.Flush() != nil {
+		x.closing = true
+		return statusGone, nil
+	}
+	if x.sniff() == tunnel.HTTP1 {
+		return 200, nil
+	}
+	// From here on there is no way to tell the client what is wrong.
+	x.closing = true
+	picker, err := r.client.Picker(ctx)
+	if err != nil {
+		return 502, nil
+	}
+	var tried []*client.Endpoint
+	for now := clock.Now(); len(tried) < maxConnects; now = clock.Now() {
+		e, probe, _ := r.client.Pick(picker, now, tried)
+		if e == nil {
+			break
+		}
+		tried = append(tried, e)
+		e.Begin(now)
+		conn, err := o.reach(ctx, x, r, e)
+		r.client.Finish(e, probe, clock.Now(), client.Verdict{Failed: err != nil, Latency: -1})
+		if err != nil {
+			r.client.Refused(e, clock.Now())
+			x.s.server.log.Debug("tunnel not made", "service", r.name.Service, "endpoint", e.Value.Endpoint.Address, "error", err)
+			continue
+		}
+		r.client.Reached(e)
+		x.carry(e.Value.Pool, conn)
+		return 200, nil
+	}
+	r.failed = true
+	return 502, nil
+}
+
+// sniff waits for what the client says first and tells what it is.
+func (x *exchange) sniff() tunnel.Kind {
+	r := x.s.r
+	_ = x.s.conn.SetReadDeadline(time.Now().Add(sniffFor))
+	defer func() { _ = x.s.conn.SetReadDeadline(time.Time{}) }()
+	for {
+		p, err := r.Hold(r.Buffered())
+		kind, _ := tunnel.Sniff(p)
+		if err != nil {
+			return tunnel.Unknown
+		}
+		if kind != tunnel.NeedMore {
+			return kind
+		}
+		if _, err := r.Hold(len(p) + 1); err != nil {
+			return tunnel.Unknown
+		}
+	}
+}
+
+// reach makes a connection that leads to an endpoint, through the proxy in front
+// of it if there is one.
+func (o *Outgoing) reach(ctx context.Context, x *exchange, r *routing, e *client.Endpoint) (*pool.Conn, error) {
+	timeout := r.client.Policy().ConnectTimeout
+	dialing, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	hop := e.Value
+	conn, err := hop.Pool.Open(dialing)
+	if err != nil || hop.Endpoint.Hop == naming.HopNone {
+		return conn, err
+	}
+	a := added{service: r.service.name, client: r.client.ID, endpoint: hop.Endpoint.Address}
+	if len(r.override) > 0 {
+		a.ctxDtab = r.override.String()
+	}
+	if err := x.send(hop.Pool, conn, &a, clock.Now()+int64(timeout)); err != nil {
+		return nil, err
+	}
+	if x.res.Status/100 != 2 {
+		hop.Pool.Close(conn)
+		if refused(&x.res) {
+			return nil, refusal(&x.res)
+		}
+		return nil, errors.New("the proxy of the endpoint did not make the tunnel")
+	}
+	return conn, nil
+}

@@ -1,0 +1,156 @@
+package router
+
+import (
+	"io"
+	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/pool"
+	"github.com/tulle-mesh/tulle/sidecar/wire"
+)
+
+// upload is a request body that had not arrived with its head, on its way to an
+// endpoint while the answer is awaited. Its beginning is kept, so that as long
+// as no more than that has been sent it can be sent again.
+type upload struct {
+	streams bool // there is such a body
+	body    http1.Body
+	chunked bool
+	ended   bool   // body was read to its end
+	kept    []byte // what was read of it, up to limit
+	limit   int
+	over    bool // more than limit was read
+
+	// Of the present attempt. done is nil when none is under way.
+	conn *pool.Conn
+	done chan struct{}
+	ok   bool  // after done: the body was sent whole
+	err  error // after done: why the client's side failed, if it did
+}
+
+func (u *upload) begin(x *exchange, limit int) {
+	if x.req.Body == wire.NoBody {
+		return
+	}
+	*u = upload{
+		streams: true, chunked: x.req.Body == wire.Chunked, kept: u.kept[:0], limit: limit,
+		body: x.s.r.Body(x.req.Body, x.req.Length),
+	}
+}
+
+func (u *upload) replayable() bool { return u.streams && !u.over && u.err == nil }
+
+// start sends the body to c, after the head that is in c.W.
+func (u *upload) start(c *pool.Conn) {
+	u.conn, u.done, u.ok = c, make(chan struct{}), false
+	// The head goes out before the body is awaited: the client may be waiting
+	// for a 100 (Continue), the endpoint may refuse.
+	_ = c.W.Flush()
+	go u.run()
+}
+
+func (u *upload) run() {
+	readErr, writeErr := u.copy(u.conn.W)
+	u.ok, u.err = readErr == nil && writeErr == nil, readErr
+	if readErr != nil {
+		// The endpoint must not take half a body for a whole one; and whoever
+		// waits for its answer is woken.
+		_ = u.conn.SetReadDeadline(past)
+	}
+	close(u.done)
+}
+
+func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
+	_ = w.Data(u.kept, u.chunked)
+	for !u.over && !u.ended {
+		if err := w.Flush(); err != nil {
+			return nil, err
+		}
+		p, err := u.body.Next()
+		switch {
+		case err == io.EOF:
+			u.ended = true
+		case err != nil:
+			return err, nil
+		case len(u.kept)+len(p) > u.limit:
+			u.over = true
+		default:
+			u.kept = append(u.kept, p...)
+		}
+		_ = w.Data(p, u.chunked)
+	}
+	if u.over {
+		readErr, writeErr = http1.Relay(w, &u.body, u.chunked)
+		u.ended = readErr == nil && writeErr == nil
+		return readErr, writeErr
+	}
+	if u.chunked {
+		w.EndChunks(&u.body.Trailer)
+	}
+	return nil, w.Flush()
+}
+
+// whole reports whether nothing of the body is left to be sent.
+func (u *upload) whole() bool {
+	if u.done == nil {
+		return true
+	}
+	select {
+	case <-u.done:
+		return u.ok
+	default:
+		return false
+	}
+}
+
+// read reports whether the whole body has been read from the client. It is
+// called when no attempt is under way.
+func (u *upload) read() bool { return u.ended }
+
+// fault returns why the client's side failed, if it did, once stop was called.
+func (u *upload) fault() error {
+	if u.streams && u.done == nil {
+		return u.err
+	}
+	return nil
+}
+
+// stop ends the attempt's upload, if one is under way. What the client has sent
+// of the body is kept as far as the limit goes.
+func (u *upload) stop(x *exchange) {
+	if u.done == nil {
+		return
+	}
+	select {
+	case <-u.done:
+	default:
+		_ = x.s.conn.SetReadDeadline(past)
+		_ = u.conn.SetWriteDeadline(past)
+		<-u.done
+		_ = x.s.conn.SetReadDeadline(time.Time{})
+		u.err = nil // of our making
+	}
+	u.done = nil
+	if !u.ended && u.over {
+		x.closing = true // somewhere inside the body
+	}
+}
+
+// finish waits for the rest of the upload after the answer is complete, and
+// reports whether both connections can be used again.
+func (u *upload) finish(x *exchange) bool {
+	if u.done == nil {
+		return true
+	}
+	if !u.whole() {
+		_ = x.s.w.Flush()
+		limit := time.Now().Add(lingerFor)
+		_ = x.s.conn.SetReadDeadline(limit)
+		_ = u.conn.SetWriteDeadline(limit)
+		<-u.done
+		_ = u.conn.SetWriteDeadline(time.Time{})
+		_ = x.s.conn.SetReadDeadline(time.Time{})
+	}
+	u.done = nil
+	return u.ok
+}
