@@ -14,6 +14,16 @@ import (
 // is within the thirty seconds that Kubernetes gives a pod.
 const linger = 8 * time.Second
 
+const (
+	// shortPatience is how long a proxy tries to listen where somebody waits for
+	// it to say what is wrong.
+	shortPatience = 5 * time.Second
+	// longPatience is the same for a host proxy, which the kubelet would start
+	// again and again, each time later: whoever removes what is in the way waits
+	// for it. The startup probe of the chart has less.
+	longPatience = 15 * time.Minute
+)
+
 // Serving reports whether the proxy that runs with these settings has its
 // listeners. A host proxy's own port cannot tell: while a node's proxy is
 // replaced, it is the other one that answers.
@@ -25,13 +35,13 @@ func Serving(ctx context.Context, cfg Config) error {
 func (p *Proxy) handover() handover.Config {
 	cfg := handover.Config{Socket: p.cfg.Handover, Name: p.cfg.PodName, Linger: p.linger, Logger: p.log}
 	if p.mesh == nil {
-		cfg.Exit = true
+		cfg.Exit, cfg.Patience = true, shortPatience
 		return cfg
 	}
 	// Whoever is a host proxy of this mesh, and nobody else.
 	id := p.mesh.identity.ID()
 	cfg.Server, cfg.Client = p.mesh.identity.ServerTLS(id), p.mesh.identity.ClientTLS(id)
-	cfg.Ready = p.mesh.ready
+	cfg.Ready, cfg.Patience = p.mesh.ready, longPatience
 	return cfg
 }
 

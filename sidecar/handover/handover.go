@@ -15,10 +15,6 @@ import (
 )
 
 const (
-	// patience is how long Listen tries while an address is in use and nobody
-	// hands it over: longer than a proxy without a certificate waits between its
-	// attempts to get one.
-	patience = 15 * time.Second
 	// firstWait is how long Listen waits after its first attempt; it doubles, up
 	// to a second.
 	firstWait = 10 * time.Millisecond
@@ -48,6 +44,9 @@ type Config struct {
 	// Ready, if not nil, waits until this process could serve. It is called
 	// only while another process serves; nothing is taken over before it returns.
 	Ready func(context.Context) error
+	// Patience is how long Listen tries while an address is in use and nobody
+	// hands it over.
+	Patience time.Duration
 	// Linger is how long connections may take to bring one more request after
 	// a handover, see [Set.Linger] and Exit.
 	Linger time.Duration
@@ -114,7 +113,8 @@ func Listen(ctx context.Context, cfg Config, addresses ...string) (*Set, error) 
 	if err := supported(); err != nil {
 		return nil, err
 	}
-	until, wait := time.Now().Add(patience), firstWait
+	until, wait := time.Now().Add(cfg.Patience), firstWait
+	var said time.Time
 	for {
 		began := time.Now()
 		err := s.attempt(ctx)
@@ -127,14 +127,15 @@ func Listen(ctx context.Context, cfg Config, addresses ...string) (*Set, error) 
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case errors.Is(err, errGone):
-			until = time.Now().Add(patience)
+			until = time.Now().Add(cfg.Patience)
 			if time.Since(began) > time.Second {
 				wait = firstWait
 			}
 		case !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, errRefused) || time.Now().After(until):
 			return nil, err
-		case wait > time.Second/2:
-			log.Warn("there are no listeners yet, will retry", "socket", cfg.Socket, "error", err, "retry_in", wait)
+		case wait > time.Second/2 && time.Since(said) > time.Minute:
+			log.Warn("there are no listeners yet, will retry", "socket", cfg.Socket, "error", err, "until", until)
+			said = time.Now()
 		}
 		if !sleep(ctx, wait) {
 			return nil, ctx.Err()

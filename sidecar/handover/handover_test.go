@@ -123,6 +123,7 @@ func start(t *testing.T, name string, cfg Config, addresses ...string) *process 
 }
 
 func tryStart(t *testing.T, ctx context.Context, name string, cfg Config, addresses ...string) (*process, error) {
+	cfg.Patience = 10 * time.Second
 	cfg.Logger = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("process", name)
 	set, err := Listen(ctx, cfg, addresses...)
 	if err != nil {
@@ -646,7 +647,7 @@ func TestAddressInUse(t *testing.T) {
 	// A process that stops gives up at once.
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
-	if _, err := Listen(ctx, Config{Socket: socketName(t)}, ln.Addr().String()); !errors.Is(err, context.Canceled) {
+	if _, err := Listen(ctx, Config{Socket: socketName(t), Patience: time.Minute}, ln.Addr().String()); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
 	}
 }
