@@ -31,7 +31,8 @@ type Body struct {
 	idle    int // bytes of framing beyond what the data justifies
 
 	// Trailer is that of a chunked body, once Next returned io.EOF, without the
-	// fields that must not be there. It is valid until the next head is read.
+	// fields that must not be there. It is valid as long as the last piece is;
+	// Relay passes it on.
 	Trailer wire.Header
 }
 

@@ -32,8 +32,8 @@ func FuzzRequest(f *testing.F) {
 		if (err == nil) != (slowErr == nil) {
 			t.Fatalf("at once: %v; byte by byte: %v", err, slowErr)
 		}
-		if err != nil || string(req.Method) == "CONNECT" {
-			return
+		if err != nil || string(req.Method) == "CONNECT" || len(req.Authority) == 0 {
+			return // or the router does something else with it
 		}
 		var out bytes.Buffer
 		w := NewWriter(&out)
@@ -178,12 +178,13 @@ func readChunked(src io.Reader) (data []byte, left int, err error) {
 // FuzzRelay sends a body in pieces of any size over each kind of connection, and
 // checks that it arrives as it is.
 func FuzzRelay(f *testing.F) {
-	f.Add([]byte("hello, world"), []byte{3, 1, 4, 1, 5}, uint8(0))
-	f.Add(bytes.Repeat([]byte("0123456789"), 2000), []byte{255, 200, 7}, uint8(3))
-	f.Add(bytes.Repeat([]byte("x"), 70000), []byte{255, 255, 255, 255, 255, 255, 255}, uint8(6))
-	f.Fuzz(func(t *testing.T, data, cuts []byte, how uint8) {
+	f.Add([]byte("hello, world"), uint16(0), []byte{3, 1, 4, 1, 5}, uint8(0))
+	f.Add([]byte("0123456789"), uint16(2000), []byte{255, 200, 7}, uint8(3))
+	f.Add([]byte("x"), uint16(65535), []byte{255, 255, 255, 255, 255, 255, 255}, uint8(6))
+	f.Fuzz(func(t *testing.T, unit []byte, times uint16, cuts []byte, how uint8) {
+		data := bytes.Repeat(unit, min(1+int(times), 1+(200<<10)/(1+len(unit))))
 		chunked := how&1 != 0
-		in := []byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")[:0]
+		var in []byte
 		if chunked {
 			in = append(in, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"...)
 			left := data

@@ -276,6 +276,9 @@ func TestRelayOfAllSizes(t *testing.T) {
 		if err := relayOne(NewReader(from, DefaultLimits), NewWriter(to), &res); err != nil {
 			t.Fatal(err)
 		}
+		if string(res.Header.Get("server")) != "x" {
+			t.Fatalf("the head was overwritten by the body: %q", res.Header.Fields)
+		}
 		r := NewReader(&out.Buffer, DefaultLimits)
 		if err := r.Response(&res, []byte("GET")); err != nil {
 			t.Fatal(err)
