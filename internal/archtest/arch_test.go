@@ -56,6 +56,7 @@ var layers = []layer{
 	{path: "sidecar/classify", may: []string{"sidecar/wire"}, forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/deadline", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/retry", forbid: []string{"k8s.io/", "net"}},
+	{path: "sidecar/tracing", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/tunnel", forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/handover", forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/telemetry", forbid: []string{"k8s.io/"}},
