@@ -41,10 +41,10 @@ type Reader struct {
 	base int    // buf[:base] belongs to the last head
 	head []byte // the buffer of the last head, if reading goes on in another
 
-	// flush sends on what Relay has read. Before that returns, no byte that was
-	// handed out since the last time may be overwritten, and nothing is waited
+	// to is where Relay passes on what is read. Before it is flushed, no byte that
+	// was handed out since the last time may be overwritten, and nothing is waited
 	// for, so that a relay never holds data back.
-	flush func() error
+	to *Writer
 
 	trailer wire.Header // memory for that of a chunked body
 }
@@ -142,8 +142,8 @@ func (b *Reader) fill(want int) error {
 
 // pause makes ready to wait, and does so if that needs no buffer.
 func (b *Reader) pause() error {
-	if b.flush != nil {
-		if err := b.flush(); err != nil {
+	if b.to != nil {
+		if err := b.to.Flush(); err != nil {
 			return err
 		}
 	}
@@ -192,11 +192,11 @@ func (b *Reader) room(want int) error {
 			b.move(borrow(sizeFor(unread, want)))
 		}
 		return nil
-	case b.flush != nil: // and so does what it has not sent yet
+	case b.to != nil: // and so does what it has not sent yet
 		if free >= want || free >= largeSize/4 {
 			return nil
 		}
-		if err := b.flush(); err != nil {
+		if err := b.to.Flush(); err != nil {
 			return err
 		}
 	}

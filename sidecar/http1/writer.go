@@ -38,7 +38,6 @@ type Writer struct {
 	parts *parts      // or, if not nil: what comes before buf[from:]
 	from  int
 	err   error
-	flush func() error // Flush, bound once
 }
 
 // parts are pieces to be written at once: of Writer.buf, and of what Data got.
@@ -54,7 +53,6 @@ var spareParts = sync.Pool{New: func() any { return new(parts) }}
 func NewWriter(dst io.Writer) *Writer {
 	w := &Writer{dst: dst}
 	w.multi, _ = dst.(PartsWriter)
-	w.flush = w.Flush
 	return w
 }
 
@@ -235,7 +233,7 @@ func (w *Writer) Flush() error {
 // back while the sender pauses, nor when it fails. readErr is a failure of the
 // body's side, writeErr one of w's side.
 func Relay(w *Writer, body *Body, chunked bool) (readErr, writeErr error) {
-	body.r.flush = w.flush
+	body.r.to = w
 	for readErr == nil && w.err == nil {
 		var p []byte
 		if p, readErr = body.Next(); readErr == nil {
@@ -252,7 +250,7 @@ func Relay(w *Writer, body *Body, chunked bool) (readErr, writeErr error) {
 		}
 	}
 	writeErr = w.Flush()
-	body.r.flush = nil
+	body.r.to = nil
 	body.r.release()
 	return readErr, writeErr
 }
