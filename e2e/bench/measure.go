@@ -139,19 +139,21 @@ func (b *bench) addedP99(ctx context.Context) (figure, error) {
 		}
 	}
 	rate := peak / 2
+	// A short stall of the machine spoils all of a round's 99th percentile, so there are many short rounds.
+	rounds := b.rounds * b.seconds
 	const direct = "nginx"
 	to := map[string][]int{direct: b.backends, tulle: {running[tulle].port}, haproxy: {running[haproxy].port}}
 	var f figure
 	// A round in which HAProxy seems to add nothing is noise, and there is no ratio to it.
-	for round := 0; len(f.ours) < b.rounds; round++ {
-		if round == 2*b.rounds {
+	for round := 0; len(f.ours) < rounds; round++ {
+		if round == 2*rounds {
 			return figure{}, fmt.Errorf("in %d of %d rounds HAProxy added nothing that could be measured; is the machine busy?", round-len(f.ours), round)
 		}
 		p99 := map[string]float64{}
 		for _, name := range turn([]string{tulle, direct, haproxy}, round) {
 			latencies, err := openloop.Run(ctx, openloop.Config{
 				Addresses: loopback(to[name]), Host: host, Path: small.path, Connections: connections,
-				Rate: rate, Warmup: time.Second / 2, Duration: time.Duration(b.seconds) * time.Second,
+				Rate: rate, Warmup: time.Second / 4, Duration: time.Second,
 			})
 			if err != nil {
 				return figure{}, fmt.Errorf("measure the latency of %s at %.0f/s: %w", name, rate, err)
@@ -160,7 +162,7 @@ func (b *bench) addedP99(ctx context.Context) (figure, error) {
 		}
 		ours, theirs := p99[tulle]-p99[direct], p99[haproxy]-p99[direct]
 		b.say("added p99 at %.0f/s, round %d of %d: nginx has %.0f us, haproxy adds %.0f us, tulle %.0f us",
-			rate, len(f.ours)+1, b.rounds, p99[direct], theirs, ours)
+			rate, len(f.ours)+1, rounds, p99[direct], theirs, ours)
 		if theirs > 0 {
 			f.ours, f.theirs = append(f.ours, ours), append(f.theirs, theirs)
 		}

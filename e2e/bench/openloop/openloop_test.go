@@ -171,3 +171,22 @@ func feedAll(a *answer, b []byte, size int) error {
 	}
 	return nil
 }
+
+// How an answer is cut into pieces makes no difference.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"), uint8(5))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"), uint8(1))
+	f.Fuzz(func(t *testing.T, in []byte, size uint8) {
+		var whole, parts answer
+		done, err := whole.feed(in)
+		if !done || err != nil || size == 0 {
+			return
+		}
+		if err := feedAll(&parts, in, int(size)); err != nil {
+			t.Errorf("in one piece it ends, in pieces of %d: %v", size, err)
+		}
+		if parts.body != 0 || len(parts.head) != 0 {
+			t.Errorf("left over: %+v", parts)
+		}
+	})
+}
