@@ -48,7 +48,7 @@ var layers = []layer{
 	// parts know no other part.
 	{path: "sidecar/wire", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/http1", may: []string{"sidecar/wire"}, forbid: []string{"k8s.io/", "net/http"}},
-	{path: "sidecar/socket", forbid: []string{"k8s.io/", "net/http"}},
+	{path: "sidecar/socket", may: []string{"internal/clock"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/pool", may: []string{"sidecar/http1", "internal/clock"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/accrual", forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/balance", forbid: []string{"k8s.io/", "net/http"}},

@@ -54,6 +54,13 @@ type Target struct {
 // Dial opens a connection to a target, with the TLS handshake done.
 type Dial func(context.Context, Target) (net.Conn, error)
 
+// transport is a connection of package socket. Others do without: then a peer
+// that has left is noticed when the connection is used.
+type transport interface {
+	Readable() bool
+	Expire(t int64)
+}
+
 // Conn is a connection and its codec. One goroutine uses it at a time.
 type Conn struct {
 	net.Conn
@@ -62,9 +69,19 @@ type Conn struct {
 	Reused bool // it has carried an exchange before, so the peer may close it any time
 
 	made, since int64 // when it was opened, and idle since; in the time of package clock
-	state       interface {
-		Readable() bool
-		Gone() bool
+	state       transport
+}
+
+// Expire makes reads fail from t on, in the time of package clock; never if it is
+// 0. It is SetReadDeadline for those who have no time to lose.
+func (c *Conn) Expire(t int64) {
+	switch {
+	case c.state != nil:
+		c.state.Expire(t)
+	case t == 0:
+		_ = c.SetReadDeadline(time.Time{})
+	default:
+		_ = c.SetReadDeadline(time.Now().Add(time.Duration(t - clock.Now())))
 	}
 }
 
@@ -93,6 +110,10 @@ func (p *Pool) SetLimits(l Limits) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.limits = l
+	for places := l.MaxOpen - p.open; len(p.waiting) > 0 && (l.MaxOpen == 0 || places > 0); places-- {
+		p.waiting[0] <- nil
+		p.waiting = p.waiting[1:]
+	}
 }
 
 // Get returns an idle connection that still looks alive, or nil. It never blocks.
@@ -130,10 +151,7 @@ func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
 		nc = t.NetConn()
 	}
-	c.state, _ = nc.(interface {
-		Readable() bool
-		Gone() bool
-	})
+	c.state, _ = nc.(transport)
 	return c, nil
 }
 

@@ -2,13 +2,18 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/sidecar/socket"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,28 +40,53 @@ func server(t *testing.T) (string, chan net.Conn) {
 	return ln.Addr().String(), accepted
 }
 
-func dial(ctx context.Context, t Target) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", t.Address)
+// dialer returns a Dial whose connections know when their peer leaves.
+func dialer(t *testing.T) Dial {
+	poller, err := socket.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = poller.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return func(ctx context.Context, t Target) (net.Conn, error) { return poller.Dial(ctx, t.Address) }
+}
+
+// piped is a Dial without a network: nobody is at the other end.
+func piped(context.Context, Target) (net.Conn, error) {
+	a, _ := net.Pipe()
+	return a, nil
+}
+
+func open(t *testing.T, p *Pool) *Conn {
+	t.Helper()
+	c, err := p.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func TestReuse(t *testing.T) {
 	address, accepted := server(t)
-	s := NewSet(dial)
+	s := NewSet(dialer(t))
 	p := s.Acquire(Target{Address: address})
 	if s.Acquire(Target{Address: address}) != p {
 		t.Fatal("one target has two pools")
 	}
-	first, err := p.Get(t.Context())
-	if err != nil || first.Reused {
-		t.Fatal(first, err)
+	if p.Get() != nil {
+		t.Fatal("an empty pool has a connection")
 	}
-	p.Put(first)
-	second, err := p.Get(t.Context())
-	if err != nil || second != first || !second.Reused {
-		t.Fatalf("the idle connection was not reused: %v", err)
+	first := open(t, p)
+	if first.Reused {
+		t.Fatal("a new connection counts as used before")
 	}
-	p.Put(second)
+	p.Put(first, clock.Now())
+	if second := p.Get(); second != first || !second.Reused {
+		t.Fatal("the idle connection was not reused")
+	}
+	p.Put(first, clock.Now())
 
 	// A peer that closed, or that said something nobody asked for, is noticed.
 	for _, act := range []func(net.Conn){
@@ -65,14 +95,16 @@ func TestReuse(t *testing.T) {
 	} {
 		peer := <-accepted
 		act(peer)
-		for p.idle[0].quiet() { // until it has arrived
+		for !p.idle[0].Stale() { // until it has arrived
 			runtime.Gosched()
 		}
-		c, err := p.Get(t.Context())
-		if err != nil || c.Reused {
-			t.Fatalf("a spoilt connection was reused: %v", err)
+		if p.Get() != nil {
+			t.Fatal("a spoilt connection was reused")
 		}
-		p.Put(c)
+		if p.open != 0 {
+			t.Fatalf("%d connections count as open", p.open)
+		}
+		p.Put(open(t, p), clock.Now())
 		_ = peer.Close()
 	}
 	p.close()
@@ -81,17 +113,14 @@ func TestReuse(t *testing.T) {
 
 func TestUnreadInputIsNotPooled(t *testing.T) {
 	address, accepted := server(t)
-	p := NewSet(dial).Acquire(Target{Address: address})
-	c, err := p.Get(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := NewSet(dialer(t)).Acquire(Target{Address: address})
+	c := open(t, p)
 	peer := <-accepted
 	_, _ = peer.Write([]byte("x"))
 	if err := c.R.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	p.Put(c)
+	p.Put(c, clock.Now())
 	if !p.empty() {
 		t.Error("a connection with unread input was kept")
 	}
@@ -100,35 +129,178 @@ func TestUnreadInputIsNotPooled(t *testing.T) {
 
 func TestIdleConnectionsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := NewSet(func(context.Context, Target) (net.Conn, error) {
-			a, _ := net.Pipe()
-			return a, nil
-		})
+		s := NewSet(piped)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = s.Run(ctx) }()
 		p := s.Acquire(Target{Address: "a"})
-		for range 2 {
-			c, err := p.Get(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer p.Put(c)
-		}
-		c, _ := p.Get(ctx)
-		p.Put(c)
+		idleFor := p.limits.Idle
+		used := []*Conn{open(t, p), open(t, p)}
+		p.Put(open(t, p), clock.Now())
 		s.Release(p)
-		time.Sleep(idleFor - time.Second) // virtual
-		if p.empty() {
+		time.Sleep(idleFor - sweepEvery) // virtual
+		if p.open != 3 {
 			t.Error("the connection went early")
 		}
-		time.Sleep(sweepEvery + 2*time.Second)
+		time.Sleep(2 * sweepEvery)
+		synctest.Wait()
+		if p.open != 2 || len(s.all()) != 1 {
+			t.Errorf("after %s there are %d connections in %d pools, want the two in use", idleFor+sweepEvery, p.open, len(s.all()))
+		}
+		for _, c := range used {
+			p.Put(c, clock.Now())
+		}
+		time.Sleep(idleFor + sweepEvery)
 		synctest.Wait()
 		if !p.empty() || len(s.all()) != 0 {
-			t.Errorf("after %s the pool is empty: %v, pools: %d", idleFor+sweepEvery, p.empty(), len(s.all()))
+			t.Errorf("at the end the pool is empty: %v, pools: %d", p.empty(), len(s.all()))
 		}
 		cancel()
 		<-done
-		p.close()
+	})
+}
+
+// Connections that are too old go once they are idle, and so do all but MinIdle
+// of those that have been idle for long.
+func TestLifeAndMinIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewSet(piped).Acquire(Target{Address: "a"})
+		p.SetLimits(Limits{Waiters: -1, MinIdle: 1, Idle: 10 * time.Second, Life: time.Minute})
+		a, b := open(t, p), open(t, p)
+		p.Put(a, clock.Now())
+		p.Put(b, clock.Now())
+		time.Sleep(11 * time.Second)
+		p.expire(clock.Now())
+		if p.open != 1 || p.Get() != b {
+			t.Errorf("%d connections are open, want the one that was used last", p.open)
+		}
+		time.Sleep(50 * time.Second)
+		p.Put(b, clock.Now())
+		if !p.empty() {
+			t.Error("a connection outlives its time")
+		}
+		p.Put(open(t, p), clock.Now())
+		time.Sleep(time.Minute)
+		p.expire(clock.Now())
+		if !p.empty() {
+			t.Error("an idle connection outlives its time")
+		}
+	})
+}
+
+// No more than MaxOpen at a time; those who wait come in their order, and no
+// more than Waiters of them.
+func TestMaxOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewSet(piped).Acquire(Target{Address: "a"})
+		p.SetLimits(Limits{MaxOpen: 2, Waiters: 2})
+		a, b := open(t, p), open(t, p)
+		got := make(chan *Conn, 2)
+		for range 2 {
+			go func() {
+				c, err := p.Open(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				got <- c
+			}()
+			synctest.Wait()
+		}
+		if _, err := p.Open(t.Context()); !errors.Is(err, ErrBusy) {
+			t.Errorf("a third waiter: %v", err)
+		}
+		p.Put(a, clock.Now())
+		if c := <-got; c != a || !c.Reused {
+			t.Error("the first who waits does not get the connection")
+		}
+		p.Close(b)
+		c := <-got
+		if c == nil || c == b || c.Reused {
+			t.Error("the second who waits does not make a connection")
+		}
+		if p.open != 2 {
+			t.Errorf("%d connections are open", p.open)
+		}
+
+		// Who stops waiting is passed over, and takes nothing away.
+		short, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("no time"))
+		defer cancel()
+		if _, err := p.Open(short); err == nil || err.Error() != "wait for one of the connections that are allowed: no time" {
+			t.Errorf("got %v", err)
+		}
+		if len(p.waiting) != 0 {
+			t.Error("it still waits")
+		}
+		// A tunnel takes its connection out of the count.
+		p.Hijack(a)
+		_ = a.Conn.Close()
+		d := open(t, p)
+		p.Close(c)
+		p.Close(d)
+		if !p.empty() {
+			t.Errorf("%d connections are open", p.open)
+		}
+	})
+}
+
+// A failed dial makes room for the next who waits.
+func TestFailedDialMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		calls := 0
+		p := NewSet(func(ctx context.Context, target Target) (net.Conn, error) {
+			if calls++; calls == 1 {
+				<-release
+				return nil, errors.New("refused")
+			}
+			return piped(ctx, target)
+		}).Acquire(Target{Address: "a"})
+		p.SetLimits(Limits{MaxOpen: 1, Waiters: -1})
+		failed := make(chan error)
+		go func() {
+			_, err := p.Open(t.Context())
+			failed <- err
+		}()
+		synctest.Wait()
+		got := make(chan *Conn)
+		go func() {
+			c, err := p.Open(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			got <- c
+		}()
+		synctest.Wait()
+		close(release)
+		if err := <-failed; err == nil {
+			t.Error("the dial did not fail")
+		}
+		p.Close(<-got)
+	})
+}
+
+// Tighter limits hold for what is there already, and looser ones for who waits.
+func TestLimitsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewSet(piped).Acquire(Target{Address: "a"})
+		a, b := open(t, p), open(t, p)
+		p.SetLimits(Limits{MaxOpen: 1, Waiters: -1})
+		p.Put(a, clock.Now())
+		if p.open != 1 || p.Get() != nil {
+			t.Error("a connection beyond the limit was kept")
+		}
+		got := make(chan *Conn)
+		go func() {
+			c, err := p.Open(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			got <- c
+		}()
+		synctest.Wait()
+		p.SetLimits(Limits{MaxOpen: 2, Waiters: -1})
+		c := <-got
+		p.Close(b)
+		p.Close(c)
 	})
 }

@@ -27,7 +27,11 @@ type exchange struct {
 	res wire.Response
 	up  upload
 
+	routing routing // of an outgoing request
+	sending sending
+
 	started int64 // when the head was complete, in the time of package clock
+	ended   int64 // when the answer was, likewise
 	head    bool  // the request's method is HEAD
 	closing bool  // the client's connection ends after this answer
 	minor   byte  // of the client's version
@@ -38,10 +42,6 @@ type exchange struct {
 	deadline deadline.Deadline
 	method   []byte // outlives the request's buffer
 	scratch  []byte
-}
-
-func (x *exchange) begin(s *session, now int64) {
-	x.s, x.started = s, now
 }
 
 // release gives the exchange's memory to whoever needs an exchange next.
@@ -113,6 +113,11 @@ type silence struct{ err error }
 func (s *silence) Error() string { return s.err.Error() }
 func (s *silence) Unwrap() error { return s.err }
 
+func silent(err error) bool {
+	var s *silence
+	return errors.As(err, &s)
+}
+
 // errLate is the end of the time that an attempt has.
 var errLate = errors.New("there was no answer in time")
 
@@ -120,9 +125,9 @@ var errLate = errors.New("there was no answer in time")
 // due (0: for ever) in the time of package clock. After an error c is closed.
 func (x *exchange) send(p *pool.Pool, c *pool.Conn, a *added, due int64) error {
 	s := x.s
-	s.await(c, due)
+	s.await(c, due, x.up.streams)
 	err := x.offer(c, a)
-	s.awaitNone(c, due)
+	s.awaitNone(c, due, x.up.streams)
 	if err == nil {
 		return nil
 	}
@@ -235,7 +240,8 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 		reusable, x.closing = false, true
 	}
 	if reusable && body.Done() {
-		p.Put(c, clock.Now())
+		x.ended = clock.Now()
+		p.Put(c, x.ended)
 	} else {
 		p.Close(c)
 	}

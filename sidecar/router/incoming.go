@@ -161,8 +161,7 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 		if errors.As(err, &fault) {
 			return fault.answer()
 		}
-		var quiet *silence
-		harmless := errors.As(err, &quiet) && idempotent(x.method) && x.replayable()
+		harmless := silent(err) && idempotent(x.method) && x.replayable()
 		if harmless && reused {
 			continue // the application had closed this idle connection
 		}

@@ -79,8 +79,8 @@ func (o *Outgoing) exchange(ctx context.Context, x *exchange) {
 	if o.cfg.Policy.Get().Server.ClearContext {
 		x.req.Header.Drop(wire.Kind.L5d)
 	}
-	var r routing
-	_, problem := o.route(ctx, x, &r)
+	r := &x.routing
+	_, problem := o.route(ctx, x, r)
 	route := o.nowhere
 	if problem != nil {
 		x.refuse(problem)
@@ -93,7 +93,13 @@ func (o *Outgoing) exchange(ctx context.Context, x *exchange) {
 	route.Observe(!r.failed, took(x))
 }
 
-func took(x *exchange) time.Duration { return time.Duration(clock.Now() - x.started) }
+// took returns how long the request took until now, which is its end.
+func took(x *exchange) time.Duration {
+	if x.ended == 0 {
+		x.ended = clock.Now()
+	}
+	return time.Duration(x.ended - x.started)
+}
 
 // routing is what has been found out about one request.
 type routing struct {

@@ -67,8 +67,8 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 	if problem := x.limit(t, r); problem != nil {
 		return 0, problem
 	}
-	s := sending{o: o, x: x, r: r, t: t}
-	s.tried = s.space[:0]
+	s := &x.sending
+	s.o, s.x, s.r, s.t, s.tried = o, x, r, t, s.space[:0]
 	s.service, s.added.client, s.upgrade = svc.name, r.client.ID, x.upgrade()
 	if len(r.override) > 0 {
 		s.ctxDtab = r.override.String()
@@ -95,7 +95,7 @@ func (x *exchange) limit(t *terms, r *routing) *Problem {
 	if !carries && t.TotalTimeout == 0 {
 		return nil
 	}
-	wall := time.Now().UnixNano()
+	wall := x.s.server.wall(x.started)
 	if carries {
 		for i := range x.req.Header.Fields {
 			if f := &x.req.Header.Fields[i]; f.Kind == wire.KindCtxDeadline {
@@ -196,12 +196,11 @@ func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, n
 		}
 		before := x.deadline
 		if cut && p.AttemptTimeout > 0 {
-			x.deadline.Tighten(time.Now().UnixNano(), p.AttemptTimeout)
+			x.deadline.Tighten(x.s.server.wall(now), p.AttemptTimeout)
 		}
 		err := x.send(hop.Pool, conn, &s.added, due)
 		x.deadline = before
-		var quiet *silence
-		if reused && errors.As(err, &quiet) && idempotent(x.method) && x.replayable() {
+		if err != nil && reused && silent(err) && idempotent(x.method) && x.replayable() {
 			continue // the peer had closed this idle connection; another may do
 		}
 		at := clock.Now()
@@ -273,8 +272,7 @@ func (s *sending) failed(e *client.Endpoint, probe bool, began, now int64, err e
 	c.Finish(e, probe, now, v)
 	s.r.failed = true
 	class := s.t.classifier.Failed(s.x.method)
-	var quiet *silence
-	if errors.As(err, &quiet) && safe(s.x.method) && class == classify.Failure && s.x.replayable() {
+	if silent(err) && safe(s.x.method) && class == classify.Failure && s.x.replayable() {
 		// Whoever asks only to look loses nothing by asking twice.
 		return s.requeue(now)
 	}

@@ -46,6 +46,8 @@ type server struct {
 
 	connections, active prometheus.Gauge
 
+	soon     atomic.Int64    // about when the next sweep is, in the time of package clock
+	wallAt   atomic.Int64    // the wall clock at moment 0 of package clock
 	work     context.Context // outlives that of serve by the grace
 	draining atomic.Bool
 	requests atomic.Int64 // being answered
@@ -62,6 +64,8 @@ func newServer(name string, m *telemetry.Metrics, log *slog.Logger) server {
 // serve accepts until ctx ends. Then it lets the requests under way finish,
 // for at most the grace, and closes what is left.
 func (srv *server) serve(ctx context.Context, ln net.Listener) error {
+	srv.readWall()
+	srv.soon.Store(clock.Now())
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv.work = work
@@ -220,12 +224,22 @@ func (srv *server) sweep(ctx context.Context) {
 	for {
 		p := &srv.policy.Get().Server
 		every := min(maxSweep, positive(p.HeadTimeout)/4, positive(p.Session.IdleTime)/4)
-		if !pause(ctx, max(every, minSweep)) {
+		every = max(every, minSweep)
+		srv.soon.Store(clock.Now() + int64(every))
+		if !pause(ctx, every) {
 			return
 		}
+		srv.readWall()
 		srv.sweepOnce(p, clock.Now())
 	}
 }
+
+// readWall notes how the wall clock goes, which somebody may set.
+func (srv *server) readWall() { srv.wallAt.Store(time.Now().UnixNano() - clock.Now()) }
+
+// wall returns the wall clock's nanoseconds at a moment of package clock, as
+// precisely as anybody can expect of two machines' clocks.
+func (srv *server) wall(now int64) int64 { return srv.wallAt.Load() + now }
 
 func positive(d time.Duration) time.Duration {
 	if d <= 0 {

@@ -105,8 +105,8 @@ func (s *session) run() {
 
 // serve reads a request and answers it. It is false when the connection is over.
 func (s *session) serve(x *exchange) bool {
-	x.begin(s, clock.Now())
-	s.since.Store(x.started)
+	x.s = s
+	s.since.Store(s.server.soon.Load())
 	if err := s.r.Request(&x.req); err != nil {
 		return s.unreadable(x, err)
 	}
@@ -135,7 +135,10 @@ func (s *session) serve(x *exchange) bool {
 	if s.w.Flush() != nil {
 		return false
 	}
-	s.since.Store(clock.Now())
+	if x.ended == 0 {
+		x.ended = clock.Now()
+	}
+	s.since.Store(x.ended)
 	if x.closing || !s.state.CompareAndSwap(stateBusy, stateIdle) || srv.draining.Load() {
 		s.linger()
 		return false
@@ -177,7 +180,9 @@ func (s *session) left() {
 }
 
 // await makes c the connection whose answer is waited for, until due.
-func (s *session) await(c *pool.Conn, due int64) {
+// The writes get the deadline only if the body streams: what a request of known
+// size needs fits into the buffers of a connection that was idle.
+func (s *session) await(c *pool.Conn, due int64, streams bool) {
 	s.upstream.Store(c)
 	s.awaited.Store(c)
 	if s.gone.Load() {
@@ -186,14 +191,15 @@ func (s *session) await(c *pool.Conn, due int64) {
 		}
 	}
 	if due > 0 {
-		t := time.Now().Add(time.Duration(due - clock.Now()))
-		_ = c.SetReadDeadline(t)
-		_ = c.SetWriteDeadline(t)
+		c.Expire(due)
+		if streams {
+			_ = c.SetWriteDeadline(time.Now().Add(time.Duration(due - clock.Now())))
+		}
 	}
 }
 
 // awaitNone ends that, and takes the deadline off.
-func (s *session) awaitNone(c *pool.Conn, due int64) {
+func (s *session) awaitNone(c *pool.Conn, due int64, streams bool) {
 	s.awaited.Store(nil)
 	gone := s.gone.Load()
 	if gone {
@@ -201,8 +207,10 @@ func (s *session) awaitNone(c *pool.Conn, due int64) {
 		s.leaving.Unlock()
 	}
 	if due > 0 || gone {
-		_ = c.SetReadDeadline(time.Time{})
-		_ = c.SetWriteDeadline(time.Time{})
+		c.Expire(0)
+		if streams {
+			_ = c.SetWriteDeadline(time.Time{})
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ func (c *Conn) TryRead(b []byte) (int, error) {
 	c.again() // there may be more, of which the kernel has told
 	switch {
 	case err == nil && n == 0:
+		c.ended()
 		return 0, io.EOF
 	case err == nil || err == syscall.EINTR:
 		return n, nil

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/clock"
 )
 
 // Conn is a TCP connection. Like any net.Conn it may be read by one goroutine
@@ -37,8 +39,9 @@ type Conn struct {
 type side struct {
 	ready    bool // the kernel has reported something, and no call has found the opposite since
 	waiting  bool
-	expired  bool // the deadline has passed
-	deadline time.Time
+	expired  bool  // the deadline has passed
+	deadline int64 // in the time of package clock; 0: none
+	armed    int64 // when the timer will look; 0: it is not running
 	timer    *time.Timer
 	wake     chan struct{} // made when somebody waits for the first time
 }
@@ -52,7 +55,7 @@ var _ net.Conn = (*Conn)(nil)
 func (c *Conn) report(events uint32) (task func()) {
 	var left func()
 	c.mu.Lock()
-	if events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && !c.hup {
+	if events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 		c.hup = true
 		left, c.hangup = c.hangup, nil
 	}
@@ -117,13 +120,14 @@ func (c *Conn) wait(s *side, ready func(*Conn) bool, patience time.Duration) err
 			return os.ErrDeadlineExceeded
 		case ready(c):
 			if impatient {
-				c.set(s, time.Time{})
+				c.set(s, 0)
 			}
 			return nil
 		}
-		if patience > 0 && s.deadline.IsZero() {
+		if patience > 0 && s.deadline == 0 {
 			impatient = true
-			c.set(s, time.Now().Add(patience))
+			c.set(s, clock.Now()+int64(patience))
+			continue
 		}
 		if s.wake == nil {
 			s.wake = make(chan struct{}, 1)
@@ -149,6 +153,14 @@ func (c *Conn) waitOut() error {
 	err := c.wait(&c.out, func(c *Conn) bool { return c.out.ready }, c.writePatience)
 	c.out.ready = false // whoever waited looks now
 	return err
+}
+
+// ended notes that the peer sends no more, which may be found out before the
+// kernel's report is heard.
+func (c *Conn) ended() {
+	c.mu.Lock()
+	c.hup = true
+	c.mu.Unlock()
 }
 
 // again notes that there may be more to read.
@@ -348,43 +360,60 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.in, 
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.out, t) }
 
 func (c *Conn) setDeadline(s *side, t time.Time) error {
+	at := int64(0)
+	if !t.IsZero() {
+		at = max(clock.Now()+int64(time.Until(t)), 1)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return c.fail("set", net.ErrClosed)
 	}
-	c.set(s, t)
+	c.set(s, at)
 	return nil
 }
 
-// set changes a deadline. It is called with mu held.
-func (c *Conn) set(s *side, t time.Time) {
-	s.deadline, s.expired = t, false
-	if t.IsZero() {
-		if s.timer != nil {
-			s.timer.Stop()
-		}
-		return
-	}
-	left := time.Until(t)
-	switch {
-	case left <= 0:
-		c.expired(s)
-	case s.timer == nil:
-		s.timer = time.AfterFunc(left, func() { c.expire(s) })
-	default:
-		s.timer.Reset(left)
+// Expire is SetReadDeadline for a moment in the time of package clock, and for
+// none if it is 0. It costs next to nothing.
+func (c *Conn) Expire(at int64) {
+	c.mu.Lock()
+	c.set(&c.in, at)
+	c.mu.Unlock()
+}
+
+// set changes a deadline, with mu held. A timer that runs already and will look
+// early enough is left alone, also when there is no deadline any more: those of
+// requests come and go much faster than they pass.
+func (c *Conn) set(s *side, at int64) {
+	s.deadline, s.expired = at, false
+	if at != 0 && (s.armed == 0 || s.armed > at) && !c.closed {
+		c.arm(s)
 	}
 }
 
-func (c *Conn) expire(s *side) {
+// arm makes the timer look at the deadline when it comes, with mu held.
+func (c *Conn) arm(s *side) {
+	left := s.deadline - clock.Now()
+	switch {
+	case left <= 0:
+		c.expired(s)
+		return
+	case s.timer == nil:
+		s.timer = time.AfterFunc(time.Duration(left), func() { c.look(s) })
+	default:
+		s.timer.Reset(time.Duration(left))
+	}
+	s.armed = s.deadline
+}
+
+// look is what the timer does.
+func (c *Conn) look(s *side) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// The deadline may have been moved while this call was on its way.
-	if s.deadline.IsZero() || time.Now().Before(s.deadline) || c.closed {
-		return
+	s.armed = 0
+	if s.deadline != 0 && !s.expired && !c.closed {
+		c.arm(s)
 	}
-	c.expired(s)
 }
 
 // expired wakes who waits for the side, with mu held.

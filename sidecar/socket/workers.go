@@ -26,16 +26,19 @@ func (w *workers) run(task func()) {
 	}
 	w.running.Add(1)
 	w.mu.Unlock()
+	go w.work(task)
+}
+
+// work runs tasks, the first of which is given, until there are enough others.
+func (w *workers) work(task func()) {
+	defer w.running.Done()
 	next := make(chan func(), 1)
-	go func() {
-		defer w.running.Done()
-		for ok := true; ok; task, ok = <-next {
-			task()
-			if !w.rest(next) {
-				return
-			}
+	for ok := true; ok; task, ok = <-next {
+		task()
+		if !w.rest(next) {
+			return
 		}
-	}()
+	}
 }
 
 // rest makes the goroutine behind next available, unless there are enough.
