@@ -282,9 +282,10 @@ func responseSemantics(res *wire.Response, method []byte) error {
 		if f.chunked || f.length > 0 {
 			return refuse(Framing, "an interim response has a body")
 		}
-	case res.Status == 204 || res.Status == 304 || string(method) == "HEAD":
-		// A server that breaks the rule of 204 may well send the body, too.
-		res.Close = res.Close || res.Status == 204 && (f.chunked || f.length > 0)
+	case res.Status == 204 || res.Status == 304:
+		// A server that breaks the rules of these may well send a body, too.
+		res.Close = res.Close || f.chunked || res.Status == 204 && f.length > 0
+	case string(method) == "HEAD":
 	case f.chunked:
 		res.Body = wire.Chunked
 	case f.hasLength:

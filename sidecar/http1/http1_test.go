@@ -140,7 +140,7 @@ func TestResponseFraming(t *testing.T) {
 		{"GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", wire.NoBody, false},
 		{"GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", wire.NoBody, true},
 		{"GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", wire.NoBody, true},
-		{"GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", wire.NoBody, false},
+		{"GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", wire.NoBody, true},
 		{"GET", "HTTP/1.1 100 Continue\r\n\r\n", wire.NoBody, false},
 		{"GET", "HTTP/1.1 101 Switching Protocols\r\nContent-Length: 0\r\nUpgrade: x\r\n\r\n", wire.NoBody, false},
 		{"CONNECT", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", wire.NoBody, false},
