@@ -23,12 +23,12 @@ func (b *Reader) Body(framing wire.Framing, length int64) Body {
 
 // Body yields the data of one message body, without its framing.
 type Body struct {
-	r       *Reader
-	framing wire.Framing
-	left    int64 // of the fixed body, or of the current chunk
-	inChunk bool  // the current chunk is read, but not its end
-	done    bool
-	idle    int // bytes of framing beyond what the data justifies
+	r        *Reader
+	framing  wire.Framing
+	left     int64 // of the fixed body, or of the current chunk
+	inChunk  bool  // the current chunk is read, but not its end
+	done     bool
+	overhead int // bytes of framing beyond what the data justifies
 
 	// Trailer is that of a chunked body, once Next returned io.EOF, without the
 	// fields that must not be there. It is valid as long as the last piece is;
@@ -74,9 +74,9 @@ func (b *Body) Next() ([]byte, error) {
 	return p, nil
 }
 
-// maxIdle is how much of a chunked body may be framing beyond what its data
+// maxOverhead is how much of a chunked body may be framing beyond what its data
 // justifies: a sender of one-byte chunks with long extensions makes work.
-const maxIdle = 16 << 10
+const maxOverhead = 16 << 10
 
 // nextChunk reads the line that begins the next chunk. At the last chunk it
 // reads the trailer section and returns io.EOF.
@@ -96,8 +96,8 @@ func (b *Body) nextChunk() error {
 	}
 	if size > 0 {
 		b.left, b.inChunk = size, true
-		b.idle = max(0, b.idle+len(line)-16-2*int(min(size, largeSize)))
-		if b.idle > maxIdle {
+		b.overhead = max(0, b.overhead+len(line)-16-2*int(min(size, largeSize)))
+		if b.overhead > maxOverhead {
 			return refuse(BadChunk, "the chunked body has too many extensions for its data")
 		}
 		return nil
