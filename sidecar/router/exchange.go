@@ -251,7 +251,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 // refuse answers with a problem of the proxy's own.
 func (x *exchange) refuse(p *Problem) {
 	x.s.server.metrics.Error(x.s.server.name, p.Code)
-	if x.req.Body != wire.NoBody && x.held == nil && !x.up.read() {
+	if x.req.Body != wire.NoBody && x.held == nil && !(x.up.streams && x.up.sent()) {
 		x.closing = true // its body has not been read
 	}
 	if p.Status == statusGone {

@@ -92,7 +92,11 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 // service's own.
 func (x *exchange) limit(t *terms, r *routing) *Problem {
 	carries := x.req.Header.HasKind(wire.KindCtxDeadline)
-	if !carries && t.TotalTimeout == 0 {
+	timeout := t.TotalTimeout
+	if most := x.s.server.policy.Get().Server.Timeout; most > 0 && (timeout == 0 || most < timeout) {
+		timeout = most
+	}
+	if !carries && timeout == 0 {
 		return nil
 	}
 	wall := x.s.server.wall(x.started)
@@ -110,9 +114,9 @@ func (x *exchange) limit(t *terms, r *routing) *Problem {
 			r.due = x.started + int64(x.deadline.Left(wall))
 		}
 	}
-	if t.TotalTimeout > 0 {
-		x.deadline.Tighten(wall, t.TotalTimeout)
-		if due := x.started + int64(t.TotalTimeout); r.due == 0 || due < r.due {
+	if timeout > 0 {
+		x.deadline.Tighten(wall, timeout)
+		if due := x.started + int64(timeout); r.due == 0 || due < r.due {
 			r.due = due
 		}
 	}
@@ -333,9 +337,18 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 		x.abandon(hop.Pool, conn)
 		return again
 	}
-	s.status = x.relay(hop.Pool, conn, answerHead{
-		class: class.Value(), foreign: direct, clear: s.o.cfg.Policy.Get().Server.ClearContext,
-	})
+	a := answerHead{class: class.Value(), foreign: direct, clear: s.o.cfg.Policy.Get().Server.ClearContext}
+	if a.clear && res.Header.HasKind(wire.KindErr) {
+		// What a proxy further on says of the mesh is not for this client.
+		a.framing, s.status = wire.Fixed, res.Status
+		x.abandon(hop.Pool, conn)
+		if x.closing = x.closing || !x.up.sent(); x.closing {
+			a.connection = "close"
+		}
+		writeResponse(x.s.w, res, a)
+		return answered
+	}
+	s.status = x.relay(hop.Pool, conn, a)
 	return answered
 }
 

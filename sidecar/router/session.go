@@ -117,17 +117,7 @@ func (s *session) serve(x *exchange) bool {
 	x.started = clock.Now()
 	x.closing = x.req.Close || srv.draining.Load() || s.ends > 0 && x.started >= s.ends || srv.leaving != nil && srv.leaving()
 	x.head = string(x.req.Method) == "HEAD"
-	srv.active.Inc()
-	n := srv.requests.Add(1)
-	if limit := srv.policy.Get().Server.MaxConcurrentRequests; limit > 0 && n > int64(limit) {
-		x.refuse(busyProxy)
-	} else if problem := x.hold(); problem != nil {
-		x.refuse(problem)
-	} else {
-		srv.exchange(srv.work, x)
-	}
-	srv.requests.Add(-1)
-	srv.active.Dec()
+	srv.answer(x)
 	if x.tunnelled {
 		return false
 	}
@@ -144,6 +134,23 @@ func (s *session) serve(x *exchange) bool {
 		return false
 	}
 	return true
+}
+
+// answer answers the request in x.req, unless there are too many.
+func (srv *server) answer(x *exchange) {
+	srv.active.Inc()
+	n := srv.requests.Add(1)
+	defer func() {
+		srv.requests.Add(-1)
+		srv.active.Dec()
+	}()
+	if limit := srv.policy.Get().Server.MaxConcurrentRequests; limit > 0 && n > int64(limit) {
+		x.refuse(busyProxy)
+	} else if problem := x.hold(); problem != nil {
+		x.refuse(problem)
+	} else {
+		srv.exchange(srv.work, x)
+	}
 }
 
 // unreadable answers a request that broke the rules or took too long.

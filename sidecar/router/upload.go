@@ -103,9 +103,9 @@ func (u *upload) whole() bool {
 	}
 }
 
-// read reports whether the whole body has been read from the client. It is
-// called when no attempt is under way.
-func (u *upload) read() bool { return u.ended }
+// sent reports whether the whole body, if there is one, has been read from the
+// client. It is called when no attempt is under way.
+func (u *upload) sent() bool { return !u.streams || u.ended }
 
 // fault returns why the client's side failed, if it did, once stop was called.
 func (u *upload) fault() error {
