@@ -330,6 +330,8 @@ func hop(config *tls.Config) *tls.Config {
 	// A resumed session would skip the check of the peer's certificate. Connections are kept for long,
 	// so that there is little to gain from one.
 	config.SessionTicketsDisabled = true
+	// Small records at first are for browsers, which can use half a page; a proxy cannot.
+	config.DynamicRecordSizingDisabled = true
 	return config
 }
 
