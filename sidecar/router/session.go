@@ -63,13 +63,16 @@ var spare = sync.Pool{New: func() any { return new(exchange) }}
 func (s *session) run() {
 	parked := false
 	defer func() {
-		if p := recover(); p != nil {
+		p := recover()
+		if p != nil {
 			// A fault in one exchange must not end those of all other callers.
 			s.server.log.Error("exchange failed", "router", s.server.name, "panic", p, "stack", string(debug.Stack()))
 		}
 		if !parked {
 			_ = s.conn.Close()
-			s.r.Idle()
+			if p == nil { // else an upload may still be reading
+				s.r.Idle()
+			}
 			s.server.remove(s)
 		}
 	}()
