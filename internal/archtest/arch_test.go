@@ -58,6 +58,8 @@ var layers = []layer{
 	{path: "sidecar/retry", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/tracing", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/tunnel", forbid: []string{"k8s.io/", "net/http"}},
+	{path: "sidecar/forwarded", forbid: []string{"k8s.io/", "net"}},
+	{path: "sidecar/accesslog", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/handover", forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/telemetry", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/admin", forbid: []string{"k8s.io/"}},

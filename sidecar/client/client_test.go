@@ -10,11 +10,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
+	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -57,8 +61,14 @@ func (t *table) following() int {
 }
 
 func newSet(t *table) *Set {
-	return NewSet(t, pool.NewSet(func(context.Context, pool.Target) (net.Conn, error) { return nil, errors.New("unused") }))
+	return NewSet(Config{
+		Source: t, Policy: watch.New(policy.Default()), Metrics: telemetry.New(prometheus.NewRegistry()),
+		Pools: pool.NewSet(func(context.Context, pool.Target) (net.Conn, error) { return nil, errors.New("unused") }),
+	})
 }
+
+// forget closes all clients, used lately or not.
+func forget(s *Set) { s.sweep(clock.Now() + int64(time.Hour)) }
 
 func endpoint(address string) naming.Endpoint { return naming.Endpoint{Address: address, Weight: 1} }
 
@@ -85,7 +95,7 @@ func TestEndpointsKeepTheirLoad(t *testing.T) {
 	if p.All()[0] != kept || kept.Load() != 1 || p.Len() != 2 {
 		t.Error("an endpoint that stayed was made anew")
 	}
-	s.sweep(time.Now().Add(time.Hour))
+	forget(s)
 }
 
 func TestPickerWaitsForTheFirstAnswer(t *testing.T) {
@@ -105,7 +115,7 @@ func TestPickerWaitsForTheFirstAnswer(t *testing.T) {
 		if p, err := c.Picker(t.Context()); err != nil || p.Len() != 0 || c.Cause() != "no such place" {
 			t.Errorf("got %v, %v, %q", p, err, c.Cause())
 		}
-		s.sweep(time.Now().Add(time.Hour))
+		forget(s)
 	})
 }
 
@@ -118,8 +128,8 @@ func TestClientsAreBounded(t *testing.T) {
 		go func() { defer close(done); _ = s.Run(ctx) }()
 		names.value("/keep").Set(naming.Of())
 		for i := range 2 * maxClients {
-			if _, err := s.Get("/keep").Picker(ctx); err != nil {
-				t.Fatal(err)
+			if s.Get("/keep").Current(clock.Now()) == nil {
+				t.Fatal("the client has no picker")
 			}
 			s.Get(fmt.Sprintf("/%d", i))
 			time.Sleep(100 * time.Millisecond) // virtual: clients are told apart by when they were used

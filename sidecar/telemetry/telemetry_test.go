@@ -12,13 +12,13 @@ import (
 
 func TestRoutesAreBounded(t *testing.T) {
 	m := New(prometheus.NewRegistry())
-	for i := range maxRoutes + 500 {
+	for i := range maxSeries + 500 {
 		m.Route("outgoing", fmt.Sprintf("/svc/%d", i), "/c").Observe(true, time.Millisecond)
 	}
 	m.Route("incoming", "/svc/\xff", strings.Repeat("x", 10_000)).Observe(false, time.Second)
 	// Two results for each route and the two that share "other".
-	if n := testutil.CollectAndCount(m.requests); n > 2*(maxRoutes+2) {
-		t.Errorf("%d series, want at most %d", n, 2*(maxRoutes+2))
+	if n := testutil.CollectAndCount(m.requests); n > 2*(maxSeries+2) {
+		t.Errorf("%d series, want at most %d", n, 2*(maxSeries+2))
 	}
 	if got := testutil.ToFloat64(m.requests.WithLabelValues("outgoing", "other", "other", "success")); got != 500 {
 		t.Errorf("%v requests count as other, want 500", got)
@@ -28,13 +28,40 @@ func TestRoutesAreBounded(t *testing.T) {
 	}
 }
 
+// The same goes for what is counted by service and by client, and asking twice
+// for a handle makes no second one.
+func TestHandlesAreBounded(t *testing.T) {
+	m := New(prometheus.NewRegistry())
+	for i := range maxSeries + 500 {
+		name := fmt.Sprintf("/%d", i)
+		m.Service(name).Retries.Inc()
+		m.Client(name).Requeues.Inc()
+	}
+	if m.Service("/1") != m.Service("/1") || m.Client("/1") != m.Client("/1") || m.Route("outgoing", "/1", "/1") != m.Route("outgoing", "/1", "/1") {
+		t.Error("a second handle was made")
+	}
+	for _, c := range []*prometheus.CounterVec{m.retries, m.requeues} {
+		if n := testutil.CollectAndCount(c); n != maxSeries+1 {
+			t.Errorf("%d series, want %d", n, maxSeries+1)
+		}
+		if got := testutil.ToFloat64(c.WithLabelValues("other")); got != 500 {
+			t.Errorf("%v are counted as other, want 500", got)
+		}
+	}
+}
+
 func TestConventions(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := New(reg)
 	m.Route("outgoing", "/svc/a", "/c").Observe(true, time.Millisecond)
 	m.Error("outgoing", "T201")
 	m.Connections("outgoing").Inc()
-	m.Retry()
+	service, client := m.Service("/svc/a"), m.Client("/c")
+	service.Retries.Inc()
+	service.Exhausted.Inc()
+	for _, c := range []prometheus.Counter{client.Requeues, client.Connected, client.Failed, client.Ejected, client.Probed, client.Revived} {
+		c.Inc()
+	}
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("the metrics break the conventions: %v %v", problems, err)
 	}
