@@ -68,6 +68,13 @@ func open(t *testing.T, p *Pool) *Conn {
 	return c
 }
 
+// size returns how many connections count as open.
+func (p *Pool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open
+}
+
 func TestReuse(t *testing.T) {
 	address, accepted := server(t)
 	s := NewSet(dialer(t))
@@ -101,8 +108,8 @@ func TestReuse(t *testing.T) {
 		if p.Get() != nil {
 			t.Fatal("a spoilt connection was reused")
 		}
-		if p.open != 0 {
-			t.Fatalf("%d connections count as open", p.open)
+		if p.size() != 0 {
+			t.Fatalf("%d connections count as open", p.size())
 		}
 		p.Put(open(t, p), clock.Now())
 		_ = peer.Close()
@@ -139,13 +146,13 @@ func TestIdleConnectionsExpire(t *testing.T) {
 		p.Put(open(t, p), clock.Now())
 		s.Release(p)
 		time.Sleep(idleFor - sweepEvery) // virtual
-		if p.open != 3 {
+		if p.size() != 3 {
 			t.Error("the connection went early")
 		}
 		time.Sleep(2 * sweepEvery)
 		synctest.Wait()
-		if p.open != 2 || len(s.all()) != 1 {
-			t.Errorf("after %s there are %d connections in %d pools, want the two in use", idleFor+sweepEvery, p.open, len(s.all()))
+		if p.size() != 2 || len(s.all()) != 1 {
+			t.Errorf("after %s there are %d connections in %d pools, want the two in use", idleFor+sweepEvery, p.size(), len(s.all()))
 		}
 		for _, c := range used {
 			p.Put(c, clock.Now())
@@ -171,8 +178,8 @@ func TestLifeAndMinIdle(t *testing.T) {
 		p.Put(b, clock.Now())
 		time.Sleep(11 * time.Second)
 		p.expire(clock.Now())
-		if p.open != 1 || p.Get() != b {
-			t.Errorf("%d connections are open, want the one that was used last", p.open)
+		if p.size() != 1 || p.Get() != b {
+			t.Errorf("%d connections are open, want the one that was used last", p.size())
 		}
 		time.Sleep(50 * time.Second)
 		p.Put(b, clock.Now())
@@ -218,8 +225,8 @@ func TestMaxOpen(t *testing.T) {
 		if c == nil || c == b || c.Reused {
 			t.Error("the second who waits does not make a connection")
 		}
-		if p.open != 2 {
-			t.Errorf("%d connections are open", p.open)
+		if p.size() != 2 {
+			t.Errorf("%d connections are open", p.size())
 		}
 
 		// Who stops waiting is passed over, and takes nothing away.
@@ -238,7 +245,7 @@ func TestMaxOpen(t *testing.T) {
 		p.Close(c)
 		p.Close(d)
 		if !p.empty() {
-			t.Errorf("%d connections are open", p.open)
+			t.Errorf("%d connections are open", p.size())
 		}
 	})
 }
@@ -286,7 +293,7 @@ func TestLimitsChange(t *testing.T) {
 		a, b := open(t, p), open(t, p)
 		p.SetLimits(Limits{MaxOpen: 1, Waiters: -1})
 		p.Put(a, clock.Now())
-		if p.open != 1 || p.Get() != nil {
+		if p.size() != 1 || p.Get() != nil {
 			t.Error("a connection beyond the limit was kept")
 		}
 		got := make(chan *Conn)

@@ -25,9 +25,10 @@ func (m *mesh) proxied(name string, vias ...string) {
 }
 
 // A request whose endpoint's proxy says that it did not deliver goes to another
-// endpoint, with its body if that is small. An application cannot say so.
+// endpoint, with its body if that is small. An application cannot say so: it can
+// only ask for a retry, for which there is no budget here.
 func TestRefusedRequestsGoElsewhere(t *testing.T) {
-	m := start(t)
+	m := start(t, "service: {retries: {budget: {minRetriesPerSec: 0, percentCanRetry: 0}}}")
 	refusals := atomic.Int64{}
 	refuse := func(code string) string {
 		return backend(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -71,10 +72,13 @@ func TestRefusedRequestsGoElsewhere(t *testing.T) {
 	if status, body := post("only", large); status != 502 {
 		t.Errorf("a large body: %d %q", status, body)
 	}
-	refusals.Store(0)
-	m.proxied("app", refuse("T201"), refuse("T201")) // no code of an incoming proxy
-	if status, _ := post("app", "abc"); status != 503 || refusals.Load() != 1 {
-		t.Errorf("the answer of an application: %d after %d attempts, want its 503 after one", status, refusals.Load())
+	m.proxied("app", refuse("T201"), refuse("T201"))          // no code of an incoming proxy
+	m.table.service("direct", refuse("T401"), refuse("T401")) // no proxy at all
+	for _, name := range []string{"app", "direct"} {
+		refusals.Store(0)
+		if status, _ := post(name, "abc"); status != 503 || refusals.Load() != 1 {
+			t.Errorf("%s: the answer of an application: %d after %d attempts, want its 503 after one", name, status, refusals.Load())
+		}
 	}
 }
 

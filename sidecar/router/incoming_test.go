@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/certs/issuer"
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
@@ -35,20 +37,15 @@ func startIncoming(t *testing.T, ip string) (string, *http.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", target.Address)
-	})
+	n := newLoopback(t)
+	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) { return n.dial(ctx, target.Address) })
 	in := router.NewIncoming(router.IncomingConfig{
-		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Identified: identified, Pools: pools,
+		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Identified: identified, Pools: pools, Policy: watch.New(policy.Default()),
 		Metrics: telemetry.New(prometheus.NewRegistry()), Grace: time.Second,
 		Ours:   func(_ context.Context, candidate string) bool { return candidate == ip },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := n.listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = pools.Run(ctx) })
@@ -104,32 +101,11 @@ func TestIncomingRefuses(t *testing.T) {
 // A backend that answers early and stops reading must not hold the session.
 func TestEarlyAnswer(t *testing.T) {
 	m := start(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	var conns []net.Conn
-	go func() {
-		defer close(done)
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conns = append(conns, conn)
-			_, _ = bufio.NewReader(conn).ReadString('\n')
-			_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
-		}
-	}()
-	t.Cleanup(func() {
-		_ = ln.Close()
-		<-done
-		for _, c := range conns {
-			_ = c.Close()
-		}
-	})
-	m.table.service("world", ln.Addr().String())
+	m.table.service("world", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		_, _ = r.ReadString('\n')
+		_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+		<-t.Context().Done()
+	}))
 	conn, err := net.Dial("tcp", m.address)
 	if err != nil {
 		t.Fatal(err)
