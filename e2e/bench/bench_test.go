@@ -5,6 +5,7 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -99,6 +100,26 @@ func TestOthersDuring(t *testing.T) {
 	if _, err := othersDuring(func() error { return want }); !errors.Is(err, want) {
 		t.Errorf("got error %v, want %v", err, want)
 	}
+}
+
+func TestOneBenchmarkAtATime(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	var out bytes.Buffer
+	release, err := alone(t.Context(), &out)
+	if err != nil || out.Len() > 0 {
+		t.Fatalf("alone, it says %q and fails with %v", out.String(), err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := alone(ctx, &out); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(out.String(), "waiting") {
+		t.Errorf("beside another, it says %q and ends with %v", out.String(), err)
+	}
+	release()
+	again, err := alone(t.Context(), &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
 }
 
 func TestTurnsAlternate(t *testing.T) {

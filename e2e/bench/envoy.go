@@ -40,18 +40,15 @@ func getEnvoy(ctx context.Context, log io.Writer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cache, err := os.UserCacheDir()
+	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(cache, "tulle", "bench", "envoy-"+version)
+	path := filepath.Join(cache, "envoy-"+version)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(path), "download-*")
+	temp, err := os.MkdirTemp(cache, "download-*")
 	if err != nil {
 		return "", err
 	}

@@ -76,6 +76,11 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 	if l.proxyCPUs, l.loadCPUs, l.backendCPUs, err = split(cpus); err != nil {
 		return err
 	}
+	release, err := alone(ctx, out)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := keepTo(l.loadCPUs); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,6 +244,43 @@ func parseBusy(stat []byte) (time.Duration, error) {
 		}
 	}
 	return busy, nil
+}
+
+// cacheDir is where the benchmark keeps things between runs.
+func cacheDir() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "tulle", "bench")
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// alone waits until no other benchmark of this user runs: two would measure each other. The lock goes when
+// this process ends, however it ends.
+func alone(ctx context.Context, out io.Writer) (release func(), err error) {
+	dir, err := cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	for said := false; ; said = true {
+		switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+		case err == nil:
+			return func() { _ = f.Close() }, nil
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+		}
+		if !said {
+			_, _ = fmt.Fprintln(out, "waiting for another benchmark on this machine to end")
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 }
 
 // firstLine runs a program and returns the first line that has a word in it.
