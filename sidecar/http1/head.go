@@ -185,15 +185,17 @@ func parseFields(p []byte, h *wire.Header, request bool, maxBytes, maxFields int
 		if !isFieldValue(value) {
 			return 0, bad("the value of header field " + string(name) + " holds a control character")
 		}
-		kind := wire.KindOther
-		if colon < longest {
-			kind = wire.KindOf(lower[:colon])
-			if kind != wire.KindOther && bytes.IndexByte(name, '_') >= 0 {
-				if request {
-					return 0, bad("some servers take the header field " + string(name) + " for the one with - in place of _")
-				}
-				kind = wire.KindOther
+		if colon >= longest { // so it is the beginning that tells its kind, if anything
+			for i := range lower {
+				lower[i] = lowered[name[i]]
 			}
+		}
+		kind := wire.KindOf(lower[:min(colon, longest)])
+		if kind != wire.KindOther && bytes.IndexByte(name, '_') >= 0 {
+			if request {
+				return 0, bad("some servers take the header field " + string(name) + " for the one with - in place of _")
+			}
+			kind = wire.KindOther
 		}
 		h.Add(name, value, kind)
 	}

@@ -28,6 +28,7 @@ const (
 	KindVia
 	KindMaxForwards
 	KindForwarded
+	KindB3 // any x-b3-…
 
 	// Linkerd 1.x's fields.
 	KindDtab         // l5d-dtab
@@ -112,6 +113,8 @@ func KindOf(name []byte) Kind {
 		return l5dKind(name[4:])
 	case len(name) > 6 && string(name[:6]) == "tulle-":
 		return KindTulle
+	case len(name) > 5 && string(name[:5]) == "x-b3-":
+		return KindB3
 	}
 	return KindOther
 }
