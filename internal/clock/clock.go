@@ -1,8 +1,9 @@
 // Package clock has the time that the request path counts in.
 //
 // It is not for people or for other machines: a time.Time knows its day, and
-// costs twice as much. Invariant: Now never goes back, and all of a process
-// count from the same moment. It follows the virtual time of testing/synctest.
+// costs twice as much. Invariant: Now is above 0 and never goes back, and all of a
+// process count from the same moment. It follows the virtual time of
+// testing/synctest.
 //
 //	now := clock.Now()
 //	took := time.Duration(clock.Now() - now)
@@ -10,7 +11,11 @@ package clock
 
 import "time"
 
-var start = time.Now()
+// before is how long ago the count began when the program started: virtual time
+// is that of the year 2000, and must not be before it. 0 can mean "never".
+const before = 50 * 365 * 24 * time.Hour
+
+var start = time.Now().Add(-before)
 
 // Now returns monotonic nanoseconds since some moment before the program's main.
 func Now() int64 { return int64(time.Since(start)) }

@@ -35,7 +35,9 @@ type sending struct {
 	space    [4]*client.Endpoint
 	connects int
 	requeues int
-	paused   time.Duration // before the last retry
+	wait     time.Duration // before the next retry
+	paused   time.Duration // before the last one, at least 1
+	seen     bool          // an application may have seen an attempt
 	status   int           // of the answer that was relayed
 	last     *Problem      // what to answer if nothing else can be done
 }
@@ -127,30 +129,31 @@ func (x *exchange) limit(t *terms, r *routing) *Problem {
 func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 	for {
 		e, probe, busy := s.r.client.Pick(s.picker, now, s.tried)
+		if e == nil && (s.paused > 0 || s.requeues > 0) {
+			s.tried = s.tried[:0] // all have had their turn
+			e, probe, busy = s.r.client.Pick(s.picker, now, nil)
+		}
 		switch {
 		case e != nil:
 		case busy:
-			return 0, &Problem{Status: 503, Code: codeBusyEndpoints, Retryable: true, busy: true,
+			return 0, s.problem(&Problem{Status: 503, Code: codeBusyEndpoints, Retryable: true, busy: true,
 				Message: "every endpoint of " + s.r.client.ID + " has as many requests from this proxy as it may",
-				Hint:    "send less, add instances, or raise maxConcurrentRequests of the client in the proxy's policy"}
-		case s.paused > 0 || s.requeues > 0:
-			s.tried = s.tried[:0] // all have had their turn
-			if e, probe, _ = s.r.client.Pick(s.picker, now, nil); e == nil {
-				return 0, s.last
-			}
+				Hint:    "send less, add instances, or raise maxConcurrentRequests of the client in the proxy's policy"})
 		default:
-			return 0, s.last
+			return 0, s.problem(s.last)
 		}
 		s.tried = append(s.tried, e)
 		switch s.attempt(ctx, e, probe, now) {
 		case answered:
 			return s.status, nil
 		case final:
-			return 0, s.last
+			return 0, s.problem(s.last)
 		case again:
 			s.r.service.metrics.Retries.Inc()
-			if !s.pause(ctx) {
-				return 0, s.last
+			s.paused = max(s.wait, 1)
+			if s.wait > 0 && !pause(ctx, s.wait) {
+				s.x.closing = true
+				return statusGone, nil // the proxy has stopped, and cut its clients off
 			}
 		case requeue:
 		}
@@ -161,17 +164,15 @@ func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 	}
 }
 
-// pause waits before a retry. It is false if there is no time left for one.
-func (s *sending) pause(ctx context.Context) bool {
-	d := s.t.backoff.Next(s.paused, rand.Int64N)
-	s.paused = max(d, 1)
-	switch {
-	case s.r.due > 0 && clock.Now()+int64(d) >= s.r.due:
-		return false
-	case d > 0 && !pause(ctx, d):
-		return false
+// problem returns p, which must not claim that no application saw the request if
+// one may have seen an earlier attempt.
+func (s *sending) problem(p *Problem) *Problem {
+	if s.seen && p.Retryable {
+		known := *p
+		known.Retryable = false
+		return &known
 	}
-	return !s.x.s.gone.Load()
+	return p
 }
 
 // attempt offers the request to one endpoint, directly or through the proxy in
@@ -274,7 +275,7 @@ func (s *sending) failed(e *client.Endpoint, probe bool, began, now int64, err e
 			Hint: "the endpoint " + e.Value.Endpoint.Address + " broke off; look at its log"}
 	}
 	c.Finish(e, probe, now, v)
-	s.r.failed = true
+	s.r.failed, s.seen = true, true
 	class := s.t.classifier.Failed(s.x.method)
 	if silent(err) && safe(s.x.method) && class == classify.Failure && s.x.replayable() {
 		// Whoever asks only to look loses nothing by asking twice.
@@ -334,6 +335,7 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 	c.Finish(e, probe, now, v)
 	c.Reached(e)
 	if class == classify.Retryable && s.retry(class, now) == again {
+		s.seen = true
 		x.abandon(hop.Pool, conn)
 		return again
 	}
@@ -379,8 +381,12 @@ func (s *sending) requeue(now int64) fate {
 // retry sends the request again after a pause, if the classifier and the
 // service's budget allow.
 func (s *sending) retry(class classify.Class, now int64) fate {
+	if class != classify.Retryable || !s.x.replayable() || s.x.s.gone.Load() {
+		return final
+	}
+	s.wait = s.t.backoff.Next(s.paused, rand.Int64N)
 	switch {
-	case class != classify.Retryable || !s.x.replayable() || s.x.s.gone.Load() || s.r.due > 0 && now >= s.r.due:
+	case s.r.due > 0 && now+int64(s.wait) >= s.r.due: // it would come too late
 		return final
 	case !s.r.service.budget.TryWithdraw(now):
 		s.r.service.metrics.Exhausted.Inc()
