@@ -81,7 +81,8 @@ type mesh struct {
 // network is where a mesh lives: the loopback interface, or a virtual one.
 type network interface {
 	listen(t *testing.T) net.Listener
-	dial(ctx context.Context, address string) (net.Conn, error)
+	dial(ctx context.Context, address string) (net.Conn, error)  // as the router does
+	visit(ctx context.Context, address string) (net.Conn, error) // as anybody else does
 }
 
 // start runs an outgoing router on a loopback address. What it does is said in
@@ -181,9 +182,17 @@ func (l loopback) dial(ctx context.Context, address string) (net.Conn, error) {
 	return l.poller.Dial(ctx, address)
 }
 
+func (l loopback) visit(ctx context.Context, address string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", address)
+}
+
 // client returns one that sends all its requests through the router.
 func (m *mesh) client(t *testing.T) *http.Client {
-	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: m.address}), DisableCompression: true}
+	transport := &http.Transport{
+		Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: m.address}), DisableCompression: true,
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return m.network.visit(ctx, address) },
+	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }
@@ -321,7 +330,7 @@ type talk struct {
 // talk opens a connection to the router. Nothing on it may take very long.
 func (m *mesh) talk(t *testing.T) *talk {
 	t.Helper()
-	conn, err := m.network.dial(context.Background(), m.address)
+	conn, err := m.network.visit(context.Background(), m.address)
 	if err != nil {
 		t.Fatal(err)
 	}

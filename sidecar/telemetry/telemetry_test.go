@@ -37,7 +37,8 @@ func TestHandlesAreBounded(t *testing.T) {
 		m.Service(name).Retries.Inc()
 		m.Client(name).Requeues.Inc()
 	}
-	if m.Service("/1") != m.Service("/1") || m.Client("/1") != m.Client("/1") || m.Route("outgoing", "/1", "/1") != m.Route("outgoing", "/1", "/1") {
+	service, client, route := m.Service("/1"), m.Client("/1"), m.Route("outgoing", "/1", "/1")
+	if m.Service("/1") != service || m.Client("/1") != client || m.Route("outgoing", "/1", "/1") != route {
 		t.Error("a second handle was made")
 	}
 	for _, c := range []*prometheus.CounterVec{m.retries, m.requeues} {
