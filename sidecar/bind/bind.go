@@ -303,12 +303,24 @@ func (n *Name) evaluate(generation uint64) *result {
 	if base == nil {
 		return r
 	}
-	dtab := naming.Dtab{n.caller}.Concat(*base...).Concat(n.override...)
-	r.tree, r.err = naming.Bind(dtab, n.path, rewrite.Resolver(func(id naming.Path) naming.Replicas {
+	r.tree, r.err = naming.Bind(n.rules(*base), n.path, rewrite.Resolver(func(id naming.Path) naming.Replicas {
 		text := id.String()
 		r.asked = append(r.asked, text)
 		return n.binder.state(text)
 	}))
 	n.result.Store(r)
 	return r
+}
+
+// rules returns all rules for the name, those that win last.
+func (n *Name) rules(base naming.Dtab) naming.Dtab {
+	return naming.Dtab{n.caller}.Concat(base...).Concat(n.override...)
+}
+
+// Explain returns the steps by which the name leads to the replica set called id
+// now; nil if it does not. It is for people, not for each request.
+func (n *Name) Explain(id naming.Path) []naming.Step {
+	return naming.Explain(n.rules(n.binder.Base()), n.path, rewrite.Resolver(func(id naming.Path) naming.Replicas {
+		return n.binder.state(id.String())
+	}), id)
 }
