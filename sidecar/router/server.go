@@ -22,6 +22,9 @@ const (
 	// lingerFor is how long a client may go on sending a body whose answer is
 	// complete before its connection is cut.
 	lingerFor = 2 * time.Second
+	// freshFor is how long a connection on which something has just happened is
+	// left to its client when the server stops: a request may be on its way.
+	freshFor = time.Second
 	// maxSweep is how late a connection may be found to be idle for too long; one
 	// with shorter limits is found sooner.
 	maxSweep = time.Second
@@ -75,22 +78,28 @@ func (srv *server) serve(ctx context.Context, ln net.Listener) error {
 	defer cut()
 	unblock := context.AfterFunc(ctx, func() {
 		_ = ln.Close()
-		srv.drain()
+		srv.drain(clock.Now() - int64(freshFor))
 	})
 	defer unblock()
 	failure := srv.accept(ctx, ln)
 	done := make(chan struct{})
 	go func() { srv.running.Wait(); close(done) }()
-	timer := time.NewTimer(srv.grace)
+	fresh, timer := time.NewTimer(min(freshFor, srv.grace)), time.NewTimer(srv.grace)
+	defer fresh.Stop()
 	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		cut()
-		srv.closeAll()
-		<-done
+	for {
+		select {
+		case <-done:
+			return failure
+		case <-fresh.C:
+			srv.drain(clock.Now())
+		case <-timer.C:
+			cut()
+			srv.closeAll()
+			<-done
+			return failure
+		}
 	}
-	return failure
 }
 
 func (srv *server) accept(ctx context.Context, ln net.Listener) error {
@@ -206,13 +215,14 @@ func (srv *server) remove(s *session) {
 	srv.running.Done()
 }
 
-// drain makes idle sessions end now and busy ones after their request.
-func (srv *server) drain() {
+// drain makes sessions that have been idle since then end now, and all others
+// after their next request.
+func (srv *server) drain(since int64) {
 	srv.draining.Store(true)
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	for s := range srv.sessions {
-		if s.state.CompareAndSwap(stateIdle, stateClosing) {
+		if s.since.Load() <= since && s.state.CompareAndSwap(stateIdle, stateClosing) {
 			_ = s.conn.SetReadDeadline(past)
 		}
 	}
