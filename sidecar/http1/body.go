@@ -27,6 +27,7 @@ type Body struct {
 	framing  wire.Framing
 	left     int64 // of the fixed body, or of the current chunk
 	inChunk  bool  // the current chunk is read, but not its end
+	last     bool  // the line of the last chunk is read, but not the trailer
 	done     bool
 	overhead int // bytes of framing beyond what the data justifies
 
@@ -86,6 +87,9 @@ func (b *Body) nextChunk() error {
 			return err
 		}
 	}
+	if b.last {
+		return b.end()
+	}
 	line, err := b.sizeLine()
 	if err != nil {
 		return err
@@ -102,6 +106,12 @@ func (b *Body) nextChunk() error {
 		}
 		return nil
 	}
+	b.last = true
+	return b.end()
+}
+
+// end reads what follows the last chunk, and returns io.EOF.
+func (b *Body) end() error {
 	if err := b.trailer(); err != nil {
 		return err
 	}

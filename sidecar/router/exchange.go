@@ -75,9 +75,17 @@ func (x *exchange) hold() *Problem {
 	return nil
 }
 
-// replayable reports whether the request can be sent once more.
+// replayable reports whether the request can be sent once more. If so, no more of
+// its body is sent in the present attempt.
 func (x *exchange) replayable() bool {
-	return x.req.Body == wire.NoBody || x.held != nil || x.up.replayable()
+	switch {
+	case x.req.Body == wire.NoBody || x.held != nil:
+		return true
+	case x.up.over.Load():
+		return false
+	}
+	x.up.stop(x)
+	return x.up.replayable()
 }
 
 // clientFault is a failure of the client's own: its body broke the rules, or it
@@ -209,6 +217,9 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	}
 	if a.framing == wire.Chunked && x.minor == 0 {
 		a.framing, x.closing = wire.UntilClose, true
+	}
+	if x.up.cut() {
+		x.closing = true
 	}
 	switch {
 	case x.closing:

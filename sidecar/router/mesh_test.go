@@ -348,10 +348,13 @@ func (c *talk) say(text string) {
 	}
 }
 
-// answer reads an answer to a request of the method.
+// answer reads the final answer to a request of the method.
 func (c *talk) answer(method string) (*http.Response, string) {
 	c.t.Helper()
 	res, err := http.ReadResponse(c.r, &http.Request{Method: method})
+	for err == nil && res.StatusCode == 100 {
+		res, err = http.ReadResponse(c.r, &http.Request{Method: method})
+	}
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/sidecar/http1"
@@ -19,7 +20,7 @@ type upload struct {
 	ended   bool   // body was read to its end
 	kept    []byte // what was read of it, up to limit
 	limit   int
-	over    bool // more than limit was read
+	over    atomic.Bool // more than limit was read
 
 	// Of the present attempt. done is nil when none is under way.
 	conn *pool.Conn
@@ -38,7 +39,11 @@ func (u *upload) begin(x *exchange, limit int) {
 	}
 }
 
-func (u *upload) replayable() bool { return u.streams && !u.over && u.err == nil }
+// replayable is called when no attempt is under way.
+func (u *upload) replayable() bool { return u.streams && !u.over.Load() && u.err == nil }
+
+// cut reports whether the end of the body will not be read any more.
+func (u *upload) cut() bool { return u.streams && u.done == nil && !u.ended }
 
 // start sends the body to c, after the head that is in c.W.
 func (u *upload) start(c *pool.Conn) {
@@ -62,7 +67,7 @@ func (u *upload) run() {
 
 func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
 	_ = w.Data(u.kept, u.chunked)
-	for !u.over && !u.ended {
+	for !u.over.Load() && !u.ended {
 		if err := w.Flush(); err != nil {
 			return nil, err
 		}
@@ -73,13 +78,13 @@ func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
 		case err != nil:
 			return err, nil
 		case len(u.kept)+len(p) > u.limit:
-			u.over = true
+			u.over.Store(true)
 		default:
 			u.kept = append(u.kept, p...)
 		}
 		_ = w.Data(p, u.chunked)
 	}
-	if u.over {
+	if u.over.Load() {
 		readErr, writeErr = http1.Relay(w, &u.body, u.chunked)
 		u.ended = readErr == nil && writeErr == nil
 		return readErr, writeErr
@@ -90,10 +95,11 @@ func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
 	return nil, w.Flush()
 }
 
-// whole reports whether nothing of the body is left to be sent.
+// whole reports whether nothing of the body is left to be sent in the present
+// attempt, or was in the last one.
 func (u *upload) whole() bool {
 	if u.done == nil {
-		return true
+		return !u.streams || u.ok
 	}
 	select {
 	case <-u.done:
@@ -131,7 +137,7 @@ func (u *upload) stop(x *exchange) {
 		u.err = nil // of our making
 	}
 	u.done = nil
-	if !u.ended && u.over {
+	if !u.ended && u.over.Load() {
 		x.closing = true // somewhere inside the body
 	}
 }
@@ -140,7 +146,7 @@ func (u *upload) stop(x *exchange) {
 // reports whether both connections can be used again.
 func (u *upload) finish(x *exchange) bool {
 	if u.done == nil {
-		return true
+		return !u.streams || u.ok
 	}
 	if !u.whole() {
 		_ = x.s.w.Flush()
