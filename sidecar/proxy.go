@@ -36,6 +36,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/file"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
+	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
@@ -66,6 +67,7 @@ type Proxy struct {
 	clients  *client.Set
 	pools    *pool.Set
 	outgoing *router.Outgoing
+	access   *accesslog.Log
 
 	poller    *socket.Poller // since Run
 	listeners *handover.Set  // since Run
@@ -91,9 +93,10 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		p.behaviour = p.policy.Value()
 		p.countReloads()
 	}
+	p.logRequests()
 	p.pools = pool.NewSet(p.dialer())
 	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
-	outgoing := router.OutgoingConfig{Metrics: metrics, Policy: p.behaviour, Grace: grace, Leaving: p.leaving, Logger: log}
+	outgoing := router.OutgoingConfig{Metrics: metrics, Policy: p.behaviour, Grace: grace, Leaving: p.leaving, AccessLog: p.access, Logger: log}
 	var dtab *watch.Value[*naming.Dtab]
 	if cfg.Mode == ModeStandalone {
 		rules, err := naming.ParseDtab(cfg.Dtab)
@@ -144,9 +147,22 @@ func (p *Proxy) countReloads() {
 	}
 }
 
+// logRequests makes the access log, which follows the policy.
+func (p *Proxy) logRequests() {
+	p.access = accesslog.New(accesslog.Config{
+		Path: func() string { return p.behaviour.Get().Server.HTTPAccessLog }, Logger: p.log,
+	})
+	p.behaviour.Notify(p.access.Reopen) // for as long as both live
+	p.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "tulle_access_log_dropped_total", Help: "Lines of the access log that the disk did not take, or not in time.",
+	}, func() float64 { return float64(p.access.Dropped()) }))
+}
+
 // Reload reads the policy again at once, not only when its file was seen to
-// change. It does not wait for the outcome, which is logged.
+// change, and opens the access log anew. It does not wait for the outcome, which
+// is logged.
 func (p *Proxy) Reload() {
+	p.access.Reopen()
 	if p.policy == nil {
 		p.log.Info("nothing to reload: there is no policy file")
 		return
@@ -294,6 +310,7 @@ func (p *Proxy) support() []run.Component {
 		{Name: "names", Run: p.names.Run},
 		{Name: "clients", Run: p.clients.Run},
 		{Name: "connections", Run: p.pools.Run},
+		{Name: "access log", Run: p.access.Run},
 	}
 	if p.policy != nil {
 		components = append(components, run.Component{Name: "policy", Run: p.policy.Run})

@@ -142,6 +142,21 @@ func flag[T any](key string, unset bool, at func(*T) *bool) field[T] {
 	}, func(b bool) any { return b })
 }
 
+// text is a string, as read makes it; without one there is none.
+func text[T any](key string, at func(*T) *string, read func(string) (string, error)) field[T] {
+	return scalar(key, "", at, func(n *yaml.Node) (string, error) {
+		if n.Tag != "!!str" {
+			return "", fmt.Errorf("%s is not text", n.Value)
+		}
+		return read(n.Value)
+	}, func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
+	})
+}
+
 func quote(n *yaml.Node) string {
 	if n.Tag == "!!str" {
 		return fmt.Sprintf("%q", n.Value)

@@ -97,12 +97,14 @@ func readRule[T any](d *decoder, path string, n *yaml.Node, fields []field[T], f
 // What Linkerd 1.x knows at these places and a policy does not.
 
 func foreignServer() map[string]string {
+	rotation := "rename the file, as logrotate does, and a new one is begun"
 	elsewhere := "addresses and identities are settings of the proxy, not of its policy"
 	return map[string]string{
 		"port": elsewhere, "ip": elsewhere, "label": elsewhere, "tls": elsewhere,
 		"announce":      "this proxy announces nothing",
 		"socketOptions": "connections have no delay and are kept alive; writeTimeoutMs is a key of its own",
 		"idleTimeMs":    "it is for serverSession or tunnel", "lifeTimeMs": "it is for serverSession",
+		"httpAccessLogRollPolicy": rotation, "httpAccessLogRotateCount": rotation, "httpAccessLogAppend": "it is always appended to",
 		"streamingEnabled": "bodies are always streamed; replayBufferKB is what is kept of them to be sent again",
 	}
 }

@@ -55,6 +55,37 @@ type Server struct {
 	Session               Session       // of a client's connection
 	TunnelIdleTime        time.Duration // without a byte in either direction
 	ReplayBufferBytes     int           // of a request's body, kept to be sent again; 0: none
+
+	TracePropagator    string          // which headers carry the ids of a trace
+	AddForwardedHeader ForwardedHeader // zero: none is added
+	TimestampHeader    string          // that gets the time of arrival, in lower case; empty: none
+	HTTPAccessLog      string          // path of a file with a line for each request; empty: none
+}
+
+// Propagators, by their names in a file.
+const (
+	PropagateL5d = "io.l5d.default" // l5d-ctx-trace and l5d-reqid
+	PropagateB3  = "io.l5d.zipkin"  // the B3 headers of Zipkin
+)
+
+// ForwardedHeader is how the ends of a client's connection are called in the
+// header Forwarded.
+type ForwardedHeader struct{ By, For Labeler }
+
+// Labelers, by their names in a file.
+const (
+	LabelRequestRandom    = "requestRandom"
+	LabelConnectionRandom = "connectionRandom"
+	LabelIP               = "ip"
+	LabelIPPort           = "ip:port"
+	LabelRouter           = "router"
+	LabelStatic           = "static"
+)
+
+// Labeler is how one end is called.
+type Labeler struct {
+	Kind  string
+	Label string // LabelStatic: letters, digits, ".", "_" and "-"
 }
 
 // Session is how long a connection may last. Zero means no limit.
@@ -174,7 +205,7 @@ func defaultServer() Server {
 	return Server{
 		MaxHeaderBytes: 64 << 10, MaxHeaderFields: 200, MaxInitialLineBytes: 8 << 10, MaxCallDepth: 100,
 		HeadTimeout: 10 * time.Second, WriteTimeout: time.Minute, Session: Session{IdleTime: 2 * time.Minute},
-		TunnelIdleTime: time.Hour, ReplayBufferBytes: 16 << 10,
+		TunnelIdleTime: time.Hour, ReplayBufferBytes: 16 << 10, TracePropagator: PropagateL5d,
 	}
 }
 

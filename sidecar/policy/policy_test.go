@@ -48,6 +48,10 @@ server:
   serverSession: {idleTimeMs: 5000, lifeTimeMs: 6000}
   tunnel: {idleTimeMs: 7000}
   replayBufferKB: 0
+  tracePropagator: {kind: io.l5d.zipkin}
+  addForwardedHeader: {by: {kind: static, label: a-1.b_C}}
+  timestampHeader: X-Request-Start
+  httpAccessLog: /var/log/a b
 client:
   loadBalancer: {kind: aperture, smoothWindowMs: 1, lowLoad: 1, highLoad: 3.5, minAperture: 2, maxEffort: 3}
   failureAccrual: {kind: io.l5d.successRateWindowed, successRate: 0.9, window: 30, backoff: {kind: constant, ms: 250}}
@@ -73,6 +77,8 @@ service:
 			MaxHeaderBytes: 8 << 10, MaxHeaderFields: 50, MaxInitialLineBytes: 4 << 10, MaxConcurrentRequests: 1000, MaxConnections: 2000,
 			MaxCallDepth: 10, HeadTimeout: time.Second, Timeout: time.Minute, WriteTimeout: 2 * time.Second, ClearContext: true,
 			Session: Session{5 * time.Second, 6 * time.Second}, TunnelIdleTime: 7 * time.Second,
+			TracePropagator: PropagateB3, TimestampHeader: "x-request-start", HTTPAccessLog: "/var/log/a b",
+			AddForwardedHeader: ForwardedHeader{Labeler{LabelStatic, "a-1.b_C"}, Labeler{Kind: LabelRequestRandom}},
 		}, p.Server),
 		cmp.Diff(Client{
 			LoadBalancer:   LoadBalancer{Kind: Aperture, MaxEffort: 3, SmoothWindow: ms, LowLoad: 1, HighLoad: 3.5, MinAperture: 2},
@@ -185,6 +191,18 @@ p.yaml:3: client.failFast is not known here: with kind io.l5d.static it goes int
 p.yaml:7: service.configs[0].prefix is not set; / is for all names
 p.yaml:8: service.configs[1].prefix: "svc" does not begin with /
 p.yaml:9: service.configs[2]: it must hold keys and values`},
+		"texts": {"server:\n  timestampHeader: L5D-Ctx-Time\n  httpAccessLog: access.log\n  addForwardedHeader: {by: {kind: static}, for: {kind: ip, label: x}}", `
+p.yaml:2: server.timestampHeader: L5D-Ctx-Time: the proxy has its own use for l5d-…
+p.yaml:3: server.httpAccessLog: "access.log" is no absolute path
+p.yaml:4: server.addForwardedHeader.by.label is not set, which kind static needs
+p.yaml:4: server.addForwardedHeader.for.label is not known here: it is of kind static, and this is ip`},
+		"more texts": {"server:\n  timestampHeader: Host\n  httpAccessLog: 5\n  httpAccessLogAppend: true\n  addForwardedHeader: {by: {kind: static, label: \"a b\"}}\n  tracePropagator: {kind: b3}", `
+p.yaml:2: server.timestampHeader: Host: the proxy has its own use for it
+p.yaml:3: server.httpAccessLog: 5 is not text
+p.yaml:4: server.httpAccessLogAppend is not known here: it is always appended to
+p.yaml:5: server.addForwardedHeader.by.label: "a b" is no label: letters, digits, ".", "_" and "-"
+p.yaml:6: server.tracePropagator.kind: "b3" is none. Allowed: io.l5d.default, io.l5d.zipkin`},
+		"no header": {"server: {timestampHeader: \"a: b\"}", "p.yaml:1: server.timestampHeader: \"a: b\" is no name of a header"},
 		"global": {"client: {kind: io.l5d.globl}\nservice: {configs: []}", `
 p.yaml:1: client.kind: "io.l5d.globl" is none; did you mean io.l5d.global? Allowed: io.l5d.global, io.l5d.static
 p.yaml:2: service.configs is not known here: it needs kind: io.l5d.static`},
@@ -220,6 +238,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("server: {maxHeadersKB: 8}\nclient: {kind: io.l5d.static, configs: [{prefix: /, failFast: true}]}\n")
 	f.Add("service: {retries: {backoff: {kind: jittered, minMs: 1, maxMs: 2}, budget: {percentCanRetry: 0.25}}, responseClassifier: {kind: io.l5d.http.allSuccessful}}")
 	f.Add("client: {loadBalancer: {kind: aperture}, failureAccrual: {kind: none}, hostConnectionPool: {maxSize: 1, maxWaiters: 3}}")
+	f.Add("server: {addForwardedHeader: {by: {kind: static, label: \"1\"}, for: {kind: ip}}, timestampHeader: t, httpAccessLog: /a, tracePropagator: {kind: io.l5d.zipkin}}")
 	f.Add("a: &a [*a]\nserver: &x {tunnel: *x}\n? {}\n: 1\n")
 	f.Fuzz(func(t *testing.T, content string) {
 		p, err := Parse("f", []byte(content))

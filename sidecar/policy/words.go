@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -25,7 +26,74 @@ func serverFields() []field[Server] {
 		object("tunnel", unset.TunnelIdleTime, func(s *Server) *time.Duration { return &s.TunnelIdleTime }, nil,
 			millis("idleTimeMs", unset.TunnelIdleTime, func(d *time.Duration) *time.Duration { return d })),
 		integer("replayBufferKB", 1<<10, 0, 1<<10, unset.ReplayBufferBytes, func(s *Server) *int { return &s.ReplayBufferBytes }),
+		propagator(unset.TracePropagator),
+		object("addForwardedHeader", ForwardedHeader{Labeler{Kind: LabelRequestRandom}, Labeler{Kind: LabelRequestRandom}},
+			func(s *Server) *ForwardedHeader { return &s.AddForwardedHeader }, nil,
+			labeler("by", func(f *ForwardedHeader) *Labeler { return &f.By }),
+			labeler("for", func(f *ForwardedHeader) *Labeler { return &f.For }),
+		),
+		text("timestampHeader", func(s *Server) *string { return &s.TimestampHeader }, headerName),
+		text("httpAccessLog", func(s *Server) *string { return &s.HTTPAccessLog }, func(path string) (string, error) {
+			if !strings.HasPrefix(path, "/") {
+				return "", fmt.Errorf("%q is no absolute path", path)
+			}
+			return path, nil
+		}),
 	}
+}
+
+func propagator(unset string) field[Server] {
+	return kinded("tracePropagator", unset, func(s *Server) *string { return &s.TracePropagator },
+		func(s string) string { return s }, nil,
+		kind[string]{name: PropagateL5d, base: PropagateL5d}, kind[string]{name: PropagateB3, base: PropagateB3})
+}
+
+func labeler(key string, at func(*ForwardedHeader) *Labeler) field[ForwardedHeader] {
+	var kinds []kind[Labeler]
+	for _, name := range []string{LabelRequestRandom, LabelConnectionRandom, LabelIP, LabelIPPort, LabelRouter} {
+		kinds = append(kinds, kind[Labeler]{name: name, base: Labeler{Kind: name}})
+	}
+	kinds = append(kinds, kind[Labeler]{name: LabelStatic, base: Labeler{Kind: LabelStatic}, required: []string{"label"},
+		fields: []field[Labeler]{text("label", func(l *Labeler) *string { return &l.Label }, func(label string) (string, error) {
+			// An obfuscated node, without its underscore (RFC 7239, section 6.3).
+			if !made(label, "._-") {
+				return "", fmt.Errorf("%q is no label: letters, digits, \".\", \"_\" and \"-\"", label)
+			}
+			return label, nil
+		})}})
+	return kinded(key, LabelRequestRandom, at, func(l Labeler) string { return l.Kind }, nil, kinds...)
+}
+
+// headerName checks a name for a header that the proxy adds: none that it acts
+// upon itself.
+func headerName(name string) (string, error) {
+	lower := strings.ToLower(name)
+	if !made(name, "!#$%&'*+-.^_`|~") { // RFC 9110, section 5.6.2
+		return "", fmt.Errorf("%q is no name of a header", name)
+	}
+	for _, taken := range []string{"l5d-", "tulle-", "x-b3-", "proxy-"} {
+		if strings.HasPrefix(lower, taken) {
+			return "", fmt.Errorf("%s: the proxy has its own use for %s…", name, taken)
+		}
+	}
+	switch lower {
+	case "host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade",
+		"http2-settings", "expect", "via", "max-forwards", "forwarded":
+		return "", fmt.Errorf("%s: the proxy has its own use for it", name)
+	}
+	return lower, nil
+}
+
+// made reports whether s is not empty and consists of letters, digits and others.
+func made(s, others string) bool {
+	for _, c := range s {
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', strings.ContainsRune(others, c):
+		default:
+			return false
+		}
+	}
+	return s != ""
 }
 
 func clientFields() []field[Client] {

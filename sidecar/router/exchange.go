@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/classify"
 	"github.com/tulle-mesh/tulle/sidecar/deadline"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
+	"github.com/tulle-mesh/tulle/sidecar/tracing"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
 )
 
@@ -38,19 +40,26 @@ type exchange struct {
 	// tunnelled is true if the connection went to a tunnel and is closed.
 	tunnelled bool
 
-	held     []byte // the request's body, if it is small enough to be sent again
-	deadline deadline.Deadline
-	method   []byte // outlives the request's buffer
-	scratch  []byte
+	status int            // under which the answer is counted
+	size   int64          // of the answer's body, if it was known beforehand
+	line   accesslog.Line // of the request, if there is a log
+
+	held      []byte // the request's body, if it is small enough to be sent again
+	deadline  deadline.Deadline
+	diagnosis diagnosis       // of a TRACE
+	trace     tracing.Context // of the request's way out, once it was asked for
+	method    []byte          // outlives the request's buffer
+	scratch   []byte
 }
 
 // release gives the exchange's memory to whoever needs an exchange next.
 func (x *exchange) release() {
 	x.req.Reset()
 	x.res.Reset()
+	x.line.Reset()
 	*x = exchange{
 		req: wire.Request{Header: x.req.Header}, res: wire.Response{Header: x.res.Header},
-		method: x.method[:0], scratch: x.scratch[:0], up: upload{kept: x.up.kept[:0]},
+		method: x.method[:0], scratch: x.scratch[:0], up: upload{kept: x.up.kept[:0]}, line: x.line,
 	}
 	spare.Put(x)
 }
@@ -227,6 +236,9 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	case x.minor == 0:
 		a.connection = "keep-alive"
 	}
+	if a.framing == wire.Fixed {
+		x.size = a.length
+	}
 	status, reusable := x.res.Status, !x.res.Close
 	writeResponse(s.w, &x.res, a)
 	body := c.R.Body(x.res.Body, x.res.Length)
@@ -261,6 +273,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 
 // refuse answers with a problem of the proxy's own.
 func (x *exchange) refuse(p *Problem) {
+	x.status = p.Status
 	x.s.server.metrics.Error(x.s.server.name, p.Code)
 	if x.req.Body != wire.NoBody && x.held == nil && !(x.up.streams && x.up.sent()) {
 		x.closing = true // its body has not been read

@@ -6,6 +6,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/classify"
 	"github.com/tulle-mesh/tulle/sidecar/deadline"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
 )
 
@@ -41,7 +42,7 @@ type added struct {
 // replaced reports whether the router writes or removes fields of this kind.
 func (a *added) replaced(k wire.Kind) bool {
 	switch k {
-	case wire.KindHost, wire.KindContentLength, wire.KindEndpoint:
+	case wire.KindHost, wire.KindContentLength, wire.KindEndpoint, wire.KindCtxTrace, wire.KindRequestID, wire.KindSample:
 		return true
 	case wire.KindDtab, wire.KindCtxDtab, wire.KindDst, wire.KindDstService, wire.KindDstClient:
 		return !a.delivery
@@ -51,7 +52,11 @@ func (a *added) replaced(k wire.Kind) bool {
 
 // writeRequest writes the head of a request for the next hop.
 func writeRequest(w *http1.Writer, x *exchange, a *added) {
-	req := &x.req
+	req, p := &x.req, &x.s.server.policy.Get().Server
+	b3, stamp := p.TracePropagator == policy.PropagateB3, ""
+	if !a.delivery {
+		stamp = p.TimestampHeader
+	}
 	target := req.Path
 	if target == nil {
 		target = req.Authority // of CONNECT
@@ -64,10 +69,14 @@ func writeRequest(w *http1.Writer, x *exchange, a *added) {
 		f := &req.Header.Fields[i]
 		switch {
 		case f.Kind == wire.KindOther:
-			w.Field(f.Name, f.Value)
+			if stamp == "" || !wire.EqualFold(f.Name, stamp) {
+				w.Field(f.Name, f.Value)
+			}
 		case f.Kind == wire.KindVia:
 			vias = appendVia(vias, f.Value)
 		case f.Kind == wire.KindCtxDeadline && x.deadline.Known:
+		case f.Kind == wire.KindB3 && b3:
+		case f.Kind == wire.KindMaxForwards && x.diagnosis.limited:
 		case !a.replaced(f.Kind):
 			w.Field(f.Name, f.Value)
 		}
@@ -88,6 +97,13 @@ func writeRequest(w *http1.Writer, x *exchange, a *added) {
 	}
 	if a.endpoint != "" {
 		w.FieldString(headerEndpoint, a.endpoint)
+	}
+	if x.diagnosis.limited {
+		w.FieldString(headerForwards, strconv.Itoa(x.diagnosis.left))
+	}
+	vias = x.writeTrace(w, b3, vias)
+	if !a.delivery {
+		vias = x.writeOrigin(w, p, vias)
 	}
 	x.scratch = vias[:0]
 	if len(a.upgrade) > 0 {
@@ -227,5 +243,6 @@ func writeProblem(w *http1.Writer, p *Problem, x *exchange) {
 	w.EndHead()
 	if !x.head {
 		w.Raw(body)
+		x.size = int64(len(body))
 	}
 }

@@ -96,6 +96,7 @@ func (in *Incoming) exchange(ctx context.Context, x *exchange) {
 		x.refuse(problem)
 		status = problem.Status
 	}
+	x.status = status
 	route.Observe(status < 500, took(x))
 }
 
@@ -129,6 +130,16 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 			Message: "the endpoint " + endpoint + " is not behind this proxy",
 			Hint:    "the pod is gone, or the caller's view is older than this proxy's; it should pass within a second"}
 	}
+	if problem := x.diagnose(); problem != nil {
+		return 0, problem
+	}
+	if x.diagnosis.endsHere() {
+		text := ""
+		if x.diagnosis.report {
+			text = in.report(x, endpoint, "").String()
+		}
+		return x.reply(text), nil
+	}
 	p := in.cfg.Pools.Acquire(pool.Target{Address: endpoint})
 	defer in.cfg.Pools.Release(p)
 	a := added{delivery: true, upgrade: x.upgrade()}
@@ -154,6 +165,9 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 		if err == nil {
 			if x.res.Status == 101 {
 				return x.tunnel(p, conn), nil
+			}
+			if x.diagnosis.report {
+				return x.explain(p, conn, answerHead{foreign: true}, in.report(x, endpoint, endpoint)), nil
 			}
 			return x.relay(p, conn, answerHead{foreign: true}), nil
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -39,8 +40,9 @@ type OutgoingConfig struct {
 	Grace      time.Duration // for requests under way when the router stops
 	// Leaving, if not nil, reports whether another process accepts now:
 	// connections end after their next answer. It is asked for each request.
-	Leaving func() bool
-	Logger  *slog.Logger
+	Leaving   func() bool
+	AccessLog *accesslog.Log // of requests, if the policy names a file; nil for none
+	Logger    *slog.Logger
 }
 
 // Outgoing takes requests from applications and sends each to an endpoint of
@@ -60,7 +62,7 @@ func NewOutgoing(cfg OutgoingConfig) *Outgoing {
 		nowhere:  cfg.Metrics.Route("outgoing", "", ""),
 	}
 	o.server.policy, o.server.grace, o.server.leaving = cfg.Policy, cfg.Grace, cfg.Leaving
-	o.server.exchange = o.exchange
+	o.server.exchange, o.server.access = o.exchange, cfg.AccessLog
 	return o
 }
 
@@ -80,7 +82,8 @@ func (o *Outgoing) exchange(ctx context.Context, x *exchange) {
 		x.req.Header.Drop(wire.Kind.L5d)
 	}
 	r := &x.routing
-	_, problem := o.route(ctx, x, r)
+	var problem *Problem
+	x.status, problem = o.route(ctx, x, r)
 	route := o.nowhere
 	if problem != nil {
 		x.refuse(problem)
@@ -138,8 +141,17 @@ func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status i
 	if problem := o.identify(x, r); problem != nil {
 		return 0, problem
 	}
+	if problem := x.diagnose(); problem != nil {
+		return 0, problem
+	}
+	if x.diagnosis.endsHere() && !x.diagnosis.report {
+		return x.reply(""), nil
+	}
 	if problem := o.bind(ctx, r); problem != nil {
 		return 0, problem
+	}
+	if x.diagnosis.endsHere() {
+		return o.end(ctx, x, r), nil
 	}
 	if string(x.req.Method) == "CONNECT" {
 		return o.connect(ctx, x, r)

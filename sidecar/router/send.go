@@ -75,11 +75,7 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 	if len(r.override) > 0 {
 		s.ctxDtab = r.override.String()
 	}
-	if s.picker = r.client.Current(now); s.picker == nil {
-		waiting, cancel := context.WithTimeoutCause(ctx, r.client.Policy().ConnectTimeout, bind.ErrTimeout)
-		s.picker, _ = r.client.Picker(waiting)
-		cancel()
-	}
+	s.picker = o.picker(ctx, r, now)
 	if s.picker == nil || s.picker.Len() == 0 {
 		if cause := r.client.Cause(); cause != "" {
 			return 0, &Problem{Status: 502, Code: codeBindError, Message: r.client.ID + ": " + cause,
@@ -88,6 +84,18 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 		return 0, o.noRoute(r)
 	}
 	return s.run(ctx, now)
+}
+
+// picker returns the endpoints of the client, for which it waits if they are not
+// known yet; nil if they do not become known.
+func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) *client.Picker {
+	if p := r.client.Current(now); p != nil {
+		return p
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, r.client.Policy().ConnectTimeout, bind.ErrTimeout)
+	defer cancel()
+	p, _ := r.client.Picker(waiting)
+	return p
 }
 
 // limit reads the deadline that came with the request and tightens it by the
@@ -248,11 +256,7 @@ func (s *sending) unreached(e *client.Endpoint, probe bool, err error) fate {
 }
 
 func (s *sending) unreachable(e *client.Endpoint, err error) *Problem {
-	all := make([]string, 0, s.picker.Len())
-	for _, e := range s.picker.All() {
-		all = append(all, e.Value.Endpoint.Address)
-	}
-	return unreachable(s.service, s.r.client.ID, all, e.Value.Endpoint.Address, err)
+	return unreachable(s.service, s.r.client.ID, addresses(s.picker), e.Value.Endpoint.Address, err)
 }
 
 // failed decides after a request that got no answer.
@@ -343,11 +347,16 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 	if a.clear && res.Header.HasKind(wire.KindErr) {
 		// What a proxy further on says of the mesh is not for this client.
 		a.framing, s.status = wire.Fixed, res.Status
+		res = detach(res)
 		x.abandon(hop.Pool, conn)
 		if x.closing = x.closing || !x.up.sent(); x.closing {
 			a.connection = "close"
 		}
 		writeResponse(x.s.w, res, a)
+		return answered
+	}
+	if x.diagnosis.report {
+		s.status = x.explain(hop.Pool, conn, a, s.o.report(x, s.r, s.picker, hop.Endpoint.Address))
 		return answered
 	}
 	s.status = x.relay(hop.Pool, conn, a)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -13,9 +14,11 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
+	"github.com/tulle-mesh/tulle/sidecar/tracing"
 )
 
 const (
@@ -46,6 +49,8 @@ type server struct {
 	// leaving, if not nil, reports whether connections are to end after their
 	// next answer, while idle ones may still bring a request.
 	leaving func() bool
+	access  *accesslog.Log // if the policy names a file; nil for none
+	sampler tracing.Sampler
 
 	connections, active prometheus.Gauge
 
@@ -61,7 +66,7 @@ type server struct {
 }
 
 func newServer(name string, m *telemetry.Metrics, log *slog.Logger) server {
-	return server{name: name, log: log, metrics: m, connections: m.Connections(name), active: m.Active(name), sessions: map[*session]struct{}{}}
+	return server{name: name, log: log, metrics: m, sampler: tracing.NewSampler(rand.Uint64()), connections: m.Connections(name), active: m.Active(name), sessions: map[*session]struct{}{}}
 }
 
 // serve accepts until ctx ends. Then it lets the requests under way finish,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/sidecar/forwarded"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 )
@@ -43,9 +44,10 @@ type session struct {
 	w      *http1.Writer
 	task   func()
 
-	source string // the peer's IP
-	ends   int64  // when the connection is too old for another request; 0: never
-	begun  bool   // begin has been done
+	source string         // the peer's IP
+	ends   int64          // when the connection is too old for another request; 0: never
+	begun  bool           // begin has been done
+	origin *forwarded.Hop // see hop
 
 	state    atomic.Uint32
 	since    atomic.Int64              // when the state began
@@ -120,7 +122,9 @@ func (s *session) serve(x *exchange) bool {
 	x.started = clock.Now()
 	x.closing = x.req.Close || srv.draining.Load() || s.ends > 0 && x.started >= s.ends || srv.leaving != nil && srv.leaving()
 	x.head = string(x.req.Method) == "HEAD"
+	x.note(srv.access, &srv.policy.Get().Server)
 	srv.answer(x)
+	x.logged(srv.access)
 	if x.tunnelled {
 		return false
 	}
