@@ -174,13 +174,15 @@ func TestBackoff(t *testing.T) {
 		{"kind: jittered, minMs: 20, maxMs: 300", 20 * time.Millisecond, 300 * time.Millisecond, true},
 	} {
 		virtual(t, "service: {"+readsAgain+", retries: {backoff: {"+test.backoff+"}}}", func(t *testing.T, m *mesh) {
-			var at []time.Time
+			var seen record[time.Time]
 			f := fails(20, 500)
 			m.table.service("world", m.backend(t, func(w http.ResponseWriter, r *http.Request) {
-				at = append(at, time.Now()) // the attempts come one after the other
+				seen.add(time.Now())
 				f.ServeHTTP(w, r)
 			}))
-			if res, _ := get(t, m.client(t), "http://world/"); res.StatusCode != 200 || len(at) != 21 {
+			res, _ := get(t, m.client(t), "http://world/")
+			at := seen.get()
+			if res.StatusCode != 200 || len(at) != 21 {
 				t.Fatalf("%s: %d after %d attempts", test.backoff, res.StatusCode, len(at))
 			}
 			distinct := map[time.Duration]bool{}
