@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -43,6 +44,7 @@ type lab struct {
 	loadCPUs     []int
 	backendCPUs  []int
 	nginx        []*process
+	awake        []*process
 	backends     []int // their ports
 }
 
@@ -111,12 +113,39 @@ func (l *lab) names() string { return filepath.Join(l.dir, "names") }
 
 // close ends the backends and removes the directory.
 func (l *lab) close() {
+	l.letSleep()
 	for _, p := range l.nginx {
 		p.stop()
 	}
 	if l.dir != "" {
 		_ = os.RemoveAll(l.dir)
 	}
+}
+
+// keepAwake gives the processors of proxy and backends something to do that yields to all else, so that
+// none sleeps between two requests: to wake one takes as long as many requests, in a virtual machine above
+// all, and the less a proxy does the oftener it would wait for that. The load generator keeps its own
+// processor awake.
+func (l *lab) keepAwake() error {
+	backends := l.backendCPUs[:min(len(l.backendCPUs), endpoints)]
+	for _, cpu := range slices.Concat(l.proxyCPUs, backends) {
+		if slices.Contains(l.loadCPUs, cpu) {
+			continue
+		}
+		p, err := spawn(l.dir, "awake", []int{cpu}, nil, "chrt", "--idle", "0", "sh", "-c", "while :; do :; done")
+		if err != nil {
+			return err
+		}
+		l.awake = append(l.awake, p)
+	}
+	return nil
+}
+
+func (l *lab) letSleep() {
+	for _, p := range l.awake {
+		p.stop()
+	}
+	l.awake = nil
 }
 
 // config fills in a configuration and returns the file it is in.
