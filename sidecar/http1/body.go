@@ -40,6 +40,15 @@ type Body struct {
 // Done reports whether the body has been read to its end.
 func (b *Body) Done() bool { return b.done }
 
+// NextFor is Next for one who passes the pieces on to w: what w holds is flushed
+// before anything is waited for or overwritten. An error may be w's.
+func (b *Body) NextFor(w *Writer) ([]byte, error) {
+	b.r.to = w
+	p, err := b.Next()
+	b.r.to = nil
+	return p, err
+}
+
 // Next returns the next piece of data. It is valid until the next call.
 // io.EOF means that the body is complete; a body that ends early gives
 // io.ErrUnexpectedEOF.

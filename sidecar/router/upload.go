@@ -45,12 +45,11 @@ func (u *upload) replayable() bool { return u.streams && !u.over.Load() && u.err
 // cut reports whether the end of the body will not be read any more.
 func (u *upload) cut() bool { return u.streams && u.done == nil && !u.ended }
 
-// start sends the body to c, after the head that is in c.W.
+// start sends the body to c, after the head that is in c.W. Neither is held back
+// while more is awaited: the client may be waiting for a 100 (Continue), the
+// endpoint may refuse.
 func (u *upload) start(c *pool.Conn) {
 	u.conn, u.done, u.ok = c, make(chan struct{}), false
-	// The head goes out before the body is awaited: the client may be waiting
-	// for a 100 (Continue), the endpoint may refuse.
-	_ = c.W.Flush()
 	go u.run()
 }
 
@@ -68,14 +67,14 @@ func (u *upload) run() {
 func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
 	_ = w.Data(u.kept, u.chunked)
 	for !u.over.Load() && !u.ended {
-		if err := w.Flush(); err != nil {
-			return nil, err
-		}
-		p, err := u.body.Next()
+		p, err := u.body.NextFor(w)
 		switch {
 		case err == io.EOF:
 			u.ended = true
 		case err != nil:
+			if err := w.Flush(); err != nil {
+				return nil, err
+			}
 			return err, nil
 		case len(u.kept)+len(p) > u.limit:
 			u.over.Store(true)
