@@ -97,12 +97,24 @@ func TestStandalone(t *testing.T) {
 	write("late", host+" "+port)
 	eventually(t, "a new file", func() bool { status, _ := get("http://"+c.Outgoing+"/", "late"); return status == 200 })
 
-	write("policy.yaml", "server: {maxCallDepth: 6}")
+	log := filepath.Join(t.TempDir(), "access.log")
+	write("policy.yaml", "server: {maxCallDepth: 6, httpAccessLog: "+log+"}")
 	p.Reload()
 	eventually(t, "a new policy", func() bool {
 		_, body := get("http://"+c.Admin+"/admin/policy", "")
 		return strings.Contains(body, `"maxCallDepth": 6`)
 	})
+	get("http://"+c.Outgoing+"/logged", "web")
+	eventually(t, "a line in the access log", func() bool {
+		content, _ := os.ReadFile(log)
+		return strings.HasPrefix(string(content), "web 127.0.0.1 - - [") && strings.Contains(string(content), `] "GET /logged HTTP/1.1" 200 5 "-" "Go-http-client/1.1"`)
+	})
+	if err := os.Remove(log); err != nil {
+		t.Fatal(err)
+	}
+	p.Reload()
+	get("http://"+c.Outgoing+"/again", "web")
+	eventually(t, "a new access log", func() bool { _, err := os.Stat(log); return err == nil })
 	write("policy.yaml", "server: {maxCallDepth: no}")
 	p.Reload()
 	eventually(t, "a refused policy", func() bool {
