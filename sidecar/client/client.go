@@ -228,7 +228,7 @@ func (c *Client) Finish(e *Endpoint, probe bool, now int64, v Verdict) {
 		return
 	}
 	e.CloseUntil(until)
-	if until > now {
+	if until != 0 { // it may be over already, if the time is none
 		c.Metrics.Ejected.Inc()
 	} else {
 		c.Metrics.Revived.Inc()

@@ -267,9 +267,9 @@ func (srv *server) sweepOnce(p *policy.Server, now int64) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	for s := range srv.sessions {
+		state := s.state.Load()
 		waits := time.Duration(now - s.since.Load())
 		var next uint32
-		state := s.state.Load()
 		switch {
 		case state == stateIdle && (p.Session.IdleTime > 0 && waits >= p.Session.IdleTime || s.ends > 0 && now >= s.ends):
 			next = stateClosing

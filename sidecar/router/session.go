@@ -96,6 +96,7 @@ func (s *session) run() {
 				return
 			}
 		}
+		s.since.Store(s.server.soon.Load()) // before the state, which the sweep reads first
 		if !s.state.CompareAndSwap(stateIdle, stateHead) {
 			return
 		}
@@ -111,7 +112,6 @@ func (s *session) run() {
 // serve reads a request and answers it. It is false when the connection is over.
 func (s *session) serve(x *exchange) bool {
 	x.s = s
-	s.since.Store(s.server.soon.Load())
 	if err := s.r.Request(&x.req); err != nil {
 		return s.unreadable(x, err)
 	}
