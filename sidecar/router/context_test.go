@@ -283,3 +283,48 @@ func TestAccessLog(t *testing.T) {
 		t.Errorf("logged:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// What came in HTTP/1.0 is said to have.
+func TestVia(t *testing.T) {
+	m := start(t)
+	seen := make(chan string, 1)
+	m.table.service("world", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		seen <- strings.Join(req.Header["Via"], "; ")
+		_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nVia: 1.1 b\r\nContent-Length: 0\r\n\r\n")
+	}))
+	for version, want := range map[string]string{"HTTP/1.0": "1.0 a, 1.1 b, 1.0 linkerd", "HTTP/1.1": "1.0 a, 1.1 b, 1.1 linkerd"} {
+		conn, err := net.Dial("tcp", m.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "GET / "+version+"\r\nHost: world\r\nVia: 1.0 a\r\nVia: 1.1 b\r\nConnection: close\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		_ = conn.Close()
+		if got := <-seen; got != want {
+			t.Errorf("%s: the backend saw Via %q, want %q", version, got, want)
+		}
+		if got := res.Header["Via"]; len(got) != 1 || got[0] != "1.1 b, 1.0 linkerd" {
+			t.Errorf("%s: the client saw Via %q", version, got)
+		}
+	}
+}
+
+// Headers of Linkerd before 1.0 reach the backend, and mean nothing.
+func TestLegacyHeaders(t *testing.T) {
+	m := start(t)
+	seen := m.echo(t)
+	if res, body := get(t, m.client(t), "http://world/", "dtab-local", "/host=>/srv/x", "x-dtab-00-a", "L2hvc3Q=", "l5d-name", "/x"); res.StatusCode != 200 {
+		t.Fatalf("%d %s", res.StatusCode, body)
+	}
+	if h := <-seen; h.Get("dtab-local") != "/host=>/srv/x" || h.Get("x-dtab-00-a") != "L2hvc3Q=" || h.Get("l5d-name") != "/x" {
+		t.Errorf("%v", h)
+	}
+}

@@ -81,7 +81,7 @@ func writeRequest(w *http1.Writer, x *exchange, a *added) {
 			w.Field(f.Name, f.Value)
 		}
 	}
-	vias = writeVia(w, vias)
+	vias = writeVia(w, vias, req.Minor)
 	if a.service != "" {
 		w.FieldString(headerService, a.service)
 	}
@@ -166,7 +166,7 @@ func writeResponse(w *http1.Writer, res *wire.Response, a answerHead) {
 		}
 	}
 	if res.Status >= 200 {
-		writeVia(w, vias)
+		writeVia(w, vias, res.Minor)
 	}
 	if a.class != "" && !a.clear {
 		w.FieldString(classify.HeaderSuccessClass, a.class)
@@ -185,9 +185,14 @@ func appendVia(vias, value []byte) []byte {
 	return append(vias, value...)
 }
 
-// writeVia appends this proxy to those before it, and returns the memory.
-func writeVia(w *http1.Writer, before []byte) []byte {
-	before = appendVia(before, viaValue)
+// writeVia appends this proxy to those before it, with the version in which it got
+// the message, and returns the memory.
+func writeVia(w *http1.Writer, before []byte, minor byte) []byte {
+	value := viaValue
+	if minor == 0 {
+		value = viaOld
+	}
+	before = appendVia(before, value)
 	w.Field(viaName, before)
 	return before
 }
@@ -196,6 +201,7 @@ var (
 	hostName     = []byte("Host")
 	viaName      = []byte("Via")
 	viaValue     = []byte(via)
+	viaOld       = []byte("1.0 linkerd")
 	upgradeName  = []byte("Upgrade")
 	deadlineName = []byte(deadline.Header)
 )
