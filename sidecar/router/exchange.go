@@ -36,6 +36,7 @@ type exchange struct {
 	ended   int64 // when the answer was, likewise
 	head    bool  // the request's method is HEAD
 	closing bool  // the client's connection ends after this answer
+	asked   bool  // the client was told to send its body
 	minor   byte  // of the client's version
 	// tunnelled is true if the connection went to a tunnel and is closed.
 	tunnelled bool
@@ -173,11 +174,11 @@ func (x *exchange) offer(c *pool.Conn, a *added) error {
 			return &silence{err}
 		}
 	} else {
-		x.up.start(c)
+		x.up.start(x.s, c)
 	}
-	for {
+	for heard := false; ; heard = true {
 		if err := c.R.Response(&x.res, x.method); err != nil {
-			if c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)) {
+			if !heard && c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || isReset(err)) {
 				return &silence{fmt.Errorf("read the answer: %w", err)}
 			}
 			return fmt.Errorf("read the answer: %w", err)
@@ -191,6 +192,7 @@ func (x *exchange) offer(c *pool.Conn, a *added) error {
 			}
 			return nil
 		case x.minor == 1: // RFC 9110, section 15.2: never to an HTTP/1.0 client
+			x.asked = x.asked || x.res.Status == 100
 			writeResponse(x.s.w, &x.res, answerHead{})
 			if err := x.s.w.Flush(); err != nil {
 				x.closing = true
@@ -227,7 +229,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	if a.framing == wire.Chunked && x.minor == 0 {
 		a.framing, x.closing = wire.UntilClose, true
 	}
-	if x.up.cut() {
+	if x.up.cut() || x.withheld() {
 		x.closing = true
 	}
 	switch {
@@ -269,6 +271,13 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 		p.Close(c)
 	}
 	return status
+}
+
+// withheld reports whether the client holds its body back until it is asked for
+// it, which the answer did without. Clients differ in whether the body then
+// follows all the same, or the next request.
+func (x *exchange) withheld() bool {
+	return x.req.Expect && !x.asked && x.up.streams && !x.up.begun.Load()
 }
 
 // refuse answers with a problem of the proxy's own.

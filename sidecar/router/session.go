@@ -54,6 +54,7 @@ type session struct {
 	upstream atomic.Pointer[pool.Conn] // in use, for closeAll
 	gone     atomic.Bool               // the client has closed its side
 	awaited  atomic.Pointer[pool.Conn] // whose answer is waited for, for left
+	due      atomic.Int64              // until when, without regard to left; 0: for ever
 	leaving  sync.Mutex                // held by left
 }
 
@@ -189,8 +190,19 @@ func (s *session) left() {
 	defer s.leaving.Unlock()
 	s.gone.Store(true)
 	if c := s.awaited.Load(); c != nil {
-		_ = c.SetReadDeadline(time.Now().Add(goneAfter))
+		latest := clock.Now() + int64(goneAfter)
+		if due := s.due.Load(); due == 0 || due > latest {
+			c.Expire(latest)
+		}
 	}
+}
+
+// interrupt wakes whoever waits for the answer on c, for good.
+func (s *session) interrupt(c *pool.Conn) {
+	s.leaving.Lock() // or left might give it more time
+	defer s.leaving.Unlock()
+	s.awaited.Store(nil)
+	_ = c.SetReadDeadline(past)
 }
 
 // await makes c the connection whose answer is waited for, until due.
@@ -198,6 +210,7 @@ func (s *session) left() {
 // size needs fits into the buffers of a connection that was idle.
 func (s *session) await(c *pool.Conn, due int64, streams bool) {
 	s.upstream.Store(c)
+	s.due.Store(due)
 	s.awaited.Store(c)
 	if s.gone.Load() {
 		if latest := clock.Now() + int64(goneAfter); due == 0 || due > latest {

@@ -21,6 +21,7 @@ type upload struct {
 	kept    []byte // what was read of it, up to limit
 	limit   int
 	over    atomic.Bool // more than limit was read
+	begun   atomic.Bool // something was read
 
 	// Of the present attempt. done is nil when none is under way.
 	conn *pool.Conn
@@ -48,18 +49,18 @@ func (u *upload) cut() bool { return u.streams && u.done == nil && !u.ended }
 // start sends the body to c, after the head that is in c.W. Neither is held back
 // while more is awaited: the client may be waiting for a 100 (Continue), the
 // endpoint may refuse.
-func (u *upload) start(c *pool.Conn) {
+func (u *upload) start(s *session, c *pool.Conn) {
 	u.conn, u.done, u.ok = c, make(chan struct{}), false
-	go u.run()
+	go u.run(s)
 }
 
-func (u *upload) run() {
+func (u *upload) run(s *session) {
 	readErr, writeErr := u.copy(u.conn.W)
 	u.ok, u.err = readErr == nil && writeErr == nil, readErr
 	if readErr != nil {
 		// The endpoint must not take half a body for a whole one; and whoever
 		// waits for its answer is woken.
-		_ = u.conn.SetReadDeadline(past)
+		s.interrupt(u.conn)
 	}
 	close(u.done)
 }
@@ -68,6 +69,7 @@ func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
 	_ = w.Data(u.kept, u.chunked)
 	for !u.over.Load() && !u.ended {
 		p, err := u.body.NextFor(w)
+		u.begun.Store(true)
 		switch {
 		case err == io.EOF:
 			u.ended = true
