@@ -145,8 +145,7 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 	a := added{delivery: true, upgrade: x.upgrade()}
 	for {
 		conn := p.Get()
-		reused := conn != nil
-		if !reused {
+		if conn == nil {
 			dialing, cancel := context.WithTimeout(ctx, connectFor)
 			conn, err = p.Open(dialing)
 			cancel()
@@ -176,7 +175,7 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 			return fault.answer()
 		}
 		harmless := silent(err) && idempotent(x.method) && x.replayable()
-		if harmless && reused {
+		if harmless && conn.Reused {
 			continue // the application had closed this idle connection
 		}
 		return 0, &Problem{Status: 502, Code: codeAppBadAnswer, Message: err.Error(), Retryable: harmless,

@@ -200,8 +200,7 @@ func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, n
 	e.Begin(now)
 	for {
 		conn := hop.Pool.Get()
-		reused := conn != nil
-		if !reused {
+		if conn == nil {
 			var err error
 			if conn, err = s.connect(ctx, hop, due, p.ConnectTimeout); err != nil {
 				return s.unreached(e, probe, err)
@@ -213,7 +212,7 @@ func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, n
 		}
 		err := x.send(hop.Pool, conn, &s.added, due)
 		x.deadline = before
-		if err != nil && reused && silent(err) && idempotent(x.method) && x.replayable() {
+		if err != nil && conn.Reused && silent(err) && idempotent(x.method) && x.replayable() {
 			continue // the peer had closed this idle connection; another may do
 		}
 		at := clock.Now()
@@ -232,6 +231,7 @@ func (s *sending) connect(ctx context.Context, hop *client.Hop, due int64, timeo
 	defer cancel()
 	conn, err := hop.Pool.Open(dialing)
 	switch m := s.r.client.Metrics; {
+	case err == nil && conn.Reused: // it was waited for
 	case err == nil:
 		m.Connected.Inc()
 	case !errors.Is(err, pool.ErrBusy):
