@@ -85,13 +85,19 @@ func (s *side) wakeUp() {
 	}
 }
 
-// acquire makes fd usable until release.
+// acquire makes fd usable until release. Once the connection is to be closed it
+// leaves refs alone: whoever brings them down to shut closes fd, which by then may
+// be the number of another connection.
 func (c *Conn) acquire() bool {
-	if c.refs.Add(1) < shut {
-		return true
+	for {
+		n := c.refs.Load()
+		if n >= shut {
+			return false
+		}
+		if c.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
-	c.release()
-	return false
 }
 
 // take is acquire for one who is about to look for what has arrived.

@@ -404,3 +404,56 @@ func TestNoMixUp(t *testing.T) {
 	_ = ln.Close()
 	served.Wait()
 }
+
+// The number of a closed connection's descriptor soon belongs to another one,
+// which whoever still has the first must not touch.
+func TestClosedConnectionIsLeftAlone(t *testing.T) {
+	p := open(t)
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tcp.Close() }()
+	dial := func() *Conn {
+		c, err := p.Dial(context.Background(), tcp.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c.(*Conn)
+	}
+	first := dial()
+	_ = first.Close()
+	second := dial()
+	for first.fd != second.fd { // the lowest number that is free is used next
+		second = dial()
+	}
+	var peer net.Conn
+	for peer == nil || peer.RemoteAddr().String() != second.LocalAddr().String() {
+		if peer, err = tcp.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = peer.Close() }()
+	}
+	buf := make([]byte, 5)
+	for name, use := range map[string]func() error{
+		"Read":       func() error { _, err := first.Read(buf); return err },
+		"TryRead":    func() error { _, err := first.TryRead(buf); return err },
+		"Write":      func() error { _, err := first.Write([]byte("stray")); return err },
+		"WriteParts": func() error { return first.WriteParts([][]byte{[]byte("stray")}) },
+		"CloseWrite": first.CloseWrite,
+		"SetLinger":  func() error { return first.SetLinger(0) },
+		"Close":      first.Close,
+	} {
+		if err := use(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s of a closed connection: %v", name, err)
+		}
+		_ = first.LocalAddr()
+		if _, err := second.Write([]byte("hello")); err != nil {
+			t.Fatalf("after %s of another: %v", name, err)
+		}
+		if _, err := io.ReadFull(peer, buf); err != nil || string(buf) != "hello" {
+			t.Fatalf("after %s of another: %q, %v", name, buf, err)
+		}
+	}
+}
