@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
@@ -27,15 +26,12 @@ const (
 // and taken as a whole or not at all: while the file is wrong or missing, the
 // policy that was good stays.
 type File struct {
+	*Live
 	path string
-	log  *slog.Logger
-
-	value          *watch.Value[*Policy]
-	now            chan struct{} // Reload was called
-	taken, refused atomic.Uint64
+	now  chan struct{}       // Reload was called
+	text watch.Value[[]byte] // what the policy was made of
 
 	// Load's, and then Run's.
-	good  []byte // what the policy was made of
 	seen  []byte // what the last look saw
 	wrong string // why there is no new policy, empty if there is no reason
 }
@@ -43,17 +39,15 @@ type File struct {
 // NewFile returns a follower of the file at path that has the default policy.
 // It does no I/O. A nil logger discards what it says.
 func NewFile(path string, log *slog.Logger) *File {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &File{path: path, log: log, value: watch.New(Default()), now: make(chan struct{}, 1)}
+	return &File{Live: NewLive(log), path: path, now: make(chan struct{}, 1)}
 }
 
-// Value is the policy, which changes while Run runs.
-func (f *File) Value() *watch.Value[*Policy] { return f.value }
+// Text is the file that the policy was made of, word by word, so never one that
+// is wrong; nil before the first.
+func (f *File) Text() *watch.Value[[]byte] { return &f.text }
 
-// Load reads the file now. It is called once, before Run; a proxy whose policy
-// is wrong then does not start.
+// Load reads the file now. It is called once, before Run, by who does not want
+// to start with a policy that is wrong.
 func (f *File) Load() error {
 	content, err := f.read()
 	if err != nil {
@@ -63,16 +57,14 @@ func (f *File) Load() error {
 	return f.take(content)
 }
 
-// Reload makes Run take at once what is in the file.
+// Reload makes Run take at once what is in the file. Called before Run, it has
+// Run begin with that.
 func (f *File) Reload() {
 	select {
 	case f.now <- struct{}{}:
 	default:
 	}
 }
-
-// Loads returns how often a policy was taken, and how often one was refused.
-func (f *File) Loads() (taken, refused uint64) { return f.taken.Load(), f.refused.Load() }
 
 // Run follows the file until ctx ends; it returns nil.
 func (f *File) Run(ctx context.Context) error {
@@ -98,12 +90,13 @@ func (f *File) look(atOnce bool) {
 	}
 	content, err := f.read()
 	if err != nil {
-		f.refuse(err)
+		f.refuseOnce(err)
 		return
 	}
 	still := bytes.Equal(content, f.seen)
 	f.seen = content
-	unchanged := bytes.Equal(content, f.good)
+	good := f.text.Get()
+	unchanged := good != nil && bytes.Equal(content, good)
 	switch {
 	case !still && !atOnce:
 	case unchanged && f.wrong == "" && !atOnce:
@@ -113,34 +106,28 @@ func (f *File) look(atOnce bool) {
 		f.log.Info("policy is as it was", "file", f.path)
 	default:
 		if err := f.take(content); err != nil {
-			f.refuse(err)
+			f.refuseOnce(err)
 			return
 		}
 		f.log.Info("policy changed", "file", f.path)
 	}
 }
 
-// refuse says, once, why there is no new policy.
-func (f *File) refuse(err error) {
+// refuseOnce says, once, why there is no new policy.
+func (f *File) refuseOnce(err error) {
 	if text := err.Error(); f.wrong != text {
 		f.wrong = text
-		f.refused.Add(1)
-		f.log.Error("policy not taken, the old one stays", "error", err)
+		f.refuse(err)
 	}
 }
 
 // take makes content the policy if it is one.
 func (f *File) take(content []byte) error {
-	p, err := Parse(f.path, content)
-	if err != nil {
+	if err := f.Live.take(f.path, content); err != nil {
 		return err
 	}
-	for _, w := range p.Warnings {
-		f.log.Warn(w.Text, "file", w.File, "line", w.Line)
-	}
-	f.good, f.wrong = content, ""
-	f.taken.Add(1)
-	f.value.Set(p)
+	f.wrong = ""
+	f.text.Set(content)
 	return nil
 }
 

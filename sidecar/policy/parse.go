@@ -20,6 +20,7 @@ const (
 func Parse(file string, content []byte) (*Policy, error) {
 	d := &decoder{Reader: document.Reader{File: file}}
 	p := Default()
+	p.Source = file
 	if root := d.Root(content); root != nil {
 		for key, value := range d.Entries("", root) {
 			switch key.Value {

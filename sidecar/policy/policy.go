@@ -4,7 +4,8 @@
 //
 // It does nothing but read and answer: it knows no balancer and no timer, and
 // whoever has one asks for its numbers when a name is bound. A change of the
-// file makes a new Policy; [File] follows one.
+// file makes a new Policy; [File] follows one, [Live] takes what somebody else
+// has read.
 //
 // Invariant: a Policy that Parse returned is complete, consistent and never
 // changes. Every word in a file is used, or said to have no effect, or refused.
@@ -20,6 +21,8 @@ import "time"
 // Policy is what one file says, with defaults for what it does not say. It is
 // immutable and safe for concurrent use.
 type Policy struct {
+	// Source is where it comes from: the file as Parse was told its name.
+	Source string
 	// Server is how requests are taken.
 	Server Server
 	// Warnings are words of the file that have no effect, in its order.
@@ -37,7 +40,7 @@ type Warning struct {
 }
 
 // Default returns the policy of an empty file.
-func Default() *Policy { return &Policy{Server: defaultServer()} }
+func Default() *Policy { return &Policy{Source: "defaults", Server: defaultServer()} }
 
 // Server is how requests are taken from clients. Zero means no limit where a
 // field says so.
