@@ -1,9 +1,10 @@
 // Package namer is the server side of naming: it keeps dtabs by namespace, lets people and
 // pipelines edit them over namerd's HTTP API, and streams dtabs, replica sets and pods to
-// the proxies.
+// the proxies, with one policy for all of them.
 //
 // It resolves nothing itself: replica sets and pods come from a Source, which is
-// naming/kubernetes in a cluster, dtabs from a Store. It knows no Kubernetes types.
+// naming/kubernetes in a cluster, dtabs from a Store. It knows no Kubernetes types, and
+// of a policy no more than its text.
 //
 // Invariant: a proxy that keeps up is told the last state of everything it watches, once;
 // a proxy that does not never holds up another, nor the Source.

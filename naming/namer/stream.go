@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +43,10 @@ type StreamConfig struct {
 	// Admit says whether the proxy that sent this request may have what it says hello
 	// for; nil admits everyone. An error with a method StatusCode() int is answered with
 	// that status, another one with 403.
-	Admit  func(r *http.Request, hello api.Hello) error
+	Admit func(r *http.Request, hello api.Hello) error
+	// Policy is the text of the policy that all proxies are sent, live; nil as long as it
+	// is not known. Without a Value none is sent.
+	Policy *watch.Value[[]byte]
 	Logger *slog.Logger
 }
 
@@ -96,6 +101,10 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	log := h.cfg.Logger.With("proxy", hello.Proxy, "node", hello.Node)
 	log.Info("proxy connected", "mode", hello.Mode)
+	// First, so that a proxy that has its dtab and begins to serve has its policy, too.
+	if h.cfg.Policy != nil {
+		s.followPolicy(h.cfg.Policy)
+	}
 	s.followDtab(h.cfg.Store, hello.DtabNamespace)
 	if hello.Mode == api.ModeHost {
 		s.followPods(hello.Node)
@@ -118,7 +127,7 @@ type session struct {
 	out    *http.ResponseController
 	in     *bufio.Scanner
 	names  map[string]*subscription // by the reader alone, until it is gone
-	always []func()                 // what stops the dtab and the pods
+	always []func()                 // what stops the policy, the dtab and the pods
 
 	wake chan struct{} // one token: there may be something dirty
 
@@ -193,6 +202,18 @@ func (s *session) take() []*subscription {
 		sub.dirty = false
 	}
 	return slices.DeleteFunc(dirty, func(sub *subscription) bool { return sub.stopped })
+}
+
+func (s *session) followPolicy(value *watch.Value[[]byte]) {
+	sub := subscribe(s, value, func() {}, bytes.Equal,
+		func(text []byte) *api.FromNamer {
+			if text == nil {
+				return nil
+			}
+			sum := sha256.Sum256(text)
+			return &api.FromNamer{Policy: &api.Policy{Text: string(text), Version: hex.EncodeToString(sum[:8])}}
+		})
+	s.always = append(s.always, sub.stop)
 }
 
 func (s *session) followDtab(store Store, namespace string) {

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
@@ -178,6 +179,80 @@ func TestStreamPods(t *testing.T) {
 		synctest.Wait()
 		if src.usersOf("n1") != 0 {
 			t.Fatal("pods are still watched")
+		}
+	})
+}
+
+// The policy is there before the dtab is, changes live, and stays while there is
+// no namer, or one that does not know it.
+func TestStreamPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{}
+		serve := func(policy *watch.Value[[]byte]) (stop func()) {
+			return n.serve(namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: newSource(), Policy: policy, Logger: quiet}))
+		}
+		c, stop := n.start(t, sidecar) // nobody is there yet
+		defer stop()
+		early, sets := false, 0
+		c.Dtab().Notify(func() { early = c.Policy().Get() == nil })
+		c.Policy().Notify(func() { sets++ })
+		expect := func(text string, changes int) {
+			t.Helper()
+			time.Sleep(4 * time.Second) // virtual; enough to connect again
+			synctest.Wait()
+			if got := c.Policy().Get(); got == nil || got.Text != text || got.Version == "" || sets != changes {
+				t.Fatalf("the policy is %+v after %d changes, want %q after %d", got, sets, text, changes)
+			}
+		}
+
+		text := watch.New([]byte("a: <&>\n"))
+		stopServer := serve(text)
+		expect("a: <&>\n", 1)
+		if early {
+			t.Error("the dtab came before the policy")
+		}
+		first := c.Policy().Get().Version
+		text.Set([]byte("b"))
+		expect("b", 2)
+		if c.Policy().Get().Version == first {
+			t.Error("another text has the same version")
+		}
+		for _, policy := range []*watch.Value[[]byte]{watch.New([]byte("b")), {}, nil} {
+			stopServer()
+			expect("b", 2)
+			stopServer = serve(policy)
+			expect("b", 2)
+			if !c.Connected() {
+				t.Fatal("not connected")
+			}
+		}
+		stopServer()
+		defer serve(watch.New([]byte{}))()
+		expect("", 3)
+	})
+}
+
+// What a namer of a later version says, an earlier proxy passes over; so does an
+// earlier namer with a later proxy's words.
+func TestLaterVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{}
+		heard := make(chan api.Hello, 1)
+		stream := namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: newSource(), Logger: quiet,
+			Admit: func(_ *http.Request, hello api.Hello) error { heard <- hello; return nil }})
+		defer n.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = struct {
+				io.Reader
+				io.Closer
+			}{io.MultiReader(strings.NewReader(`{"hello":{"proxy":"new","later":{"a":1}},"later":2}`+"\n"+`{"later":[]}`+"\n"), r.Body), r.Body}
+			io.WriteString(w, `{"later":{"text":"x"}}`+"\n"+`{"policy":{"text":"p","version":"v","later":[1]}}`+"\n")
+			stream.ServeHTTP(w, r)
+		}))()
+		c, stop := n.start(t, sidecar)
+		defer stop()
+		<-c.Synced()
+		if p := c.Policy().Get(); p == nil || p.Text != "p" || (<-heard).Proxy != "new" || !c.Connected() {
+			t.Errorf("the policy is %+v", p)
 		}
 	})
 }

@@ -2,7 +2,7 @@
 //
 // They travel as JSON, one object a line, on the two directions of a single HTTP request:
 // POST /tulle/v1/watch. A proxy says hello, then what it watches; the namer answers with
-// the dtab, with replica sets and, to host proxies, with the pods of the node. Every state
+// the policy, the dtab, with replica sets and, to host proxies, with the pods of the node. Every state
 // is the latest: the namer may skip the ones between and never repeats an equal one. An
 // empty object is a heartbeat, sent by both sides.
 //
@@ -13,6 +13,7 @@
 // neighbouring versions understand each other; fields are only ever added.
 //
 //	→ {"hello":{"proxy":"web-0","node":"n1","mode":"sidecar","dtabNamespace":"default"}}
+//	← {"policy":{"text":"service: {totalTimeoutMs: 900}","version":"1fc59c15e42f83b2"}}
 //	← {"dtab":{"text":"/svc=>/host","version":"AAAAAAAAAAE="}}
 //	→ {"watch":"/#/io.l5d.k8s/default/http/world"}
 //	← {"replicas":{"name":"/#/io.l5d.k8s/default/http/world","state":"neg"}}
@@ -60,9 +61,18 @@ type Hello struct {
 
 // FromNamer is a line from the namer. One field is set, or none in a heartbeat.
 type FromNamer struct {
+	Policy   *Policy   `json:"policy,omitempty"`
 	Dtab     *Dtab     `json:"dtab,omitempty"`
 	Replicas *Replicas `json:"replicas,omitempty"`
 	Pods     *Pods     `json:"pods,omitempty"`
+}
+
+// Policy is how all proxies of the mesh are to behave, in the words of docs/policy.md. The
+// namer sends it before the first dtab if it has one by then. A proxy that does not know
+// all the words keeps the policy that it has.
+type Policy struct {
+	Text    string `json:"text"`    // a file, which may be empty
+	Version string `json:"version"` // the same for the same text, whoever sends it
 }
 
 // Dtab is the base dtab of the proxy's dtab namespace, as naming.Dtab.Exact prints it: proxies

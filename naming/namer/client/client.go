@@ -1,5 +1,5 @@
-// Package client is the proxy's side of the namer's stream: it keeps the dtab, the replica
-// sets that are asked for and, for a host proxy, the pods of the node up to date.
+// Package client is the proxy's side of the namer's stream: it keeps the policy, the dtab, the
+// replica sets that are asked for and, for a host proxy, the pods of the node up to date.
 //
 // It resolves nothing and knows nothing of requests. It only holds what the namer last said.
 //
@@ -66,6 +66,7 @@ type Client struct {
 	cfg Config
 	url *url.URL
 
+	policy    watch.Value[*api.Policy]
 	dtab      watch.Value[*naming.Dtab]
 	pods      watch.Value[[]api.Pod]
 	connected atomic.Bool
@@ -103,6 +104,11 @@ func New(cfg Config) (*Client, error) {
 		names:   map[string]*name{},
 	}, nil
 }
+
+// Policy returns the policy of the mesh as text, live; nil as long as it is not known, which
+// is forever if the namer has none. A hook of Notify has returned before what the namer sent
+// after the policy is taken in.
+func (c *Client) Policy() *watch.Value[*api.Policy] { return &c.policy }
 
 // Dtab returns the base dtab, live; nil as long as it is not known.
 func (c *Client) Dtab() *watch.Value[*naming.Dtab] { return &c.dtab }
@@ -322,6 +328,10 @@ func (c *Client) wanted() map[string]*name {
 // receive takes in one message.
 func (c *Client) receive(m api.FromNamer) {
 	switch {
+	case m.Policy != nil:
+		if old := c.policy.Get(); old == nil || old.Text != m.Policy.Text {
+			c.policy.Set(m.Policy)
+		}
 	case m.Dtab != nil:
 		dtab, err := naming.ParseDtab(m.Dtab.Text)
 		if err != nil {
