@@ -38,7 +38,7 @@ type Config struct {
 	DefaultNamespace string `setting:"default-namespace" help:"host mode: namespace in which names of callers that are no pods of this node resolve"`
 	Dtab             string `setting:"dtab" help:"standalone mode: the rules to route by"`
 	FsRoot           string `setting:"fs-root" help:"standalone mode: directory of files of addresses, named /#/io.l5d.fs/<file>"`
-	Policy           string `setting:"policy" help:"YAML file of limits, timeouts, balancing and retries, followed live; see docs/policy.md"`
+	Policy           string `setting:"policy" help:"YAML file of limits, timeouts, balancing and retries, followed live, in place of the policy of the mesh; see docs/policy.md"`
 	Handover         string `setting:"handover" help:"host and standalone mode: abstract Unix socket, such as @tulle/host, at which a new process takes the listeners over from the one that runs"`
 	LogLevel         string `setting:"log-level" help:"debug, info, warn or error"`
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/file"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
 	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
@@ -57,11 +58,11 @@ type Proxy struct {
 	cfg      Config
 	log      *slog.Logger
 	registry *prometheus.Registry
-	mesh     *mesh        // nil in standalone mode
-	files    *file.Namer  // nil without a directory of files
-	policy   *policy.File // nil without a file
-	// behaviour is the policy as it is now, the default one without a file.
-	behaviour *watch.Value[*policy.Policy]
+	mesh     *mesh       // nil in standalone mode
+	files    *file.Namer // nil without a directory of files
+	// policy is that of the file if there is one, and otherwise the mesh's.
+	policy     *policy.Live
+	policyFile *policy.File // nil without a file
 
 	names    *bind.Binder
 	clients  *client.Set
@@ -84,19 +85,19 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry(), linger: linger}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.New(p.registry)
-	p.behaviour = watch.New(policy.Default())
+	p.policy = policy.NewLive(log)
 	if cfg.Policy != "" {
-		p.policy = policy.NewFile(cfg.Policy, log)
-		if err := p.policy.Load(); err != nil {
+		p.policyFile = policy.NewFile(cfg.Policy, log)
+		if err := p.policyFile.Load(); err != nil {
 			return nil, err
 		}
-		p.behaviour = p.policy.Value()
-		p.countReloads()
+		p.policy = p.policyFile.Live
 	}
+	p.countReloads()
 	p.logRequests()
 	p.pools = pool.NewSet(p.dialer())
 	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
-	outgoing := router.OutgoingConfig{Metrics: metrics, Policy: p.behaviour, Grace: grace, Leaving: p.leaving, AccessLog: p.access, Logger: log}
+	outgoing := router.OutgoingConfig{Metrics: metrics, Policy: p.policy.Value(), Grace: grace, Leaving: p.leaving, AccessLog: p.access, Logger: log}
 	var dtab *watch.Value[*naming.Dtab]
 	if cfg.Mode == ModeStandalone {
 		rules, err := naming.ParseDtab(cfg.Dtab)
@@ -120,23 +121,37 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		close(identified) // there is nobody to prove anything to
 		outgoing.Identified = identified
 	} else {
-		m, err := newMesh(cfg, p.pools, metrics, p.behaviour, p.registry, p.leaving, log)
+		m, err := newMesh(cfg, p.pools, metrics, p.policy.Value(), p.registry, p.leaving, log)
 		if err != nil {
 			return nil, err
 		}
 		p.mesh, s.namer, dtab = m, m.namer, m.namer.Dtab()
+		if p.policyFile == nil {
+			p.takePolicy(m.namer.Policy())
+		}
 		outgoing.Namespace, outgoing.Identified = m.namespace, m.identity.Ready()
 	}
 	p.names = bind.New(bind.Config{Dtab: dtab, Source: s})
-	p.clients = client.NewSet(client.Config{Source: s, Pools: p.pools, Policy: p.behaviour, Metrics: metrics})
+	p.clients = client.NewSet(client.Config{Source: s, Pools: p.pools, Policy: p.policy.Value(), Metrics: metrics})
 	outgoing.Binder, outgoing.Clients = p.names, p.clients
 	p.outgoing = router.NewOutgoing(outgoing)
 	return p, nil
 }
 
-// countReloads exports how often the policy was read.
+// takePolicy follows the policy of the mesh for as long as the proxy lives. It is
+// taken within the hook: then it is in force before the dtab that comes after it,
+// and so before the first request. One that this proxy does not understand, for it
+// has words of a later version, is refused once, however often it is sent.
+func (p *Proxy) takePolicy(sent *watch.Value[*api.Policy]) {
+	sent.Notify(func() {
+		latest := sent.Get()
+		p.policy.Take("policy of the mesh, version "+latest.Version, []byte(latest.Text))
+	})
+}
+
+// countReloads exports how often the policy was replaced.
 func (p *Proxy) countReloads() {
-	help := "How often a policy was taken (ok) from its file, the first time included, or refused (failed)."
+	help := "How often a policy was taken (ok), the first one included, or refused (failed)."
 	for result, count := range map[string]func() float64{
 		"ok":     func() float64 { taken, _ := p.policy.Loads(); return float64(taken) },
 		"failed": func() float64 { _, refused := p.policy.Loads(); return float64(refused) },
@@ -150,9 +165,9 @@ func (p *Proxy) countReloads() {
 // logRequests makes the access log, which follows the policy.
 func (p *Proxy) logRequests() {
 	p.access = accesslog.New(accesslog.Config{
-		Path: func() string { return p.behaviour.Get().Server.HTTPAccessLog }, Logger: p.log,
+		Path: func() string { return p.policy.Value().Get().Server.HTTPAccessLog }, Logger: p.log,
 	})
-	p.behaviour.Notify(p.access.Reopen) // for as long as both live
+	p.policy.Value().Notify(p.access.Reopen) // for as long as both live
 	p.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "tulle_access_log_dropped_total", Help: "Lines of the access log that the disk did not take, or not in time.",
 	}, func() float64 { return float64(p.access.Dropped()) }))
@@ -163,26 +178,26 @@ func (p *Proxy) logRequests() {
 // is logged.
 func (p *Proxy) Reload() {
 	p.access.Reopen()
-	if p.policy == nil {
+	if p.policyFile == nil {
 		p.log.Info("nothing to reload: there is no policy file")
 		return
 	}
-	p.policy.Reload()
+	p.policyFile.Reload()
 }
 
 // showPolicy prints what holds for one client and one service, or if neither is
-// named the whole policy.
+// named the whole policy; and where that comes from.
 func (p *Proxy) showPolicy(client, service string) any {
-	all := p.behaviour.Get()
-	holds := map[string]any{}
+	all := p.policy.Value().Get()
+	holds := map[string]any{"source": all.Source}
 	if client != "" {
 		holds["client"] = all.Client(client)
 	}
 	if service != "" {
 		holds["service"] = all.Service(service)
 	}
-	if len(holds) == 0 {
-		return all
+	if client == "" && service == "" {
+		holds["policy"] = all
 	}
 	return holds
 }
@@ -279,7 +294,7 @@ func (p *Proxy) serve(ctx context.Context, servers []server, failed <-chan error
 			}
 		}},
 	}
-	attrs := []any{"mode", p.cfg.Mode}
+	attrs := []any{"mode", p.cfg.Mode, "policy", p.policy.Value().Get().Source}
 	if p.mesh != nil {
 		attrs = append(attrs, "identity", p.mesh.identity.ID())
 	}
@@ -312,8 +327,8 @@ func (p *Proxy) support() []run.Component {
 		{Name: "connections", Run: p.pools.Run},
 		{Name: "access log", Run: p.access.Run},
 	}
-	if p.policy != nil {
-		components = append(components, run.Component{Name: "policy", Run: p.policy.Run})
+	if p.policyFile != nil {
+		components = append(components, run.Component{Name: "policy", Run: p.policyFile.Run})
 	}
 	if p.files != nil {
 		components = append(components, run.Component{Name: "files of addresses", Run: p.files.Run})
