@@ -92,8 +92,8 @@ func TestRenderedObjects(t *testing.T) {
 		"Namespace tulle", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
 		"ClusterRole tulle-controller", "ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
 		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
-		"ConfigMap tulle-controller",
-		"ConfigMap tulle-host-policy", "Service tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
+		"ConfigMap tulle-controller", "ConfigMap tulle-policy",
+		"Service tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
 		"MutatingWebhookConfiguration tulle-injector",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -224,18 +224,28 @@ func TestHostProxiesAreReplaced(t *testing.T) {
 	}
 }
 
-// A policy reaches host proxies as it is written, numbers included, and by a
-// mount that is renewed.
-func TestHostPolicy(t *testing.T) {
+// A policy reaches the controller as it is written, numbers included, by a mount
+// that is renewed, and without a restart.
+func TestPolicy(t *testing.T) {
 	want := "server:\n  maxConcurrentRequests: 2000000\n  tunnel: {idleTimeMs: 2592000000}\n"
-	objects := render(t, "mesh", map[string]any{"host": map[string]any{"policy": want}})
-	if got := all[corev1.ConfigMap](objects)["tulle-host-policy"].Data["policy.yaml"]; got != want {
+	objects, without := render(t, "mesh", map[string]any{"policy": want}), render(t, "mesh", nil)
+	maps := all[corev1.ConfigMap](objects)
+	if got := maps["tulle-policy"].Data["policy.yaml"]; got != want {
 		t.Errorf("the policy is %q", got)
 	}
-	c := all[appsv1.DaemonSet](objects)["tulle-host"].Spec.Template.Spec.Containers[0]
-	if !slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "TULLE_POLICY" && e.Value == "/etc/tulle/policy.yaml" }) ||
-		!slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/tulle" && m.SubPath == "" }) {
-		t.Errorf("the proxy reads no policy: %v, %v", c.Env, c.VolumeMounts)
+	if settings := maps["tulle-controller"].Data["controller.yaml"]; !strings.Contains(settings, "\npolicy: /etc/tulle/policy.yaml\n") {
+		t.Errorf("the controller is told of no policy:\n%s", settings)
+	}
+	pod := all[appsv1.Deployment](objects)["tulle-controller"].Spec.Template
+	mount := pod.Spec.Containers[0].VolumeMounts[0]
+	sources := pod.Spec.Volumes[0].Projected.Sources
+	if mount.MountPath != "/etc/tulle" || mount.SubPath != "" || !slices.ContainsFunc(sources, func(s corev1.VolumeProjection) bool {
+		return s.ConfigMap != nil && s.ConfigMap.Name == "tulle-policy" && s.ConfigMap.Items[0].Path == "policy.yaml"
+	}) {
+		t.Errorf("the policy is not mounted: %v, %v", mount, sources)
+	}
+	if diff := cmp.Diff(all[appsv1.Deployment](without)["tulle-controller"], all[appsv1.Deployment](objects)["tulle-controller"]); diff != "" {
+		t.Errorf("a new policy is a new controller:\n%s", diff)
 	}
 }
 

@@ -33,7 +33,8 @@ func TestSettingsOfTheChart(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, settings)
 		}
-		if cfg.Namespace != "mesh" || cfg.TrustDomain != "corp.test" || cfg.Inject.DefaultMode != "sidecar" || cfg.Dtabs["web"] != "/svc => /srv ;" {
+		if cfg.Namespace != "mesh" || cfg.TrustDomain != "corp.test" || cfg.Inject.DefaultMode != "sidecar" || cfg.Dtabs["web"] != "/svc => /srv ;" ||
+			cfg.Policy != "/etc/tulle/policy.yaml" {
 			t.Errorf("got %+v", cfg)
 		}
 		return

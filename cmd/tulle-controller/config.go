@@ -38,6 +38,8 @@ type Config struct {
 
 	Dtabs map[string]string `setting:"dtabs" help:"first dtabs, by dtab namespace"`
 
+	Policy string `setting:"policy" help:"YAML file of the policy of all proxies that have none of their own, followed live; see docs/policy.md"`
+
 	Inject InjectConfig `setting:"inject"`
 
 	LogLevel   string `setting:"log-level" help:"debug, info, warn or error"`

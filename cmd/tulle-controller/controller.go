@@ -21,9 +21,11 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/internal/run"
+	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -48,6 +50,7 @@ type controller struct {
 	log        *slog.Logger
 	files      *certs.Files
 	index      *kubernetes.Index
+	policy     *policy.File // nil without a file
 	clients    clients
 	namespaces *namespaces
 	drain      time.Duration
@@ -87,6 +90,11 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	store, err := namer.NewMemory(cfg.Dtabs)
 	if err != nil {
 		return nil, fmt.Errorf("make the store of dtabs: %w", err)
+	}
+	behaviour := watch.New([]byte{}) // without a file all proxies have the defaults
+	if cfg.Policy != "" {
+		c.policy = policy.NewFile(cfg.Policy, log)
+		behaviour = c.policy.Text()
 	}
 	metrics := prometheus.NewRegistry()
 	if err := c.register(metrics); err != nil {
@@ -130,7 +138,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()
 	routes.Handle("POST "+certs.Path, identity)
 	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, namer.NewStream(namer.StreamConfig{
-		Store: store, Source: c.index, Logger: log,
+		Store: store, Source: c.index, Policy: behaviour, Logger: log,
 		Admit: func(r *http.Request, hello api.Hello) error { return c.admit(authenticator, r, hello) },
 	})))
 	mesh.Handler = routes
@@ -155,7 +163,19 @@ func (c *controller) serve(name, address string, tls bool) *http.Server {
 }
 
 func (c *controller) register(r prometheus.Registerer) error {
+	loads := func() (taken, refused uint64) { return 0, 0 }
+	if c.policy != nil {
+		loads = c.policy.Loads
+	}
+	reloads := func(result string, count func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "tulle_controller_policy_reloads_total", ConstLabels: prometheus.Labels{"result": result},
+			Help: "How often a policy was taken (ok) from its file, the first one included, or refused (failed).",
+		}, count)
+	}
 	return errors.Join(
+		r.Register(reloads("ok", func() float64 { taken, _ := loads(); return float64(taken) })),
+		r.Register(reloads("failed", func() float64 { _, refused := loads(); return float64(refused) })),
 		r.Register(collectors.NewGoCollector()),
 		r.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -232,6 +252,12 @@ func (c *controller) Run(ctx context.Context) error {
 		{Name: "certificate files", Run: c.files.Run},
 		{Name: "endpoints", Run: func(ctx context.Context) error { return c.index.Run(ctx, c.clients.core) }},
 		{Name: "namespaces", Run: c.namespaces.Run},
+	}
+	if c.policy != nil {
+		// One that is wrong does not keep certificates and names from the mesh: it is not sent, and proxies
+		// go on with what they have.
+		c.policy.Reload()
+		components = append(components, run.Component{Name: "policy", Run: c.policy.Run})
 	}
 	var listeners []net.Listener
 	var errs []error

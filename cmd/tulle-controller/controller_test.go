@@ -35,6 +35,7 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
+	namer "github.com/tulle-mesh/tulle/naming/namer/client"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -44,6 +45,7 @@ type cluster struct {
 	ca      *issuer.Local
 	address map[string]string // of each server
 	client  *http.Client
+	policy  string // its file
 }
 
 // token is what a pod would have in its file; the fake API server takes it apart again.
@@ -62,6 +64,8 @@ func start(t *testing.T) *cluster {
 	cfg.WebhookAddress, cfg.NamerAddress, cfg.MeshAddress, cfg.AdminAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	dir := t.TempDir()
 	cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "ca.crt")
+	k.policy = filepath.Join(dir, "policy.yaml")
+	cfg.Policy = k.policy
 	serving, err := ca.Server(time.Hour, "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +78,7 @@ func start(t *testing.T) *cluster {
 		cfg.TLSCertFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: serving.Certificate[0]}),
 		cfg.TLSKeyFile:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
 		cfg.CAFile:      ca.Roots(),
+		cfg.Policy:      []byte("service: {totalTimeoutMs: soon}"), // wrong, which keeps nothing else from working
 	} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
@@ -266,6 +271,53 @@ func TestController(t *testing.T) {
 			if !answer.Response.Allowed || !strings.Contains(string(answer.Response.Patch), want) {
 				t.Errorf("%s is not in the patch %s", want, answer.Response.Patch)
 			}
+		}
+	})
+
+	t.Run("policy", func(t *testing.T) {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(k.ca.Roots())
+		proxy, err := namer.New(namer.Config{
+			URL: "https://" + k.address["mesh API"], TLS: &tls.Config{RootCAs: roots}, Logger: slog.New(slog.DiscardHandler),
+			Token: func() (string, error) { return token("shop", "web", "n1"), nil },
+			Hello: api.Hello{Proxy: "web-0", Node: "n1", Mode: api.ModeSidecar, DtabNamespace: "default"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ended := make(chan error, 1)
+		go func() { ended <- proxy.Run(ctx) }()
+		defer func() { cancel(); <-ended }()
+		expect := func(want *string, taken, refused int) {
+			t.Helper()
+			counts := []string{fmt.Sprintf(`reloads_total{result="ok"} %d`, taken), fmt.Sprintf(`reloads_total{result="failed"} %d`, refused)}
+			for {
+				_, metrics := k.get(t, "http", "admin", "/metrics")
+				got := proxy.Policy().Get()
+				if strings.Contains(metrics, counts[0]) && strings.Contains(metrics, counts[1]) && (got == nil) == (want == nil) && (got == nil || got.Text == *want) {
+					return
+				}
+				select {
+				case <-ctx.Done():
+					t.Fatalf("the policy is %+v, want %v and %q", got, want, counts)
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		}
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(k.policy, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-proxy.Synced()
+		expect(nil, 0, 1)
+		for i, text := range []string{"", "service: {totalTimeoutMs: 900}"} {
+			write(text)
+			expect(&text, i+1, i+1)
+			write("service: {totalTimeoutMs: -1}")
+			expect(&text, i+1, i+2)
 		}
 	})
 

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/manifests"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 )
 
 func installCommand() *cobra.Command {
@@ -44,6 +45,11 @@ chart with the same values.`,
 			for _, s := range sets {
 				if err := strvals.ParseInto(s, values); err != nil {
 					return misused(fmt.Errorf("read --set %q: %w", s, err), "write it as key=value or outer.inner=value")
+				}
+			}
+			if text, ok := values["policy"].(string); ok {
+				if _, err := policy.Parse("policy", []byte(text)); err != nil {
+					return failed(err, "docs/policy.md lists the words of a policy")
 				}
 			}
 			text, err := manifests.Render(namespace, values)

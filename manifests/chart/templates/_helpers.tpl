@@ -66,5 +66,6 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "certificate-duration" .Values.issuer.certificateDuration
   "log-level" .Values.logLevel
   "dtabs" .Values.dtabs
+  "policy" "/etc/tulle/policy.yaml"
   "inject" $inject | toYaml }}
 {{- end }}
