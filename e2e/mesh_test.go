@@ -5,10 +5,14 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
+	"fmt"
 	"net"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -92,6 +96,35 @@ func TestAcrossModes(t *testing.T) {
 			}
 		})
 	})
+	t.Run("one policy for both", func(t *testing.T) {
+		setPolicy(t, "service: {kind: io.l5d.static, configs: [{prefix: /svc/nobody, totalTimeoutMs: 1234}]}")
+		t.Cleanup(func() { setPolicy(t, "") })
+		for _, ip := range []string{nodeIP(t, "n1"), nodeIP(t, "n2"), helloSidecar.Status.PodIP, worldSidecar.Status.PodIP} {
+			await(t, "the policy at "+ip, func(ctx context.Context) (bool, string) {
+				_, body, err := get(ctx, c, "http://"+net.JoinHostPort(ip, "9990")+"/admin/policy?service=/svc/nobody")
+				return strings.Contains(body, "policy of the mesh") && strings.Contains(body, "1234"), fmt.Sprint(body, err)
+			})
+		}
+	})
+}
+
+// setPolicy gives the mesh a policy, as an operator would.
+func setPolicy(t *testing.T, text string) {
+	t.Helper()
+	patch, err := json.Marshal(map[string]any{"data": map[string]string{"policy.yaml": text}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithoutCancel(t.Context())
+	for _, args := range [][]string{
+		{"patch", "-n", "tulle", "configmap/tulle-policy", "--type=merge", "--patch", string(patch)},
+		// The kubelet looks after a pod that changes at once, after others once a minute.
+		{"annotate", "-n", "tulle", "pod", "--overwrite", "-l", "app.kubernetes.io/component=controller", "tulle.dev/e2e=" + strconv.FormatInt(time.Now().UnixNano(), 36)},
+	} {
+		if out, err := mesh.Kubectl(ctx, nil, args...); err != nil {
+			t.Errorf("%v %s", err, out)
+		}
+	}
 }
 
 // A host proxy resolves short names in the namespace of the pod that calls. It
