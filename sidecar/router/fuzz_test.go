@@ -239,7 +239,7 @@ type listening struct {
 
 func (c *listening) fatalf(format string, args ...any) {
 	c.t.Helper()
-	c.t.Fatalf("%s\ninput %q", fmt.Sprintf(format, args...), c.input)
+	c.t.Fatalf("%.2000s\ninput %.2000q", fmt.Sprintf(format, args...), c.input)
 }
 
 // read takes the answers that are due.

@@ -201,7 +201,7 @@ func (s *session) left() {
 func (s *session) interrupt(c *pool.Conn) {
 	s.leaving.Lock() // or left might give it more time
 	defer s.leaving.Unlock()
-	s.awaited.Store(nil)
+	s.awaited.CompareAndSwap(c, nil)
 	_ = c.SetReadDeadline(past)
 }
 

@@ -51,18 +51,18 @@ func (u *upload) cut() bool { return u.streams && u.done == nil && !u.ended }
 // endpoint may refuse.
 func (u *upload) start(s *session, c *pool.Conn) {
 	u.conn, u.done, u.ok = c, make(chan struct{}), false
-	go u.run(s)
+	go u.run(s, c, u.done)
 }
 
-func (u *upload) run(s *session) {
-	readErr, writeErr := u.copy(u.conn.W)
+func (u *upload) run(s *session, c *pool.Conn, done chan struct{}) {
+	readErr, writeErr := u.copy(c.W)
 	u.ok, u.err = readErr == nil && writeErr == nil, readErr
+	close(done)
 	if readErr != nil {
-		// The endpoint must not take half a body for a whole one; and whoever
-		// waits for its answer is woken.
-		s.interrupt(u.conn)
+		// The endpoint must not take half a body for a whole one, so c is used no
+		// more; and whoever waits for its answer is woken.
+		s.interrupt(c)
 	}
-	close(u.done)
 }
 
 func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
