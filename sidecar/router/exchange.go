@@ -229,7 +229,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	if a.framing == wire.Chunked && x.minor == 0 {
 		a.framing, x.closing = wire.UntilClose, true
 	}
-	if x.up.cut() || x.withheld() {
+	if x.up.cut() || x.withheld() || x.up.lost(x.res.Close) {
 		x.closing = true
 	}
 	switch {

@@ -286,6 +286,43 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
+// A client that was not asked for its body may send it all the same, or go on
+// with another request. So there is no other on its connection.
+func TestExpectRefused(t *testing.T) {
+	m := start(t)
+	m.table.service("world", backend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	c := m.talk(t)
+	c.say("POST / HTTP/1.1\r\nHost: world\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+	if res, _ := c.answer("POST"); res.StatusCode != 403 || !res.Close {
+		t.Errorf("got %d, the connection ends: %v", res.StatusCode, res.Close)
+	}
+	c.say("GET / HTTP/1.1\r\nHost: world\r\n\r\n")
+	if more := c.rest(); more != "" {
+		t.Errorf("after it: %q", more)
+	}
+	// Who has sent it already can go on.
+	c = m.talk(t)
+	c.say("POST / HTTP/1.1\r\nHost: world\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi")
+	if res, _ := c.answer("POST"); res.StatusCode != 403 || res.Close {
+		t.Errorf("got %d, the connection ends: %v", res.StatusCode, res.Close)
+	}
+}
+
+// A client whose body the endpoint does not want to the end is told that its
+// connection ends, or it might send the next request there.
+func TestAnswerBeforeTheEnd(t *testing.T) {
+	m := start(t)
+	m.table.service("world", backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	c := m.talk(t)
+	c.say("POST / HTTP/1.1\r\nHost: world\r\nContent-Length: 10000000\r\n\r\n" + strings.Repeat("x", 100_000))
+	if res, _ := c.answer("POST"); res.StatusCode != 403 || !res.Close {
+		t.Errorf("got %d, the connection ends: %v", res.StatusCode, res.Close)
+	}
+}
+
 // A request under way when the router stops is finished; idle connections end.
 func TestDrain(t *testing.T) {
 	m := start(t)

@@ -110,6 +110,21 @@ func (u *upload) whole() bool {
 	}
 }
 
+// lost reports whether the rest of the body will not reach the endpoint, which
+// has answered already: sending it failed, or the endpoint has said that it
+// closes the connection.
+func (u *upload) lost(closes bool) bool {
+	if u.done == nil {
+		return false
+	}
+	select {
+	case <-u.done:
+		return !u.ok
+	default:
+		return closes
+	}
+}
+
 // sent reports whether the whole body, if there is one, has been read from the
 // client. It is called when no attempt is under way.
 func (u *upload) sent() bool { return !u.streams || u.ended }
