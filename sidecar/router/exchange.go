@@ -229,7 +229,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	if a.framing == wire.Chunked && x.minor == 0 {
 		a.framing, x.closing = wire.UntilClose, true
 	}
-	if x.up.cut() || x.withheld() || x.up.lost(x.res.Close) {
+	if x.up.cut() || x.withheld() || x.up.lost(x.res.Close) || x.s.server.draining.Load() {
 		x.closing = true
 	}
 	switch {
@@ -287,6 +287,7 @@ func (x *exchange) refuse(p *Problem) {
 	if x.req.Body != wire.NoBody && x.held == nil && !(x.up.streams && x.up.sent()) {
 		x.closing = true // its body has not been read
 	}
+	x.closing = x.closing || x.s.server.draining.Load()
 	if p.Status == statusGone {
 		x.closing = true
 		return

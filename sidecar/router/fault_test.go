@@ -127,31 +127,6 @@ func TestTrailers(t *testing.T) {
 	}
 }
 
-// Connections that have asked nothing yet end at once when the router stops.
-func TestDrainOfFreshConnections(t *testing.T) {
-	m := start(t)
-	var conns []net.Conn
-	for range 50 {
-		conn, err := net.Dial("tcp", m.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = conn.Close() }()
-		conns = append(conns, conn)
-	}
-	began := time.Now()
-	m.stop()
-	if d := time.Since(began); d > 3*time.Second { // the grace is 5 s
-		t.Errorf("the router took %s to stop with idle connections only", d)
-	}
-	for _, conn := range conns {
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if _, err := bufio.NewReader(conn).ReadByte(); err == nil || strings.Contains(err.Error(), "timeout") {
-			t.Errorf("a connection was left open: %v", err)
-		}
-	}
-}
-
 // Names from the wire that Prometheus cannot take do no harm.
 func TestOddLabels(t *testing.T) {
 	address := backend(t, func(http.ResponseWriter, *http.Request) {})

@@ -322,39 +322,3 @@ func TestAnswerBeforeTheEnd(t *testing.T) {
 		t.Errorf("got %d, the connection ends: %v", res.StatusCode, res.Close)
 	}
 }
-
-// A request under way when the router stops is finished; idle connections end.
-func TestDrain(t *testing.T) {
-	m := start(t)
-	inside, release := make(chan struct{}), make(chan struct{})
-	m.table.service("world", backend(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			close(inside)
-			<-release
-		}
-		_, _ = io.WriteString(w, "done")
-	}))
-	idle, err := net.Dial("tcp", m.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = idle.Close() }()
-	_, _ = io.WriteString(idle, "GET / HTTP/1.1\r\nHost: world\r\n\r\n")
-	reader := bufio.NewReader(idle)
-	if res, err := http.ReadResponse(reader, nil); err != nil || res.StatusCode != 200 {
-		t.Fatal(res, err)
-	}
-	answer := make(chan string, 1)
-	go func() { answer <- m.raw(t, "GET /slow HTTP/1.1\r\nHost: world\r\n\r\n") }()
-	<-inside
-	stopped := make(chan struct{})
-	go func() { m.stop(); close(stopped) }()
-	if _, err := io.Copy(io.Discard, reader); err != nil {
-		t.Errorf("the idle connection ended with %v", err)
-	}
-	close(release)
-	if got := <-answer; !strings.Contains(got, "done") || !strings.Contains(got, "HTTP/1.1 200") {
-		t.Errorf("the request under way was answered %q", got)
-	}
-	<-stopped
-}

@@ -58,6 +58,7 @@ type server struct {
 	wallAt   atomic.Int64    // the wall clock at moment 0 of package clock
 	work     context.Context // outlives that of serve by the grace
 	draining atomic.Bool
+	ending   atomic.Bool  // and fresh connections are no longer spared
 	requests atomic.Int64 // being answered
 	running  sync.WaitGroup
 
@@ -97,6 +98,7 @@ func (srv *server) serve(ctx context.Context, ln net.Listener) error {
 		case <-done:
 			return failure
 		case <-fresh.C:
+			srv.ending.Store(true)
 			srv.drain(clock.Now())
 		case <-timer.C:
 			cut()

@@ -137,7 +137,7 @@ func (s *session) serve(x *exchange) bool {
 		x.ended = clock.Now()
 	}
 	s.since.Store(x.ended)
-	if x.closing || !s.state.CompareAndSwap(stateBusy, stateIdle) || srv.draining.Load() {
+	if x.closing || !s.state.CompareAndSwap(stateBusy, stateIdle) || srv.ending.Load() {
 		s.linger()
 		return false
 	}
