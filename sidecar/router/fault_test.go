@@ -21,7 +21,7 @@ func (m *mesh) proxied(name string, vias ...string) {
 	for i, via := range vias {
 		all = append(all, naming.Endpoint{Address: fmt.Sprintf("192.0.2.%d:80", i+1), Hop: naming.HopHost, Via: via, Identity: "spiffe://test/ns/a/sa/b", Weight: 1})
 	}
-	m.table.value("/#/io.l5d.k8s/ns/http/" + name).Set(naming.Of(all...))
+	m.table.value(bound(name)).Set(naming.Of(all...))
 }
 
 // A request whose endpoint's proxy says that it did not deliver goes to another

@@ -55,8 +55,14 @@ func (t *table) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	return t.value(id), func() {}
 }
 
-// bound is what the Service of a name in the namespace ns is bound to.
-func bound(name string) string { return "/#/io.l5d.k8s/ns/http/" + name }
+// bound is what the Service of a name, or of name:port, in the namespace ns is
+// bound to.
+func bound(name string) string {
+	if name, port, ok := strings.Cut(name, ":"); ok {
+		return "/#/io.l5d.k8s/ns/" + port + "/" + name
+	}
+	return "/#/io.l5d.k8s/ns/http/" + name
+}
 
 // service sets the endpoints of a Service in the namespace ns.
 func (t *table) service(name string, addresses ...string) {
