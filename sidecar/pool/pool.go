@@ -270,6 +270,16 @@ func (p *Pool) empty() bool {
 	return p.open == 0
 }
 
+// retire closes a pool without connections for good, and reports whether it has
+// none. Whoever still has the pool can open connections, which are not kept: no
+// sweep would find them.
+func (p *Pool) retire() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = p.closed || p.open == 0
+	return p.open == 0
+}
+
 func (p *Pool) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -314,7 +324,11 @@ func (s *Set) Acquire(t Target) *Pool {
 func (s *Set) Release(p *Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.refs--
+	if p.refs--; p.refs == 0 {
+		p.mu.Lock()
+		p.limits.MinIdle = 0
+		p.mu.Unlock()
+	}
 }
 
 // Run closes idle connections in time until ctx ends, and then all of them.
@@ -342,7 +356,7 @@ func (s *Set) sweep(now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for target, p := range s.pools {
-		if p.refs == 0 && p.empty() {
+		if p.refs == 0 && p.retire() {
 			delete(s.pools, target)
 		}
 	}

@@ -167,6 +167,27 @@ func TestIdleConnectionsExpire(t *testing.T) {
 	})
 }
 
+// An endpoint that has left may still get a request from whoever chose it before.
+func TestReleasedPoolKeepsNothing(t *testing.T) {
+	s := NewSet(piped)
+	p := s.Acquire(Target{Address: "a"})
+	p.SetLimits(Limits{Waiters: -1, MinIdle: 1, Idle: time.Second})
+	p.Put(open(t, p), clock.Now())
+	s.Release(p)
+	s.sweep(clock.Now() + int64(time.Second))
+	if len(s.all()) != 0 {
+		t.Fatal("the pool is kept, and nobody uses it")
+	}
+	c := open(t, p)
+	p.Put(c, clock.Now())
+	if !p.empty() {
+		t.Error("a connection is kept where no sweep finds it")
+	}
+	if next := s.Acquire(Target{Address: "a"}); next == p {
+		t.Error("the target has the old pool")
+	}
+}
+
 // Connections that are too old go once they are idle, and so do all but MinIdle
 // of those that have been idle for long.
 func TestLifeAndMinIdle(t *testing.T) {

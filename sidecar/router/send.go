@@ -169,6 +169,9 @@ func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 		if s.r.due > 0 && now >= s.r.due {
 			return 0, s.late(true)
 		}
+		if next := s.r.client.Current(now); next != nil {
+			s.picker = next // endpoints may have left meanwhile
+		}
 	}
 }
 
