@@ -69,13 +69,22 @@ func (e *Endpoint[T]) Begin(now int64) { e.load.Add(1) }
 // negative if there is nothing to learn from the request: it failed, or its
 // caller left. A fast failure makes an endpoint no more attractive.
 func (e *Endpoint[T]) End(now, latency int64) {
-	e.load.Add(-1)
+	e.Learn(now, latency)
+	e.Leave()
+}
+
+// Learn and Leave are the two halves of End, for an answer that has begun and
+// takes its time.
+func (e *Endpoint[T]) Learn(now, latency int64) {
 	if latency < 0 {
 		e.hold(now)
 		return
 	}
 	e.learn(now, latency)
 }
+
+// Leave is the other half.
+func (e *Endpoint[T]) Leave() { e.load.Add(-1) }
 
 // Load returns the number of requests in flight.
 func (e *Endpoint[T]) Load() int64 { return e.load.Load() }

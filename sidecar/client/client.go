@@ -215,7 +215,19 @@ type Verdict struct {
 
 // Finish takes in how an attempt ended.
 func (c *Client) Finish(e *Endpoint, probe bool, now int64, v Verdict) {
-	e.End(now, v.Latency)
+	c.Judge(e, probe, now, v)
+	e.Leave()
+}
+
+// Judge is Finish for an attempt whose answer has begun; e.Leave follows when the
+// answer is complete.
+func (c *Client) Judge(e *Endpoint, probe bool, now int64, v Verdict) {
+	e.Learn(now, v.Latency)
+	c.Observe(e, probe, now, v)
+}
+
+// Observe is the half of Judge that counts failures.
+func (c *Client) Observe(e *Endpoint, probe bool, now int64, v Verdict) {
 	if v.Unknown {
 		if probe {
 			e.Value.accrual.Release(true)

@@ -57,6 +57,9 @@ func NewReader(src io.Reader, limits Limits) *Reader {
 	return b
 }
 
+// SetLimits changes the limits for the next head.
+func (b *Reader) SetLimits(l Limits) { b.limits = l }
+
 // Buffered returns how many bytes have been read from the connection and not
 // yet been consumed.
 func (b *Reader) Buffered() int { return b.w - b.r }

@@ -59,6 +59,7 @@ type Dial func(context.Context, Target) (net.Conn, error)
 type transport interface {
 	Readable() bool
 	Expire(t int64)
+	SetPatience(read, write time.Duration)
 }
 
 // Conn is a connection and its codec. One goroutine uses it at a time.
@@ -84,6 +85,16 @@ func (c *Conn) Expire(t int64) {
 		_ = c.SetReadDeadline(time.Now().Add(time.Duration(t - clock.Now())))
 	}
 }
+
+// Hurry makes each read fail that has to wait for as long as d, for good.
+func (c *Conn) Hurry(d time.Duration) {
+	if c.state != nil {
+		c.state.SetPatience(d, writePatience)
+	}
+}
+
+// writePatience is how long a peer may take nothing of what it is sent.
+const writePatience = time.Minute
 
 // Stale reports whether an idle connection is of no use: its peer has closed it,
 // or has sent what nobody asked for.
@@ -120,6 +131,11 @@ func (p *Pool) SetLimits(l Limits) {
 func (p *Pool) Get() *Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.take()
+}
+
+// take is Get, with mu held.
+func (p *Pool) take() *Conn {
 	for n := len(p.idle); n > 0; n-- {
 		c := p.idle[n-1]
 		p.idle[n-1] = nil
@@ -128,35 +144,36 @@ func (p *Pool) Get() *Conn {
 			c.Reused = true
 			return c
 		}
-		p.open--
 		_ = c.Conn.Close()
+		p.open--
+		p.admit()
 	}
 	return nil
 }
 
-// Open makes a connection. If MaxOpen are in use it waits for one of them.
-func (p *Pool) Open(ctx context.Context) (*Conn, error) {
-	p.mu.Lock()
-	if p.limits.MaxOpen > 0 && p.open >= p.limits.MaxOpen {
-		return p.wait(ctx)
+// admit lets those who wait make connections, as far as the limit goes. It is
+// called with mu held; the places are theirs at once.
+func (p *Pool) admit() {
+	for len(p.waiting) > 0 && (p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen) {
+		p.open++
+		p.waiting[0] <- nil
+		p.waiting = p.waiting[1:]
 	}
-	p.open++
-	p.mu.Unlock()
-	nc, err := p.dial(ctx, p.Target)
-	if err != nil {
-		p.left()
-		return nil, err
-	}
-	c := &Conn{Conn: nc, R: http1.NewReader(nc, http1.DefaultLimits), W: http1.NewWriter(nc), made: clock.Now()}
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
-		nc = t.NetConn()
-	}
-	c.state, _ = nc.(transport)
-	return c, nil
 }
 
-// wait is the rest of Open, with mu held when it is called.
-func (p *Pool) wait(ctx context.Context) (*Conn, error) {
+// Open makes a connection. If MaxOpen are in use it waits for one of them, or for
+// a place to make one: the result may be Reused.
+func (p *Pool) Open(ctx context.Context) (*Conn, error) {
+	p.mu.Lock()
+	if p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen {
+		p.open++
+		p.mu.Unlock()
+		return p.make(ctx)
+	}
+	if c := p.take(); c != nil { // it has come back just now
+		p.mu.Unlock()
+		return c, nil
+	}
 	if p.limits.Waiters >= 0 && len(p.waiting) >= p.limits.Waiters {
 		p.mu.Unlock()
 		return nil, ErrBusy
@@ -166,8 +183,8 @@ func (p *Pool) wait(ctx context.Context) (*Conn, error) {
 	p.mu.Unlock()
 	select {
 	case c := <-turn:
-		if c == nil { // a place to make one
-			return p.Open(ctx)
+		if c == nil {
+			return p.make(ctx)
 		}
 		c.Reused = true
 		return c, nil
@@ -183,28 +200,36 @@ func (p *Pool) wait(ctx context.Context) (*Conn, error) {
 		if c := <-turn; c != nil {
 			p.Put(c, clock.Now())
 		} else {
-			p.next()
+			p.left()
 		}
 	}
-	return nil, fmt.Errorf("wait for one of the connections that are allowed: %w", context.Cause(ctx))
+	return nil, fmt.Errorf("%w: %w", ErrBusy, context.Cause(ctx))
+}
+
+// make makes a connection in a place that is counted already.
+func (p *Pool) make(ctx context.Context) (*Conn, error) {
+	nc, err := p.dial(ctx, p.Target)
+	if err != nil {
+		p.left()
+		return nil, err
+	}
+	c := &Conn{Conn: nc, R: http1.NewReader(nc, http1.DefaultLimits), W: http1.NewWriter(nc), made: clock.Now()}
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
+		nc = t.NetConn()
+	}
+	if t, ok := nc.(transport); ok {
+		t.SetPatience(0, writePatience)
+		c.state = t
+	}
+	return c, nil
 }
 
 // left notes that a connection is no more.
 func (p *Pool) left() {
 	p.mu.Lock()
-	p.open--
-	p.mu.Unlock()
-	p.next()
-}
-
-// next lets the first who waits make a connection.
-func (p *Pool) next() {
-	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.waiting) > 0 && (p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen) {
-		p.waiting[0] <- nil
-		p.waiting = p.waiting[1:]
-	}
+	p.open--
+	p.admit()
 }
 
 // Put takes back a connection whose last exchange is complete.
@@ -258,6 +283,7 @@ func (p *Pool) expire(now int64) {
 	clear(p.idle[len(kept):])
 	p.idle = kept
 	p.open -= len(old)
+	p.admit()
 	p.mu.Unlock()
 	for _, c := range old {
 		_ = c.Conn.Close()

@@ -18,6 +18,9 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/wire"
 )
 
+// smallBody is what certainly fits into a socket that nothing waits in.
+const smallBody = 8 << 10
+
 // maxDrained is how much of a body nobody wants is read to save a connection.
 const maxDrained = 64 << 10
 
@@ -36,6 +39,7 @@ type exchange struct {
 	ended   int64 // when the answer was, likewise
 	head    bool  // the request's method is HEAD
 	closing bool  // the client's connection ends after this answer
+	broken  bool  // the answer was cut on its way from the endpoint
 	asked   bool  // the client was told to send its body
 	minor   byte  // of the client's version
 	// tunnelled is true if the connection went to a tunnel and is closed.
@@ -74,8 +78,17 @@ func (x *exchange) hold() *Problem {
 		x.up.begin(x, limit)
 		return nil
 	}
+	p := &x.s.server.policy.Get().Server
+	waits := x.s.r.Buffered() < int(x.req.Length) && p.HeadTimeout > 0
+	if waits {
+		_ = x.s.conn.SetReadDeadline(time.Now().Add(p.HeadTimeout))
+	}
 	var err error
-	if x.held, err = x.s.r.Hold(int(x.req.Length)); err != nil {
+	x.held, err = x.s.r.Hold(int(x.req.Length))
+	if waits {
+		_ = x.s.conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
 		x.closing = true
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return slowBody
@@ -83,6 +96,12 @@ func (x *exchange) hold() *Problem {
 		return &Problem{Status: statusGone, Code: codeBadRequest, Message: "the request ends inside its body"}
 	}
 	return nil
+}
+
+// keeps reports whether all that was sent of the request so far can be sent once
+// more.
+func (x *exchange) keeps() bool {
+	return x.req.Body == wire.NoBody || x.held != nil || !x.up.over.Load()
 }
 
 // replayable reports whether the request can be sent once more. If so, no more of
@@ -143,9 +162,10 @@ var errLate = errors.New("there was no answer in time")
 // due (0: for ever) in the time of package clock. After an error c is closed.
 func (x *exchange) send(p *pool.Pool, c *pool.Conn, a *added, due int64) error {
 	s := x.s
-	s.await(c, due, x.up.streams)
+	much := x.up.streams || len(x.held) > smallBody
+	s.await(c, due, much)
 	err := x.offer(c, a)
-	s.awaitNone(c, due, x.up.streams)
+	s.awaitNone(c, due, much)
 	if err == nil {
 		return nil
 	}
@@ -244,8 +264,17 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	status, reusable := x.res.Status, !x.res.Close
 	writeResponse(s.w, &x.res, a)
 	body := c.R.Body(x.res.Body, x.res.Length)
+	s.relayed.Store(c)
+	if s.gone.Load() {
+		c.Hurry(goneAfter)
+	}
 	readErr, writeErr := http1.Relay(s.w, &body, a.framing == wire.Chunked)
+	x.ended = clock.Now()
+	s.relayed.Store(nil)
 	s.upstream.Store(nil)
+	if s.gone.Load() {
+		reusable = false // left may be at it
+	}
 	if readErr != nil || writeErr != nil {
 		// The client cannot tell a cut answer from a whole one unless its
 		// connection breaks too.
@@ -257,6 +286,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 		}
 		_ = s.conn.Close()
 		if readErr != nil && !s.gone.Load() {
+			x.broken = true
 			return 502
 		}
 		return statusGone
@@ -265,7 +295,6 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 		reusable, x.closing = false, true
 	}
 	if reusable && body.Done() {
-		x.ended = clock.Now()
 		p.Put(c, x.ended)
 	} else {
 		p.Close(c)

@@ -144,7 +144,11 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 	defer in.cfg.Pools.Release(p)
 	a := added{delivery: true, upgrade: x.upgrade()}
 	for {
-		conn := p.Get()
+		tunnels := string(x.method) == "CONNECT"
+		var conn *pool.Conn
+		if !tunnels { // which need a connection that nobody has spoken on
+			conn = p.Get()
+		}
 		if conn == nil {
 			dialing, cancel := context.WithTimeout(ctx, connectFor)
 			conn, err = p.Open(dialing)
@@ -154,7 +158,7 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 					Hint: "the application does not accept connections at " + endpoint}
 			}
 		}
-		if string(x.method) == "CONNECT" {
+		if tunnels {
 			x.s.w.StatusLine(200, []byte("Connection established"))
 			x.s.w.EndHead()
 			x.carry(p, conn)
@@ -174,11 +178,11 @@ func (in *Incoming) deliver(ctx context.Context, x *exchange) (int, *Problem) {
 		if errors.As(err, &fault) {
 			return fault.answer()
 		}
-		harmless := silent(err) && idempotent(x.method) && x.replayable()
-		if harmless && conn.Reused {
+		if conn.Reused && silent(err) && idempotent(x.method) && x.replayable() {
 			continue // the application had closed this idle connection
 		}
-		return 0, &Problem{Status: 502, Code: codeAppBadAnswer, Message: err.Error(), Retryable: harmless,
-			Hint: "the application at " + endpoint + " broke off; look at its log"}
+		return 0, &Problem{Status: 502, Code: codeAppBadAnswer, Message: err.Error(),
+			Retryable: silent(err) && safe(x.method), // asking again does no harm
+			Hint:      "the application at " + endpoint + " broke off; look at its log"}
 	}
 }

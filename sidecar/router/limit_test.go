@@ -187,7 +187,7 @@ func TestPoolLimits(t *testing.T) {
 		c := m.client(t)
 		release := occupy(t, c, g, 2) // one of them waits
 		res, body := get(t, c, "http://world/")
-		if res.StatusCode != 502 || res.Header.Get("tulle-code") != "T301" || res.Header.Get("l5d-retryable") != "true" {
+		if res.StatusCode != 503 || res.Header.Get("tulle-code") != "T305" || res.Header.Get("l5d-retryable") != "true" {
 			t.Errorf("without a place to wait: %d %v %q", res.StatusCode, res.Header, body)
 		}
 		if got := m.transitions(t); got != [3]float64{} {
@@ -204,7 +204,7 @@ func TestPoolLimits(t *testing.T) {
 		c := m.client(t)
 		release := occupy(t, c, g, 1)
 		began := time.Now()
-		if res, _ := get(t, c, "http://world/"); res.StatusCode != 502 || time.Since(began) != 300*time.Millisecond {
+		if res, _ := get(t, c, "http://world/"); res.StatusCode != 503 || time.Since(began) != 300*time.Millisecond {
 			t.Errorf("who waits for too long: %d after %s", res.StatusCode, time.Since(began))
 		}
 		release()

@@ -111,6 +111,7 @@ type routing struct {
 	override  naming.Dtab
 	*binding
 	due    int64 // when the answer must be there, in the time of package clock; 0: never
+	ours   bool  // due is by this proxy's policy, not by the caller's deadline
 	failed bool  // as the response classifier has it
 }
 
@@ -249,7 +250,7 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 	known, _ := r.name.Memo.Load().(bindings)
 	for _, b := range known {
 		// An evaluation makes its paths anew, so one address is one meaning.
-		if len(b.id) == len(leaf.ID) && &b.id[0] == &leaf.ID[0] && !b.client.Closed() {
+		if len(b.id) == len(leaf.ID) && &b.id[0] == &leaf.ID[0] && !b.client.Closed() && !b.service.evicted.Load() {
 			return b
 		}
 	}

@@ -127,7 +127,7 @@ func (x *exchange) limit(t *terms, r *routing) *Problem {
 	if timeout > 0 {
 		x.deadline.Tighten(wall, timeout)
 		if due := x.started + int64(timeout); r.due == 0 || due < r.due {
-			r.due = due
+			r.due, r.ours = due, true
 		}
 	}
 	return nil
@@ -136,6 +136,10 @@ func (x *exchange) limit(t *terms, r *routing) *Problem {
 // run makes attempts until the request's fate is decided.
 func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 	for {
+		if ctx.Err() != nil { // the proxy has stopped, and cut its clients off
+			s.x.closing = true
+			return statusGone, nil
+		}
 		e, probe, busy := s.r.client.Pick(s.picker, now, s.tried)
 		if e == nil && (s.paused > 0 || s.requeues > 0) {
 			s.tried = s.tried[:0] // all have had their turn
@@ -144,9 +148,7 @@ func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 		switch {
 		case e != nil:
 		case busy:
-			return 0, s.problem(&Problem{Status: 503, Code: codeBusyEndpoints, Retryable: true, busy: true,
-				Message: "every endpoint of " + s.r.client.ID + " has as many requests from this proxy as it may",
-				Hint:    "send less, add instances, or raise maxConcurrentRequests of the client in the proxy's policy"})
+			return 0, s.problem(s.busy())
 		default:
 			return 0, s.problem(s.last)
 		}
@@ -159,9 +161,9 @@ func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 		case again:
 			s.r.service.metrics.Retries.Inc()
 			s.paused = max(s.wait, 1)
-			if s.wait > 0 && !pause(ctx, s.wait) {
+			if s.wait > 0 && (!pause(ctx, s.wait) || s.x.s.gone.Load()) {
 				s.x.closing = true
-				return statusGone, nil // the proxy has stopped, and cut its clients off
+				return statusGone, nil
 			}
 		case requeue:
 		}
@@ -206,7 +208,7 @@ func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, n
 		if conn == nil {
 			var err error
 			if conn, err = s.connect(ctx, hop, due, p.ConnectTimeout); err != nil {
-				return s.unreached(e, probe, err)
+				return s.unreached(e, probe, err, now, !cut)
 			}
 		}
 		before := x.deadline
@@ -243,19 +245,42 @@ func (s *sending) connect(ctx context.Context, hop *client.Hop, due int64, timeo
 	return conn, err
 }
 
-// unreached decides after a connection could not be made.
-func (s *sending) unreached(e *client.Endpoint, probe bool, err error) fate {
+// unreached decides after a connection could not be made. whole says that the
+// time for it was the request's, not the attempt's.
+func (s *sending) unreached(e *client.Endpoint, probe bool, err error, began int64, whole bool) fate {
 	now := clock.Now()
 	busy := errors.Is(err, pool.ErrBusy)
-	s.r.client.Finish(e, probe, now, client.Verdict{Failed: !busy, Unknown: busy, Latency: -1})
-	if !busy {
+	late := s.r.due > 0 && now >= s.r.due && whole
+	blamed := !busy && (!late || s.blame(began, now))
+	s.r.client.Finish(e, probe, now, client.Verdict{Failed: blamed, Unknown: !blamed, Latency: -1})
+	if blamed {
 		s.r.client.Refused(e, now)
 	}
-	s.last = s.unreachable(e, err)
+	switch {
+	case late:
+		s.last = s.late(true)
+		return final
+	case busy:
+		s.last = s.busy()
+	default:
+		s.last = s.unreachable(e, err)
+	}
 	if s.connects++; s.connects >= maxConnects {
 		return final
 	}
 	return requeue
+}
+
+// blame reports whether an endpoint is to be blamed that has not answered when the
+// time for the request was over: not if it was the caller who had little.
+func (s *sending) blame(began, now int64) bool {
+	return s.r.ours && 2*(now-began) >= s.r.due-s.x.started
+}
+
+func (s *sending) busy() *Problem {
+	return &Problem{Status: 503, Code: codeBusyEndpoints, Retryable: true, busy: true,
+		Message: "every endpoint of " + s.r.client.ID + " has as many requests or connections from this proxy as it may",
+		Hint:    "send less, add instances, or raise maxConcurrentRequests or hostConnectionPool of the client in the proxy's policy"}
 }
 
 func (s *sending) unreachable(e *client.Endpoint, err error) *Problem {
@@ -276,6 +301,7 @@ func (s *sending) failed(e *client.Endpoint, probe bool, began, now int64, err e
 	v := client.Verdict{Failed: true, Latency: -1}
 	if errors.Is(err, errLate) {
 		v.Latency = now - began
+		v.Unknown = !cut && !s.blame(began, now)
 		s.last = s.late(!cut)
 	} else {
 		s.last = &Problem{Status: 502, Code: codeBadAnswer, Message: err.Error(),
@@ -311,7 +337,8 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 	x, c, hop := s.x, s.r.client, e.Value
 	res := &x.res
 	if res.Status == 101 {
-		c.Finish(e, probe, now, client.Verdict{Latency: now - began})
+		c.Judge(e, probe, now, client.Verdict{Latency: now - began})
+		defer e.Leave()
 		s.status = x.tunnel(hop.Pool, conn)
 		return answered
 	}
@@ -339,7 +366,23 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 	} else {
 		c.Requeues.Deposit(now)
 	}
-	c.Finish(e, probe, now, v)
+	e.Learn(now, v.Latency)
+	// Whether the answer is good shows at its end; but an endpoint on probation
+	// is not to wait for that of a long one.
+	early := v.Failed || probe
+	if early {
+		c.Observe(e, probe, now, v)
+	}
+	defer func() {
+		e.Leave()
+		if x.broken {
+			s.r.failed = true
+			v.Failed = true
+		}
+		if !early || x.broken {
+			c.Observe(e, false, max(x.ended, now), v)
+		}
+	}()
 	c.Reached(e)
 	if class == classify.Retryable && s.retry(class, now) == again {
 		s.seen = true
@@ -382,7 +425,8 @@ func (s *sending) turnedAway(e *client.Endpoint, probe bool, now int64, conn *po
 // requeue sends the request again at once, if the client's budget allows.
 func (s *sending) requeue(now int64) fate {
 	b := s.r.client.Requeues
-	if !s.x.replayable() || s.x.s.gone.Load() || s.requeues >= retry.MaxRequeues(b.Balance(now)) || !b.TryWithdraw(now) {
+	if !s.x.keeps() || s.x.s.gone.Load() || s.requeues >= retry.MaxRequeues(b.Balance(now)) ||
+		!b.TryWithdraw(now) || !s.x.replayable() {
 		return final
 	}
 	s.requeues++
@@ -393,7 +437,7 @@ func (s *sending) requeue(now int64) fate {
 // retry sends the request again after a pause, if the classifier and the
 // service's budget allow.
 func (s *sending) retry(class classify.Class, now int64) fate {
-	if class != classify.Retryable || !s.x.replayable() || s.x.s.gone.Load() {
+	if class != classify.Retryable || !s.x.keeps() || s.x.s.gone.Load() {
 		return final
 	}
 	s.wait = s.t.backoff.Next(s.paused, rand.Int64N)
@@ -402,6 +446,8 @@ func (s *sending) retry(class classify.Class, now int64) fate {
 		return final
 	case !s.r.service.budget.TryWithdraw(now):
 		s.r.service.metrics.Exhausted.Inc()
+		return final
+	case !s.x.replayable(): // which ends the upload, so it is asked last
 		return final
 	}
 	return again

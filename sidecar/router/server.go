@@ -131,32 +131,28 @@ func (srv *server) accept(ctx context.Context, ln net.Listener) error {
 // take begins a session on a connection. If that can be, it is parked until the
 // first request comes.
 func (srv *server) take(nc net.Conn) {
-	p := &srv.policy.Get().Server
-	s := &session{server: srv, conn: nc, source: sourceOf(nc)}
+	p := srv.policy.Get()
 	now := clock.Now()
+	s := &session{server: srv, conn: nc, source: sourceOf(nc), born: now}
 	s.since.Store(now)
 	s.state.Store(stateIdle)
-	if p.Session.LifeTime > 0 {
-		s.ends = now + int64(p.Session.LifeTime)
-	}
-	if !srv.add(s, p.MaxConnections) {
+	if !srv.add(s, p.Server.MaxConnections) {
 		srv.turnAway(nc)
 		return
 	}
 	s.task = s.run
-	s.r, s.w = http1.NewReader(nc, limits(p)), http1.NewWriter(nc)
+	s.r, s.w = http1.NewReader(nc, http1.DefaultLimits), http1.NewWriter(nc)
 	if t, ok := nc.(transport); ok {
-		t.SetPatience(0, p.WriteTimeout)
-		t.OnHangup(s.left)
+		s.transport = t
 		if srv.begin == nil {
-			t.SetPatience(p.HeadTimeout, p.WriteTimeout)
 			s.parker = t
-			if t.Park(s.task) {
-				return
-			}
 		}
+		t.OnHangup(s.left)
 	}
-	go s.run()
+	s.adopt(p)
+	if s.parker == nil || !s.parker.Park(s.task) {
+		go s.run()
+	}
 }
 
 // overloaded answers a connection too many. It is written without a look at the
@@ -273,7 +269,7 @@ func (srv *server) sweepOnce(p *policy.Server, now int64) {
 		waits := time.Duration(now - s.since.Load())
 		var next uint32
 		switch {
-		case state == stateIdle && (p.Session.IdleTime > 0 && waits >= p.Session.IdleTime || s.ends > 0 && now >= s.ends):
+		case state == stateIdle && (p.Session.IdleTime > 0 && waits >= p.Session.IdleTime || s.old(now)):
 			next = stateClosing
 		case state == stateHead && p.HeadTimeout > 0 && waits >= p.HeadTimeout:
 			next = stateLate

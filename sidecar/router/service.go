@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/sidecar/classify"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -24,6 +25,7 @@ type service struct {
 	terms   atomic.Pointer[terms]
 	active  atomic.Int64 // requests under way
 	used    atomic.Int64 // in the time of package clock
+	evicted atomic.Bool  // services.get makes another
 }
 
 // terms are a service's policy in the words of the parts.
@@ -75,11 +77,13 @@ func (s *services) get(namespace, name string) *service {
 				idlest = k
 			}
 		}
+		s.all[idlest].evicted.Store(true)
 		delete(s.all, idlest)
 	}
 	p := s.policy.Get().Service(name)
 	made := &service{name: name, budget: retry.NewBudget(budgetOf(p.Retries.Budget)), metrics: s.metrics.Service(name)}
 	made.terms.Store(termsOf(p))
+	made.used.Store(clock.Now())
 	s.all[key] = made
 	return made
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/sidecar/forwarded"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 )
 
@@ -37,15 +38,18 @@ type transport interface {
 // session is one client connection. Whichever goroutine runs it owns all but the
 // atomics; between two requests there need not be one.
 type session struct {
-	server *server
-	conn   net.Conn
-	parker transport // conn, if requests can be waited for without a goroutine
-	r      *http1.Reader
-	w      *http1.Writer
-	task   func()
+	server    *server
+	conn      net.Conn
+	parker    transport // conn, if requests can be waited for without a goroutine
+	transport transport // conn, or what is below its TLS, if that can
+	r         *http1.Reader
+	w         *http1.Writer
+	task      func()
 
-	source string         // the peer's IP
-	ends   int64          // when the connection is too old for another request; 0: never
+	source string // the peer's IP
+	born   int64
+	ends   atomic.Int64   // when it is too old for another request; 0: never
+	policy *policy.Policy // that holds for it
 	begun  bool           // begin has been done
 	origin *forwarded.Hop // see hop
 
@@ -55,6 +59,7 @@ type session struct {
 	gone     atomic.Bool               // the client has closed its side
 	awaited  atomic.Pointer[pool.Conn] // whose answer is waited for, for left
 	due      atomic.Int64              // until when, without regard to left; 0: for ever
+	relayed  atomic.Pointer[pool.Conn] // whose answer is being passed on, likewise
 	leaving  sync.Mutex                // held by left
 }
 
@@ -110,9 +115,35 @@ func (s *session) run() {
 	}
 }
 
+// adopt makes a policy hold for the session.
+func (s *session) adopt(p *policy.Policy) {
+	s.policy = p
+	s.r.SetLimits(limits(&p.Server))
+	ends := int64(0)
+	if life := p.Server.Session.LifeTime; life > 0 {
+		ends = s.born + int64(life)
+	}
+	s.ends.Store(ends)
+	switch {
+	case s.parker != nil:
+		s.parker.SetPatience(p.Server.HeadTimeout, p.Server.WriteTimeout)
+	case s.transport != nil: // below TLS, where a wait for a head looks like any other
+		s.transport.SetPatience(0, p.Server.WriteTimeout)
+	}
+}
+
+// old reports whether the connection is too old for another request.
+func (s *session) old(now int64) bool {
+	ends := s.ends.Load()
+	return ends > 0 && now >= ends
+}
+
 // serve reads a request and answers it. It is false when the connection is over.
 func (s *session) serve(x *exchange) bool {
 	x.s = s
+	if p := s.server.policy.Get(); p != s.policy {
+		s.adopt(p)
+	}
 	if err := s.r.Request(&x.req); err != nil {
 		return s.unreadable(x, err)
 	}
@@ -121,7 +152,7 @@ func (s *session) serve(x *exchange) bool {
 	}
 	srv := s.server
 	x.started = clock.Now()
-	x.closing = x.req.Close || srv.draining.Load() || s.ends > 0 && x.started >= s.ends || srv.leaving != nil && srv.leaving()
+	x.closing = x.req.Close || srv.draining.Load() || s.old(x.started) || srv.leaving != nil && srv.leaving()
 	x.head = string(x.req.Method) == "HEAD"
 	x.note(srv.access, &srv.policy.Get().Server)
 	srv.answer(x)
@@ -194,22 +225,31 @@ func (s *session) left() {
 		if due := s.due.Load(); due == 0 || due > latest {
 			c.Expire(latest)
 		}
+		_ = c.SetWriteDeadline(time.Now().Add(goneAfter))
+	}
+	if c := s.relayed.Load(); c != nil {
+		c.Hurry(goneAfter)
 	}
 }
 
-// interrupt wakes whoever waits for the answer on c, for good.
+// interrupt wakes whoever waits for the answer on c, for good. An answer that has
+// begun is let come.
 func (s *session) interrupt(c *pool.Conn) {
 	s.leaving.Lock() // or left might give it more time
 	defer s.leaving.Unlock()
-	s.awaited.CompareAndSwap(c, nil)
-	_ = c.SetReadDeadline(past)
+	if s.awaited.CompareAndSwap(c, nil) {
+		_ = c.SetReadDeadline(past)
+	}
 }
 
 // await makes c the connection whose answer is waited for, until due.
-// The writes get the deadline only if the body streams: what a request of known
-// size needs fits into the buffers of a connection that was idle.
-func (s *session) await(c *pool.Conn, due int64, streams bool) {
+// The writes get the deadline only if there is much to write: what a small request
+// needs fits into the buffers of a connection that was idle.
+func (s *session) await(c *pool.Conn, due int64, much bool) {
 	s.upstream.Store(c)
+	if s.server.work.Err() != nil {
+		_ = c.Conn.Close() // closeAll has been here
+	}
 	s.due.Store(due)
 	s.awaited.Store(c)
 	if s.gone.Load() {
@@ -219,14 +259,14 @@ func (s *session) await(c *pool.Conn, due int64, streams bool) {
 	}
 	if due > 0 {
 		c.Expire(due)
-		if streams {
+		if much {
 			_ = c.SetWriteDeadline(time.Now().Add(time.Duration(due - clock.Now())))
 		}
 	}
 }
 
 // awaitNone ends that, and takes the deadline off.
-func (s *session) awaitNone(c *pool.Conn, due int64, streams bool) {
+func (s *session) awaitNone(c *pool.Conn, due int64, much bool) {
 	s.awaited.Store(nil)
 	gone := s.gone.Load()
 	if gone {
@@ -235,7 +275,7 @@ func (s *session) awaitNone(c *pool.Conn, due int64, streams bool) {
 	}
 	if due > 0 || gone {
 		c.Expire(0)
-		if streams {
+		if much || gone {
 			_ = c.SetWriteDeadline(time.Time{})
 		}
 	}

@@ -91,8 +91,9 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	}
 	// From here on there is no way to tell the client what is wrong.
 	x.closing = true
-	picker, err := r.client.Picker(ctx)
-	if err != nil {
+	picker := o.picker(ctx, r, x.started)
+	if picker == nil {
+		r.failed = true
 		return 502, nil
 	}
 	var tried []*client.Endpoint
@@ -104,14 +105,16 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 		tried = append(tried, e)
 		e.Begin(now)
 		conn, err := o.reach(ctx, x, r, e)
-		r.client.Finish(e, probe, clock.Now(), client.Verdict{Failed: err != nil, Latency: -1})
+		r.client.Judge(e, probe, clock.Now(), client.Verdict{Failed: err != nil, Latency: -1})
 		if err != nil {
+			e.Leave()
 			r.client.Refused(e, clock.Now())
 			x.s.server.log.Debug("tunnel not made", "service", r.name.Service, "endpoint", e.Value.Endpoint.Address, "error", err)
 			continue
 		}
 		r.client.Reached(e)
 		x.carry(e.Value.Pool, conn)
+		e.Leave()
 		return 200, nil
 	}
 	r.failed = true
@@ -146,6 +149,10 @@ func (o *Outgoing) reach(ctx context.Context, x *exchange, r *routing, e *client
 	defer cancel()
 	hop := e.Value
 	conn, err := hop.Pool.Open(dialing)
+	for err == nil && conn.Reused { // somebody has spoken on it
+		hop.Pool.Close(conn)
+		conn, err = hop.Pool.Open(dialing)
+	}
 	if err != nil || hop.Endpoint.Hop == naming.HopNone {
 		return conn, err
 	}

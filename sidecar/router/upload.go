@@ -1,7 +1,9 @@
 package router
 
 import (
+	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -150,7 +152,9 @@ func (u *upload) stop(x *exchange) {
 		_ = u.conn.SetWriteDeadline(past)
 		<-u.done
 		_ = x.s.conn.SetReadDeadline(time.Time{})
-		u.err = nil // of our making
+		if errors.Is(u.err, os.ErrDeadlineExceeded) {
+			u.err = nil // of our making
+		}
 	}
 	u.done = nil
 	if !u.ended && u.over.Load() {

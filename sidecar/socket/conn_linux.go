@@ -116,8 +116,8 @@ func (c *Conn) release() {
 
 // wait blocks until ready is true of the side. It is called, and returns, with
 // mu held.
-func (c *Conn) wait(s *side, ready func(*Conn) bool, patience time.Duration) error {
-	var impatient bool
+func (c *Conn) wait(s *side, ready func(*Conn) bool, patience *time.Duration) error {
+	var limit int64 // by patience, if that has set the deadline
 	for {
 		switch {
 		case c.closed:
@@ -125,14 +125,14 @@ func (c *Conn) wait(s *side, ready func(*Conn) bool, patience time.Duration) err
 		case s.expired:
 			return os.ErrDeadlineExceeded
 		case ready(c):
-			if impatient {
+			if limit != 0 && s.deadline == limit { // and nobody else since
 				c.set(s, 0)
 			}
 			return nil
 		}
-		if patience > 0 && s.deadline == 0 {
-			impatient = true
-			c.set(s, clock.Now()+int64(patience))
+		if *patience > 0 && s.deadline == 0 {
+			limit = clock.Now() + int64(*patience)
+			c.set(s, limit)
 			continue
 		}
 		if s.wake == nil {
@@ -149,14 +149,14 @@ func (c *Conn) wait(s *side, ready func(*Conn) bool, patience time.Duration) err
 func (c *Conn) waitIn() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.wait(&c.in, func(c *Conn) bool { return c.in.ready || c.hup }, c.readPatience)
+	return c.wait(&c.in, func(c *Conn) bool { return c.in.ready || c.hup }, &c.readPatience)
 }
 
 // waitOut waits for room. The end of what the peer sends says nothing of that.
 func (c *Conn) waitOut() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.wait(&c.out, func(c *Conn) bool { return c.out.ready }, c.writePatience)
+	err := c.wait(&c.out, func(c *Conn) bool { return c.out.ready }, &c.writePatience)
 	c.out.ready = false // whoever waited looks now
 	return err
 }
@@ -244,6 +244,8 @@ func (c *Conn) SetPatience(read, write time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readPatience, c.writePatience = read, write
+	c.in.wakeUp() // who waits already is to know
+	c.out.wakeUp()
 }
 
 // Park makes task run, on a goroutine of the poller's, once Read would not wait
