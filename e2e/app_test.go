@@ -59,11 +59,15 @@ func namespace(t *testing.T, name, mode string) string {
 	return name
 }
 
-// app is a Deployment of helloworld and the Service in front of it.
+// app is a Deployment of helloworld, or of another image, and the Service in
+// front of it.
 type app struct {
 	namespace, name string
-	text, target    string
-	node            string // where it must run; empty for anywhere
+	text, target    string // of helloworld
+	image           string // instead of helloworld, with the same port
+	args            []string
+	ports           map[int32]int32 // of the Service beside 80, and where they lead
+	node            string          // where it must run; empty for anywhere
 	replicas        int32
 }
 
@@ -72,6 +76,13 @@ type app struct {
 func (a app) start(t *testing.T) app {
 	t.Helper()
 	a.create(t)
+	a.serving(t)
+	return a
+}
+
+// serving waits until all of a created app is ready and its Service leads there.
+func (a app) serving(t *testing.T) {
+	t.Helper()
 	a.ready(t)
 	slices := mesh.Client().DiscoveryV1().EndpointSlices(a.namespace)
 	await(t, "the endpoints of "+a.name, func(ctx context.Context) (bool, string) {
@@ -89,7 +100,6 @@ func (a app) start(t *testing.T) app {
 		}
 		return ready >= max(a.replicas, 1), fmt.Sprintf("%d are ready", ready)
 	})
-	return a
 }
 
 func (a app) create(t *testing.T) {
@@ -98,9 +108,15 @@ func (a app) create(t *testing.T) {
 	if a.target != "" {
 		args = append(args, "-target", a.target)
 	}
+	if a.image != "" {
+		args = a.args
+	}
 	labels := map[string]string{"app": a.name}
 	replicas := max(a.replicas, 1)
 	spec := helloworld(args...)
+	if a.image != "" {
+		spec.Containers[0].Image = a.image
+	}
 	if a.node != "" {
 		spec.NodeSelector = map[string]string{"kubernetes.io/hostname": a.node}
 	}
@@ -115,6 +131,9 @@ func (a app) create(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: a.namespace, Name: a.name},
 		Spec: corev1.ServiceSpec{Selector: labels,
 			Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromString("http")}}},
+	}
+	for port, target := range a.ports {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint("p", port), Port: port, TargetPort: intstr.FromInt32(target)})
 	}
 	for _, object := range []any{d, s} {
 		text, err := yaml.Marshal(object)

@@ -45,7 +45,10 @@ func Cluster() []Need {
 // Test returns what `make test` needs, the cluster's needs among it.
 func Test() []Need {
 	return append(Cluster(),
-		Need{"curl", "curl"}, // the end-to-end tests call it as a user would
+		// The end-to-end tests call the mesh with the clients that its users have.
+		Need{"curl", "curl"},
+		Need{"python3", "python3"},
+		Need{"node", "nodejs"},
 		// The race detector is linked by a C compiler, against the C library.
 		Need{compiler(os.Getenv("CC")), "gcc"},
 		Need{"/usr/include/stdlib.h", "libc6-dev"},
