@@ -40,7 +40,8 @@ race-check:
 		echo '#include <stdlib.h>' | $$($(GO) env CC) -E -x c - >/dev/null 2>&1 || { \
 		echo "the race detector needs a C compiler and the C library's headers, which are missing here; make packages installs them on Debian and Ubuntu"; exit 1; }
 
-# The cluster's own test replaces a cluster that runs, and so is left out with KEEP, and when -run names others.
+# The cluster's own test replaces a cluster that runs, and so is left out with KEEP, and when -run names others;
+# the soak, which needs no cluster, goes with it.
 # Kubernetes is built before, so that the limits are for the tests alone.
 .PHONY: e2e
 e2e: cluster-check packages build $(cluster) ## the tests on a real cluster; KEEP=1 leaves it running, ARGS go to go test
@@ -48,9 +49,17 @@ e2e: cluster-check packages build $(cluster) ## the tests on a real cluster; KEE
 ifeq ($(keep)$(filter -run%,$(ARGS)),)
 	@echo "e2e: the cluster, and that it leaves nothing behind"
 	@$(GO) test -tags e2e -count=1 -timeout 15m -v -run '^TestCluster$$' ./e2e/cluster $(ARGS)
+	@echo "e2e: a million requests through failures"
+	@$(soak)
 endif
 	@echo "e2e: the mesh on the cluster"
 	@KEEP=$(keep) $(GO) test -tags e2e -count=1 -timeout 30m -v ./e2e $(ARGS)
+
+soak := $(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/soak
+.PHONY: soak
+soak: build/tulle-proxy ## send a million requests through the proxy while endpoints join, leave and fail; SOAK_REQUESTS sends fewer
+	@[ "$$(uname -s)" = Linux ] || { echo "the soak reads the Linux kernel's accounting; this is $$(uname -s)"; exit 1; }
+	@$(soak) $(ARGS)
 
 .PHONY: packages
 packages: ## install what the tests need of Debian or Ubuntu, or name the command that does

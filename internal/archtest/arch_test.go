@@ -38,6 +38,7 @@ var layers = []layer{
 	// The control plane and the CLI read a policy as the proxy does, so that all refuse the same.
 	{path: "cmd", may: []string{"cmd/tulle/demo", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
 	{path: "e2e/cluster", may: []string{"e2e/cluster", "internal"}},
+	{path: "e2e/soak", forbid: []string{"k8s.io/"}},
 	{path: "e2e/bench", may: []string{"e2e/bench", "e2e/cluster/debian", "internal"}, forbid: []string{"k8s.io/"}},
 	{path: "e2e", may: []string{"e2e/cluster", "manifests", "webhook", "naming", "certs", "sidecar", "internal"}},
 	// The planes do not know each other.
