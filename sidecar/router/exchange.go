@@ -249,7 +249,9 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	if a.framing == wire.Chunked && x.minor == 0 {
 		a.framing, x.closing = wire.UntilClose, true
 	}
-	if x.up.cut() || x.withheld() || x.up.lost(x.res.Close) || x.s.server.draining.Load() {
+	// Endpoints that refuse a body half-way hang up, and not all say so before.
+	unwanted := x.res.Close || x.res.Status >= 400
+	if x.up.cut() || x.withheld() || x.up.lost(unwanted) || x.s.server.draining.Load() {
 		x.closing = true
 	}
 	switch {

@@ -311,14 +311,19 @@ func TestExpectRefused(t *testing.T) {
 // A client whose body the endpoint does not want to the end is told that its
 // connection ends, or it might send the next request there.
 func TestAnswerBeforeTheEnd(t *testing.T) {
-	m := start(t)
-	m.table.service("world", backend(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Connection", "close")
-		w.WriteHeader(http.StatusForbidden)
-	}))
-	c := m.talk(t)
-	c.say("POST / HTTP/1.1\r\nHost: world\r\nContent-Length: 10000000\r\n\r\n" + strings.Repeat("x", 100_000))
-	if res, _ := c.answer("POST"); res.StatusCode != 403 || !res.Close {
-		t.Errorf("got %d, the connection ends: %v", res.StatusCode, res.Close)
+	for name, refuse := range map[string]http.HandlerFunc{
+		"silently": func(w http.ResponseWriter, _ *http.Request) { impatient(w, 403) },
+		"saying it closes": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusForbidden)
+		},
+	} {
+		m := start(t)
+		m.table.service("world", backend(t, refuse))
+		c := m.talk(t)
+		c.say("POST / HTTP/1.1\r\nHost: world\r\nContent-Length: 10000000\r\n\r\n" + strings.Repeat("x", 100_000))
+		if res, _ := c.answer("POST"); res.StatusCode != 403 || !res.Close {
+			t.Errorf("%s: got %d, the connection ends: %v", name, res.StatusCode, res.Close)
+		}
 	}
 }

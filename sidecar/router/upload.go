@@ -24,6 +24,7 @@ type upload struct {
 	limit   int
 	over    atomic.Bool // more than limit was read
 	begun   atomic.Bool // something was read
+	all     atomic.Bool // everything was read, though perhaps not sent yet
 
 	// Of the present attempt. done is nil when none is under way.
 	conn *pool.Conn
@@ -75,6 +76,7 @@ func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
 		switch {
 		case err == io.EOF:
 			u.ended = true
+			u.all.Store(true)
 		case err != nil:
 			if err := w.Flush(); err != nil {
 				return nil, err
@@ -112,10 +114,10 @@ func (u *upload) whole() bool {
 	}
 }
 
-// lost reports whether the rest of the body will not reach the endpoint, which
-// has answered already: sending it failed, or the endpoint has said that it
-// closes the connection.
-func (u *upload) lost(closes bool) bool {
+// lost reports whether the rest of the body will hardly reach the endpoint, which
+// has answered already: sending it failed, or the answer says that the endpoint
+// wants no more.
+func (u *upload) lost(unwanted bool) bool {
 	if u.done == nil {
 		return false
 	}
@@ -123,7 +125,7 @@ func (u *upload) lost(closes bool) bool {
 	case <-u.done:
 		return !u.ok
 	default:
-		return closes
+		return unwanted && !u.all.Load()
 	}
 }
 
