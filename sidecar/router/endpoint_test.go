@@ -64,6 +64,26 @@ func TestLeavingEndpointsAreDrained(t *testing.T) {
 	})
 }
 
+// What is sent again goes to the endpoints that are there then, not to those of
+// the time when the request came.
+func TestRetriesFollowTheEndpoints(t *testing.T) {
+	words := "client: {requestAttemptTimeoutMs: 1000}\nservice: {totalTimeoutMs: 5000, responseClassifier: {kind: io.l5d.http.retryableRead5XX}}"
+	virtual(t, words, func(t *testing.T, m *mesh) {
+		m.table.service("world", m.backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+		joins := m.backend(t, echo)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			time.Sleep(500 * time.Millisecond)
+			m.table.service("world", joins)
+		})
+		began := time.Now()
+		if res, body := get(t, m.client(t), "http://world/"); res.StatusCode != 200 || time.Since(began) != time.Second {
+			t.Errorf("after %s: %d %q", time.Since(began), res.StatusCode, body)
+		}
+		wg.Wait()
+	})
+}
+
 // A refused connection costs no time and no budget, whatever the method.
 func TestRefusedConnections(t *testing.T) {
 	words := "client: {" + inTurn + ", requeueBudget: {minRetriesPerSec: 0, percentCanRetry: 0}}"
