@@ -234,3 +234,28 @@ func TestHalfReadConnectionsAreNotUsedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A connection is used again after answers of any size, those that fill a buffer
+// to its last byte among them.
+func TestConnectionsAreKept(t *testing.T) {
+	m := start(t)
+	var size atomic.Int64
+	m.table.service("world", backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(size.Load()))
+		_, _ = w.Write(make([]byte, size.Load()))
+	}))
+	c := m.client(t)
+	for _, n := range []int64{0, 1, 512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10} {
+		for _, head := range []int64{0, 128, 200, 256} { // about as long as the head is
+			size.Store(max(n-head, 0))
+			for range 3 {
+				if res, body := get(t, c, "http://world/"); res.StatusCode != 200 || int64(len(body)) != size.Load() {
+					t.Fatalf("%d bytes: %d, %d bytes", size.Load(), res.StatusCode, len(body))
+				}
+			}
+		}
+	}
+	if n := m.count(t, "tulle_connects_total"); n != 1 {
+		t.Errorf("%v connections were made, want one", n)
+	}
+}

@@ -269,9 +269,9 @@ func (s *session) await(c *pool.Conn, due int64, much bool) {
 func (s *session) awaitNone(c *pool.Conn, due int64, much bool) {
 	s.awaited.Store(nil)
 	gone := s.gone.Load()
-	if gone {
-		s.leaving.Lock() // left may just be setting the deadline
-		s.leaving.Unlock()
+	if gone { // left may just be setting the deadline
+		s.leaving.Lock()
+		defer s.leaving.Unlock()
 	}
 	if due > 0 || gone {
 		c.Expire(0)

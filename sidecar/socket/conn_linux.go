@@ -198,11 +198,27 @@ func (c *Conn) WaitReadable() error {
 }
 
 // Readable reports whether something has arrived that was not read: bytes, the
-// end, or a failure. Very rarely it is wrong and nothing is there.
+// end, or a failure. Nobody may be reading meanwhile.
 func (c *Conn) Readable() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.in.ready || c.hup || c.closed
+	ready, over := c.in.ready, c.hup || c.closed
+	c.in.ready = ready && over // looked at below, as by TryRead
+	c.mu.Unlock()
+	switch {
+	case over:
+		return true
+	case !ready:
+		return false
+	case !c.acquire():
+		return true
+	}
+	// News may be of what was read together with what came before.
+	there := arrived(c.fd)
+	c.release()
+	if there {
+		c.again()
+	}
+	return there
 }
 
 // Gone reports whether the peer will send nothing more: it has closed its side,

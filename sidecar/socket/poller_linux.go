@@ -309,6 +309,13 @@ func recv(fd int, b []byte) (int, error) {
 	return int(n), nil
 }
 
+// arrived reports whether there is anything to be read, a failure included.
+func arrived(fd int) bool {
+	var b [1]byte
+	_, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1, syscall.MSG_PEEK, 0, 0)
+	return e != syscall.EAGAIN
+}
+
 func send(fd int, b []byte) (int, error) {
 	n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_NOSIGNAL, 0, 0)
 	if e != 0 {
