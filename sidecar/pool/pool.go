@@ -71,6 +71,7 @@ type Conn struct {
 
 	made, since int64 // when it was opened, and idle since; in the time of package clock
 	state       transport
+	pool        *Pool // nil once it is hijacked
 }
 
 // Expire makes reads fail from t on, in the time of package clock; never if it is
@@ -121,10 +122,7 @@ func (p *Pool) SetLimits(l Limits) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.limits = l
-	for places := l.MaxOpen - p.open; len(p.waiting) > 0 && (l.MaxOpen == 0 || places > 0); places-- {
-		p.waiting[0] <- nil
-		p.waiting = p.waiting[1:]
-	}
+	p.admit()
 }
 
 // Get returns an idle connection that still looks alive, or nil. It never blocks.
@@ -151,10 +149,13 @@ func (p *Pool) take() *Conn {
 	return nil
 }
 
+// room reports whether one more connection may be made. It is called with mu held.
+func (p *Pool) room() bool { return p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen }
+
 // admit lets those who wait make connections, as far as the limit goes. It is
 // called with mu held; the places are theirs at once.
 func (p *Pool) admit() {
-	for len(p.waiting) > 0 && (p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen) {
+	for len(p.waiting) > 0 && p.room() {
 		p.open++
 		p.waiting[0] <- nil
 		p.waiting = p.waiting[1:]
@@ -165,14 +166,16 @@ func (p *Pool) admit() {
 // a place to make one: the result may be Reused.
 func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
-	if p.limits.MaxOpen == 0 || p.open < p.limits.MaxOpen {
+	if !p.room() {
+		if c := p.take(); c != nil { // it has come back just now
+			p.mu.Unlock()
+			return c, nil
+		}
+	}
+	if p.room() { // a stale one may have gone
 		p.open++
 		p.mu.Unlock()
 		return p.make(ctx)
-	}
-	if c := p.take(); c != nil { // it has come back just now
-		p.mu.Unlock()
-		return c, nil
 	}
 	if p.limits.Waiters >= 0 && len(p.waiting) >= p.limits.Waiters {
 		p.mu.Unlock()
@@ -213,7 +216,7 @@ func (p *Pool) make(ctx context.Context) (*Conn, error) {
 		p.left()
 		return nil, err
 	}
-	c := &Conn{Conn: nc, R: http1.NewReader(nc, http1.DefaultLimits), W: http1.NewWriter(nc), made: clock.Now()}
+	c := &Conn{Conn: nc, R: http1.NewReader(nc, http1.DefaultLimits), W: http1.NewWriter(nc), made: clock.Now(), pool: p}
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
 		nc = t.NetConn()
 	}
@@ -263,7 +266,19 @@ func (p *Pool) Close(c *Conn) {
 }
 
 // Hijack takes a connection out of the pool, to be closed by the caller.
-func (p *Pool) Hijack(*Conn) { p.left() }
+func (p *Pool) Hijack(c *Conn) {
+	c.pool = nil
+	p.left()
+}
+
+// Drop closes a connection, hijacked or not, for one who knows no more of it.
+func (c *Conn) Drop() {
+	if c.pool != nil {
+		c.pool.Close(c)
+		return
+	}
+	_ = c.Conn.Close()
+}
 
 // expire closes the connections that have been idle or open for too long.
 func (p *Pool) expire(now int64) {

@@ -331,5 +331,67 @@ func TestLimitsChange(t *testing.T) {
 		c := <-got
 		p.Close(b)
 		p.Close(c)
+		if !p.empty() {
+			t.Errorf("at the end %d connections count as open", p.size())
+		}
 	})
+}
+
+// Who finds none idle, and finds all in use a moment later, gets the one that has
+// come back in between.
+func TestIdleConnectionsAreNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewSet(piped).Acquire(Target{Address: "a"})
+		p.SetLimits(Limits{MaxOpen: 1, Waiters: -1})
+		a := open(t, p)
+		if p.Get() != nil {
+			t.Fatal("the connection is in use, and idle")
+		}
+		p.Put(a, clock.Now())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if c, err := p.Open(ctx); c != a || !c.Reused {
+			t.Errorf("got %v, %v", c, err)
+		}
+		// One that its peer has closed is as good as none.
+		a.state = left{}
+		p.mu.Lock()
+		p.idle = append(p.idle, a)
+		p.mu.Unlock()
+		if c, err := p.Open(ctx); err != nil || c == a || c.Reused || p.size() != 1 {
+			t.Errorf("instead of a stale one: %v, %v, %d open", c, err, p.size())
+		}
+	})
+}
+
+// left is the transport of a connection whose peer has closed it.
+type left struct{}
+
+func (left) Readable() bool                           { return true }
+func (left) Expire(int64)                             {}
+func (left) SetPatience(time.Duration, time.Duration) {}
+
+// A connection that is of no use when it comes back, or that is dropped, makes room
+// for who waits.
+func TestLostConnectionsMakeRoom(t *testing.T) {
+	for name, lose := range map[string]func(*Pool, *Conn){
+		"stale":    func(p *Pool, c *Conn) { c.state = left{}; p.Put(c, clock.Now()) },
+		"dropped":  func(_ *Pool, c *Conn) { c.Drop() },
+		"hijacked": func(p *Pool, c *Conn) { p.Hijack(c); c.Drop() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewSet(piped).Acquire(Target{Address: "a"})
+			p.SetLimits(Limits{MaxOpen: 1, Waiters: -1})
+			a := open(t, p)
+			go func() {
+				synctest.Wait() // until the test waits
+				lose(p, a)
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := p.Open(ctx); err != nil || p.size() != 1 {
+				t.Errorf("%s: %v, and %d connections count as open", name, err, p.size())
+			}
+		})
+	}
 }

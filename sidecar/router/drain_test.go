@@ -197,3 +197,27 @@ func TestLeaving(t *testing.T) {
 		}
 	})
 }
+
+// Requests that find their next endpoint once the grace is over do not hold the
+// router up.
+func TestGraceEndsAttempts(t *testing.T) {
+	for range 20 { // whether the first endpoint is the one that hangs is chance
+		virtualWith(t, router.OutgoingConfig{Grace: time.Second}, "", func(t *testing.T, m *mesh) {
+			s := takes(0, 3600_000)
+			good := m.backend(t, s.ServeHTTP)
+			m.table.service("world", good)
+			c := m.client(t)
+			get(t, c, "http://world/") // leaves a connection
+			m.table.service("world", m.hole(t), good)
+			var wg sync.WaitGroup
+			wg.Go(func() { _, _, _ = try(c, "GET", "http://world/", nil) })
+			synctest.Wait()
+			began := time.Now()
+			m.stop()
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("the router took %s to stop", took)
+			}
+			wg.Wait()
+		})
+	}
+}

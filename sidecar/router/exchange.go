@@ -225,12 +225,13 @@ func (x *exchange) offer(c *pool.Conn, a *added) error {
 // abandon gives up the answer whose head is in x.res, and saves the connection
 // if that takes little.
 func (x *exchange) abandon(p *pool.Pool, c *pool.Conn) {
-	defer x.s.upstream.Store(nil)
 	_ = c.SetReadDeadline(time.Now().Add(lingerFor))
 	body := c.R.Body(x.res.Body, x.res.Length)
 	whole := x.up.whole()
 	x.up.stop(x)
-	if !x.res.Close && whole && discard(&body) {
+	reusable := !x.res.Close && whole && discard(&body)
+	x.s.upstream.Store(nil)
+	if reusable {
 		_ = c.SetReadDeadline(time.Time{})
 		p.Put(c, clock.Now())
 		return
@@ -273,7 +274,6 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	readErr, writeErr := http1.Relay(s.w, &body, a.framing == wire.Chunked)
 	x.ended = clock.Now()
 	s.relayed.Store(nil)
-	s.upstream.Store(nil)
 	if s.gone.Load() {
 		reusable = false // left may be at it
 	}
@@ -281,6 +281,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 		// The client cannot tell a cut answer from a whole one unless its
 		// connection breaks too.
 		x.closing = true
+		s.upstream.Store(nil)
 		p.Close(c)
 		x.up.stop(x)
 		if l, ok := s.conn.(interface{ SetLinger(int) error }); ok {
@@ -296,6 +297,7 @@ func (x *exchange) relay(p *pool.Pool, c *pool.Conn, a answerHead) int {
 	if !x.up.finish(x) {
 		reusable, x.closing = false, true
 	}
+	s.upstream.Store(nil)
 	if reusable && body.Done() {
 		p.Put(c, x.ended)
 	} else {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,5 +119,64 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 	if body, err := io.ReadAll(res.Body); string(body) != "no" {
 		t.Errorf("got %q, %v", body, err)
+	}
+}
+
+// A tunnel gets a connection on which nobody has spoken.
+func TestTunnelsGetFreshConnections(t *testing.T) {
+	address := pinged(t)
+	proxy, c := startIncoming(t, "127.0.0.1")
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(proxy, "https://"), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(); c.CloseIdleConnections() }()
+	(&talk{t, conn, bufio.NewReader(conn)}).ping("tulle-dst-endpoint: " + address + "\r\n")
+	// The same of a router that takes CONNECT from an application, whose pool has
+	// no place for another connection.
+	m := start(t, "client: {hostConnectionPool: {maxSize: 1}}")
+	address = pinged(t)
+	m.table.service("world", address)
+	m.table.service("world:80", address)
+	m.talk(t).ping("")
+}
+
+// pinged is an application that tells which of its connections a PING comes on.
+func pinged(t *testing.T) string {
+	var conns atomic.Int64
+	return rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		id := conns.Add(1)
+		for {
+			if b, err := r.Peek(4); err != nil {
+				return
+			} else if string(b) == "PING" {
+				_, _ = fmt.Fprintf(conn, "on connection %d", id)
+				_, _ = io.Copy(io.Discard, r)
+				return
+			}
+			if _, err := http.ReadRequest(r); err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	})
+}
+
+// ping makes a request and then a tunnel.
+func (c *talk) ping(header string) {
+	c.t.Helper()
+	c.say("GET / HTTP/1.1\r\nHost: world\r\n" + header + "\r\n")
+	if res, body := c.answer("GET"); res.StatusCode != 200 || body != "ok" {
+		c.t.Fatalf("%d %q", res.StatusCode, body)
+	}
+	c.say("CONNECT world:80 HTTP/1.1\r\nHost: world:80\r\n" + header + "\r\n")
+	if res, err := http.ReadResponse(c.r, &http.Request{Method: "CONNECT"}); err != nil || res.StatusCode != 200 {
+		c.t.Fatal(res, err)
+	}
+	c.say("PING\r\n")
+	const want = "on connection 2"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(c.r, got); err != nil || string(got) != want {
+		c.t.Errorf("the tunnel is %q, %v", got, err)
 	}
 }

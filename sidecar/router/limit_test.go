@@ -241,3 +241,26 @@ func TestConnectionsExpire(t *testing.T) {
 		})
 	}
 }
+
+// Whoever waits for one of the connections that we allow ourselves waits in vain
+// without anything being the endpoint's fault.
+func TestWaitingForConnectionsEjectsNobody(t *testing.T) {
+	virtual(t, "client: {connectTimeoutMs: 100, "+ejects+", hostConnectionPool: {maxSize: 1}}", func(t *testing.T, m *mesh) {
+		g := newGate()
+		m.table.service("world", m.backend(t, g.ServeHTTP))
+		c := m.client(t)
+		release := occupy(t, c, g, 1)
+		for range 7 {
+			if res, _ := get(t, c, "http://world/"); res.StatusCode != 503 || res.Header.Get("tulle-code") != "T305" {
+				t.Errorf("got %d %v", res.StatusCode, res.Header)
+			}
+		}
+		release()
+		if got := m.transitions(t); got != [3]float64{} {
+			t.Errorf("transitions: %v", got)
+		}
+		if n := m.count(t, "tulle_connects_total", "result", "failure"); n != 0 {
+			t.Errorf("%v failed connects are counted", n)
+		}
+	})
+}

@@ -1,17 +1,22 @@
 package router_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/router"
 )
 
 const allAgain = "responseClassifier: {kind: io.l5d.http.retryableAll5XX}"
@@ -174,4 +179,190 @@ func TestClientLeavesDuringUpload(t *testing.T) {
 	if err := <-got; !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("the backend saw the end of the body as %v", err)
 	}
+}
+
+// A failure that might be sent again, if the budget had anything left, is passed on
+// whole though the client still sends.
+func TestFinalFailureDuringUpload(t *testing.T) {
+	virtual(t, "service: {"+allAgain+", retries: {budget: {minRetriesPerSec: 0, percentCanRetry: 0}}}", func(t *testing.T, m *mesh) {
+		proceed := make(chan struct{})
+		m.table.service("world", m.early(t, 503, proceed))
+		c := m.talk(t)
+		c.say("POST http://world/ HTTP/1.1\r\nHost: world\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+		c.early(503, proceed, func() {})
+	})
+}
+
+// early is a backend that answers once it has a request's head, with a body that
+// it sends later.
+func (m *mesh) early(t *testing.T, status int, proceed <-chan struct{}) string {
+	ln := m.network.listen(t)
+	serveRaw(t, ln, func(conn net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(io.Discard, r) }()
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d Whatever\r\nContent-Length: 5\r\n\r\n", status)
+		<-proceed
+		_, _ = io.WriteString(conn, "sorry")
+	})
+	return ln.Addr().String()
+}
+
+// early reads the answer of an early backend, and acts in its midst.
+func (c *talk) early(status int, proceed chan struct{}, act func()) {
+	c.t.Helper()
+	res, err := http.ReadResponse(c.r, nil)
+	if err != nil || res.StatusCode != status {
+		c.t.Fatal(res, err)
+	}
+	act()
+	synctest.Wait()
+	close(proceed)
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "sorry" {
+		c.t.Errorf("got %q, %v", body, err)
+	}
+}
+
+// A client that has seen the head of an early answer may break its body off, in
+// whatever way: the answer goes on.
+func TestEarlyAnswerOutlivesTheBody(t *testing.T) {
+	for name, act := range map[string]func(c *talk, router *ending){
+		"half-closed": func(_ *talk, router *ending) { router.end() },
+		"malformed":   func(c *talk, _ *ending) { c.say("zz\r\n") },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := &endings{memory: &memory{listeners: map[string]*pipes{}}}
+			m := startOn(t, n, router.OutgoingConfig{Grace: time.Second})
+			proceed := make(chan struct{})
+			m.table.service("world", m.early(t, 413, proceed))
+			c := m.talk(t)
+			c.say("POST http://world/ HTTP/1.1\r\nHost: world\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+			c.early(413, proceed, func() { act(c, n.first.Load()) })
+			if t.Failed() {
+				t.Log(name)
+			}
+		})
+	}
+}
+
+// endings is a network whose clients can close their side alone.
+type endings struct {
+	*memory
+	first atomic.Pointer[ending] // that was accepted
+}
+
+func (n *endings) listen(t *testing.T) net.Listener { return &accepting{n.memory.listen(t), n} }
+
+type accepting struct {
+	net.Listener
+	n *endings
+}
+
+func (l *accepting) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	e := &ending{Conn: conn}
+	l.n.first.CompareAndSwap(nil, e)
+	return e, nil
+}
+
+// ending is an accepted connection.
+type ending struct {
+	net.Conn
+	ended atomic.Bool
+}
+
+// end makes it look as if the client had closed its side.
+func (e *ending) end() {
+	e.ended.Store(true)
+	_ = e.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (e *ending) Read(b []byte) (int, error) {
+	if !e.ended.Load() {
+		if n, err := e.Conn.Read(b); err == nil || !e.ended.Load() {
+			return n, err
+		}
+	}
+	return 0, io.EOF
+}
+
+// A body that outgrows what can be kept, just as the endpoint fails, arrives whole or
+// not at all.
+func TestNoBodyArrivesInPart(t *testing.T) {
+	m := start(t, "service: {"+allAgain+", retries: {budget: {minRetriesPerSec: 100000}}}")
+	const piece, pieces = 2 << 10, 30
+	m.table.service("world", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			if rand.IntN(2) == 0 {
+				_, _ = io.WriteString(conn, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+				_, _ = io.Copy(io.Discard, req.Body)
+				return
+			}
+			if b, err := io.ReadAll(req.Body); err == nil && len(b) != piece*pieces {
+				t.Errorf("%d bytes of %d are taken for the whole", len(b), piece*pieces)
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	}))
+	for range 100 {
+		c := m.talk(t)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, _ = io.WriteString(c, "POST http://world/ HTTP/1.1\r\nHost: world\r\nTransfer-Encoding: chunked\r\n\r\n")
+			for range pieces {
+				if _, err := fmt.Fprintf(c, "%x\r\n%s\r\n", piece, strings.Repeat("x", piece)); err != nil {
+					return
+				}
+			}
+			_, _ = io.WriteString(c, "0\r\n\r\n")
+		})
+		_, _ = http.ReadResponse(c.r, nil)
+		wg.Wait()
+		_ = c.Close()
+	}
+}
+
+// Who goes on with a body whose answer is complete has two seconds for it, however
+// it comes.
+func TestTricklingUploadIsCut(t *testing.T) {
+	virtual(t, "", func(t *testing.T, m *mesh) {
+		cut := make(chan time.Time, 1)
+		ln := m.network.listen(t)
+		serveRaw(t, ln, func(conn net.Conn, r *bufio.Reader) {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }()
+			_, _ = io.Copy(io.Discard, req.Body)
+			cut <- time.Now()
+		})
+		m.table.service("world", ln.Addr().String())
+		c := m.talk(t)
+		c.say("POST http://world/ HTTP/1.1\r\nHost: world\r\nContent-Length: 1000000\r\n\r\n")
+		began := time.Now()
+		c.answer("POST")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				if _, err := io.WriteString(c, "x"); err != nil {
+					return
+				}
+				time.Sleep(300 * time.Millisecond) // virtual
+			}
+		})
+		if took := (<-cut).Sub(began); took != 2*time.Second {
+			t.Errorf("given up after %s", took)
+		}
+		_ = c.Close()
+		wg.Wait()
+	})
 }

@@ -32,6 +32,8 @@ type sending struct {
 	added
 	picker   *client.Picker
 	tried    []*client.Endpoint
+	at       *client.Endpoint // in whose load the present attempt counts
+	probe    bool             // the attempt is one of at, and has no verdict yet
 	space    [4]*client.Endpoint
 	connects int
 	requeues int
@@ -153,7 +155,8 @@ func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 			return 0, s.problem(s.last)
 		}
 		s.tried = append(s.tried, e)
-		switch s.attempt(ctx, e, probe, now) {
+		s.probe = probe
+		switch s.attempt(ctx, e, now) {
 		case answered:
 			return s.status, nil
 		case final:
@@ -190,7 +193,7 @@ func (s *sending) problem(p *Problem) *Problem {
 
 // attempt offers the request to one endpoint, directly or through the proxy in
 // front of it.
-func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, now int64) fate {
+func (s *sending) attempt(ctx context.Context, e *client.Endpoint, now int64) fate {
 	hop, c, x := e.Value, s.r.client, s.x
 	p := c.Policy()
 	due, cut := s.r.due, false // cut: by the attempt's own limit
@@ -203,12 +206,18 @@ func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, n
 		s.endpoint = hop.Endpoint.Address
 	}
 	e.Begin(now)
+	s.at = e
+	defer func() {
+		if s.at != nil { // a panic, which session.run recovers from
+			s.finish(now, client.Verdict{Unknown: true, Latency: -1})
+		}
+	}()
 	for {
 		conn := hop.Pool.Get()
 		if conn == nil {
 			var err error
 			if conn, err = s.connect(ctx, hop, due, p.ConnectTimeout); err != nil {
-				return s.unreached(e, probe, err, now, !cut)
+				return s.unreached(e, err, now, !cut)
 			}
 		}
 		before := x.deadline
@@ -222,10 +231,31 @@ func (s *sending) attempt(ctx context.Context, e *client.Endpoint, probe bool, n
 		}
 		at := clock.Now()
 		if err != nil {
-			return s.failed(e, probe, now, at, err, cut)
+			return s.failed(e, now, at, err, cut)
 		}
-		return s.judge(e, probe, now, at, conn)
+		return s.judge(e, now, at, conn)
 	}
+}
+
+// finish ends the attempt for its endpoint.
+func (s *sending) finish(now int64, v client.Verdict) {
+	s.at.Learn(now, v.Latency)
+	s.observe(now, v)
+	s.leave()
+}
+
+// observe is the part of finish that counts failures.
+func (s *sending) observe(now int64, v client.Verdict) {
+	probe := s.probe
+	s.probe = false
+	s.r.client.Observe(s.at, probe, now, v)
+}
+
+// leave is the part of finish that says that nothing more comes.
+func (s *sending) leave() {
+	e := s.at
+	s.at = nil
+	e.Leave()
 }
 
 func (s *sending) connect(ctx context.Context, hop *client.Hop, due int64, timeout time.Duration) (*pool.Conn, error) {
@@ -247,12 +277,12 @@ func (s *sending) connect(ctx context.Context, hop *client.Hop, due int64, timeo
 
 // unreached decides after a connection could not be made. whole says that the
 // time for it was the request's, not the attempt's.
-func (s *sending) unreached(e *client.Endpoint, probe bool, err error, began int64, whole bool) fate {
+func (s *sending) unreached(e *client.Endpoint, err error, began int64, whole bool) fate {
 	now := clock.Now()
 	busy := errors.Is(err, pool.ErrBusy)
 	late := s.r.due > 0 && now >= s.r.due && whole
 	blamed := !busy && (!late || s.blame(began, now))
-	s.r.client.Finish(e, probe, now, client.Verdict{Failed: blamed, Unknown: !blamed, Latency: -1})
+	s.finish(now, client.Verdict{Failed: blamed, Unknown: !blamed, Latency: -1})
 	if blamed {
 		s.r.client.Refused(e, now)
 	}
@@ -288,11 +318,10 @@ func (s *sending) unreachable(e *client.Endpoint, err error) *Problem {
 }
 
 // failed decides after a request that got no answer.
-func (s *sending) failed(e *client.Endpoint, probe bool, began, now int64, err error, cut bool) fate {
-	c := s.r.client
+func (s *sending) failed(e *client.Endpoint, began, now int64, err error, cut bool) fate {
 	var fault *clientFault
 	if errors.As(err, &fault) {
-		c.Finish(e, probe, now, client.Verdict{Unknown: true, Latency: -1})
+		s.finish(now, client.Verdict{Unknown: true, Latency: -1})
 		if s.status, s.last = fault.answer(); s.last != nil {
 			return final
 		}
@@ -307,7 +336,7 @@ func (s *sending) failed(e *client.Endpoint, probe bool, began, now int64, err e
 		s.last = &Problem{Status: 502, Code: codeBadAnswer, Message: err.Error(),
 			Hint: "the endpoint " + e.Value.Endpoint.Address + " broke off; look at its log"}
 	}
-	c.Finish(e, probe, now, v)
+	s.finish(now, v)
 	s.r.failed, s.seen = true, true
 	class := s.t.classifier.Failed(s.x.method)
 	if silent(err) && safe(s.x.method) && class == classify.Failure && s.x.replayable() {
@@ -333,29 +362,30 @@ func (s *sending) late(whole bool) *Problem {
 }
 
 // judge decides about the answer whose head is in x.res.
-func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *pool.Conn) fate {
+func (s *sending) judge(e *client.Endpoint, began, now int64, conn *pool.Conn) fate {
 	x, c, hop := s.x, s.r.client, e.Value
 	res := &x.res
 	if res.Status == 101 {
-		c.Judge(e, probe, now, client.Verdict{Latency: now - began})
-		defer e.Leave()
+		e.Learn(now, now-began)
+		s.observe(now, client.Verdict{})
 		s.status = x.tunnel(hop.Pool, conn)
+		s.leave()
 		return answered
 	}
 	direct := hop.Endpoint.Hop == naming.HopNone
 	if res.Status >= 500 {
 		if !direct && refused(res) {
 			s.last = s.unreachable(e, refusal(res))
-			return s.turnedAway(e, probe, now, conn, requeue)
+			return s.turnedAway(e, now, conn, requeue)
 		}
 		if nack := classify.Nacked(res.Status, &res.Header); nack != classify.NoNack {
 			s.last = &Problem{Status: 502, Code: codeNack, Retryable: nack == classify.Requeue,
 				Message: "the endpoint " + hop.Endpoint.Address + " did not process the request",
 				Hint:    "it has too much to do: send less, or add instances"}
 			if nack == classify.DoNotSend {
-				return s.turnedAway(e, probe, now, conn, final)
+				return s.turnedAway(e, now, conn, final)
 			}
-			return s.turnedAway(e, probe, now, conn, requeue)
+			return s.turnedAway(e, now, conn, requeue)
 		}
 	}
 	class := x.class(s.t.classifier)
@@ -369,27 +399,32 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 	e.Learn(now, v.Latency)
 	// Whether the answer is good shows at its end; but an endpoint on probation
 	// is not to wait for that of a long one.
-	early := v.Failed || probe
+	early := v.Failed || s.probe
 	if early {
-		c.Observe(e, probe, now, v)
+		s.observe(now, v)
 	}
-	defer func() {
-		e.Leave()
-		if x.broken {
-			s.r.failed = true
-			v.Failed = true
-		}
-		if !early || x.broken {
-			c.Observe(e, false, max(x.ended, now), v)
-		}
-	}()
 	c.Reached(e)
+	f := s.pass(e, class, now, conn)
+	if x.broken {
+		s.r.failed = true
+		v.Failed = true
+	}
+	if !early || x.broken {
+		s.observe(max(x.ended, now), v)
+	}
+	s.leave()
+	return f
+}
+
+// pass passes the answer on to the client, unless another attempt is better.
+func (s *sending) pass(e *client.Endpoint, class classify.Class, now int64, conn *pool.Conn) fate {
+	x, hop, res := s.x, e.Value, &s.x.res
 	if class == classify.Retryable && s.retry(class, now) == again {
 		s.seen = true
 		x.abandon(hop.Pool, conn)
 		return again
 	}
-	a := answerHead{class: class.Value(), foreign: direct, clear: s.o.cfg.Policy.Get().Server.ClearContext}
+	a := answerHead{class: class.Value(), foreign: hop.Endpoint.Hop == naming.HopNone, clear: s.o.cfg.Policy.Get().Server.ClearContext}
 	if a.clear && res.Header.HasKind(wire.KindErr) {
 		// What a proxy further on says of the mesh is not for this client.
 		a.framing, s.status = wire.Fixed, res.Status
@@ -411,9 +446,9 @@ func (s *sending) judge(e *client.Endpoint, probe bool, began, now int64, conn *
 
 // turnedAway decides after an answer which says that no application saw the
 // request.
-func (s *sending) turnedAway(e *client.Endpoint, probe bool, now int64, conn *pool.Conn, f fate) fate {
+func (s *sending) turnedAway(e *client.Endpoint, now int64, conn *pool.Conn, f fate) fate {
 	s.x.abandon(e.Value.Pool, conn)
-	s.r.client.Finish(e, probe, now, client.Verdict{Failed: true, Latency: -1})
+	s.finish(now, client.Verdict{Failed: true, Latency: -1})
 	s.r.client.Refused(e, now)
 	s.r.failed = true
 	if f == requeue {

@@ -55,7 +55,7 @@ type session struct {
 
 	state    atomic.Uint32
 	since    atomic.Int64              // when the state began
-	upstream atomic.Pointer[pool.Conn] // in use, for closeAll
+	upstream atomic.Pointer[pool.Conn] // in use and not given back, for closeAll and after a panic
 	gone     atomic.Bool               // the client has closed its side
 	awaited  atomic.Pointer[pool.Conn] // whose answer is waited for, for left
 	due      atomic.Int64              // until when, without regard to left; 0: for ever
@@ -75,6 +75,9 @@ func (s *session) run() {
 		if p != nil {
 			// A fault in one exchange must not end those of all other callers.
 			s.server.log.Error("exchange failed", "router", s.server.name, "panic", p, "stack", string(debug.Stack()))
+			if c := s.upstream.Swap(nil); c != nil {
+				c.Drop()
+			}
 		}
 		if !parked {
 			_ = s.conn.Close()

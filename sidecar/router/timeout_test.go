@@ -1,10 +1,13 @@
 package router_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -166,5 +169,57 @@ func TestConnectTimeout(t *testing.T) {
 		if res.StatusCode != 503 || res.Header.Get("tulle-code") != "T304" || time.Since(began) != 100*time.Millisecond {
 			t.Errorf("within the total: %d %v after %s", res.StatusCode, res.Header, time.Since(began))
 		}
+	})
+}
+
+// An endpoint that takes nothing of a request has no more time than one that does
+// not answer, whether the request's body is held or streams.
+func TestTimeoutsEndBlockedWrites(t *testing.T) {
+	for _, size := range []int{16 << 10, 1 << 20} {
+		virtual(t, "client: {requestAttemptTimeoutMs: 200}", func(t *testing.T, m *mesh) {
+			ln := m.network.listen(t)
+			done := make(chan struct{})
+			defer close(done)
+			serveRaw(t, ln, func(net.Conn, *bufio.Reader) { <-done })
+			m.table.service("world", ln.Addr().String())
+			began := time.Now()
+			c := m.talk(t)
+			go func() {
+				_, _ = fmt.Fprintf(c, "POST http://world/ HTTP/1.1\r\nHost: world\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+			}()
+			res, _ := c.answer("POST")
+			if res.StatusCode != 503 || res.Header.Get("tulle-code") != "T303" || time.Since(began) != 200*time.Millisecond {
+				t.Errorf("%d bytes: %d %v after %s", size, res.StatusCode, res.Header, time.Since(began))
+			}
+		})
+	}
+}
+
+// A body that is held so that it can be sent again has headTimeoutMs in all, however
+// it comes.
+func TestHeldBodyTimeout(t *testing.T) {
+	virtual(t, "server: {headTimeoutMs: 1000}", func(t *testing.T, m *mesh) {
+		m.table.service("world", m.backend(t, echo))
+		c := m.talk(t)
+		c.say("POST http://world/ HTTP/1.1\r\nHost: world\r\nContent-Length: 1000\r\n\r\n")
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for time.Since(began) < 5*time.Second {
+				time.Sleep(400 * time.Millisecond) // virtual
+				if _, err := io.WriteString(c, "x"); err != nil {
+					return
+				}
+			}
+		})
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if res, _ := c.answer("POST"); res.StatusCode != 408 || res.Header.Get("tulle-code") != "T108" || !res.Close {
+			t.Errorf("got %d %v", res.StatusCode, res.Header)
+		}
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it took %s", took)
+		}
+		_ = c.Close()
+		wg.Wait()
 	})
 }

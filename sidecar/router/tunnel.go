@@ -47,6 +47,7 @@ func (x *exchange) carry(p *pool.Pool, c *pool.Conn) {
 	s := x.s
 	x.tunnelled = true
 	p.Hijack(c)
+	s.upstream.Store(c)
 	if s.w.Flush() != nil {
 		_ = c.Conn.Close()
 		s.upstream.Store(nil)
@@ -113,8 +114,8 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 			continue
 		}
 		r.client.Reached(e)
+		defer e.Leave()
 		x.carry(e.Value.Pool, conn)
-		e.Leave()
 		return 200, nil
 	}
 	r.failed = true
@@ -164,6 +165,7 @@ func (o *Outgoing) reach(ctx context.Context, x *exchange, r *routing, e *client
 		return nil, err
 	}
 	if x.res.Status/100 != 2 {
+		x.s.upstream.Store(nil)
 		hop.Pool.Close(conn)
 		if refused(&x.res) {
 			return nil, refusal(&x.res)

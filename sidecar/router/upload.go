@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -58,7 +59,7 @@ func (u *upload) start(s *session, c *pool.Conn) {
 }
 
 func (u *upload) run(s *session, c *pool.Conn, done chan struct{}) {
-	readErr, writeErr := u.copy(c.W)
+	readErr, writeErr := u.copy(s, c)
 	u.ok, u.err = readErr == nil && writeErr == nil, readErr
 	close(done)
 	if readErr != nil {
@@ -68,7 +69,16 @@ func (u *upload) run(s *session, c *pool.Conn, done chan struct{}) {
 	}
 }
 
-func (u *upload) copy(w *http1.Writer) (readErr, writeErr error) {
+func (u *upload) copy(s *session, c *pool.Conn) (readErr, writeErr error) {
+	defer func() {
+		if p := recover(); p != nil { // as in session.run
+			s.server.log.Error("upload failed", "router", s.server.name, "panic", p, "stack", string(debug.Stack()))
+			_ = s.conn.Close()
+			_ = c.Conn.Close()
+			readErr = errors.New("its body could not be read")
+		}
+	}()
+	w := c.W
 	_ = w.Data(u.kept, u.chunked)
 	for !u.over.Load() && !u.ended {
 		p, err := u.body.NextFor(w)
