@@ -162,3 +162,48 @@ func TestTunnelsThroughTwoProxies(t *testing.T) {
 	go func() { _, _ = io.WriteString(c, want) }()
 	c.expect(want)
 }
+
+// An application that closes kept connections as it likes does not show through
+// two proxies, as long as its requests may be repeated.
+func TestTwoProxiesAndClosedConnections(t *testing.T) {
+	m := chain(t, map[string]string{"world": rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		for range 2 { // and no answer to the third request
+			if _, err := http.ReadRequest(r); err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+		_, _ = http.ReadRequest(r)
+	})})
+	c := m.client(t)
+	for range 10 {
+		if res, body := get(t, c, "http://world/"); res.StatusCode != 200 || body != "ok" {
+			t.Errorf("%d %q", res.StatusCode, body)
+		}
+	}
+}
+
+// The port for proxies says nothing to those who are none.
+func TestIncomingTakesProxiesOnly(t *testing.T) {
+	proxy, client := startIncoming(t, "127.0.0.1")
+	address := strings.TrimPrefix(proxy, "https://")
+	for name, first := range map[string]string{"clear text": "GET / HTTP/1.1\r\nHost: world\r\n\r\n", "nonsense": "\x16\x03\x01\x00\x05nonsense", "nothing": ""} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = io.WriteString(conn, first)
+		if first == "" {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+		got, err := io.ReadAll(conn)
+		if strings.Contains(string(got), "HTTP/1.1") && !strings.Contains(string(got), "HTTPS") || err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+		_ = conn.Close()
+	}
+	if res, _ := get(t, client, proxy+"/", "tulle-dst-endpoint", "10.9.9.9:80"); res.Header.Get("tulle-code") != "T401" {
+		t.Errorf("after that, a proxy gets %d %v", res.StatusCode, res.Header)
+	}
+}

@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"fmt"
 	"net/http"
 	"runtime"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 )
 
@@ -194,5 +196,36 @@ func TestReloadOfPools(t *testing.T) {
 		if n := m.count(t, "tulle_connects_total"); g.most.Load() > 2 || n > 7 {
 			t.Errorf("there were %d requests at a time, over %v connections in all", g.most.Load(), n)
 		}
+	})
+}
+
+// Callers may invent names for ever; a service that was forgotten begins anew.
+func TestServicesAreBounded(t *testing.T) {
+	virtual(t, "service: {"+readsAgain+", retries: {budget: {minRetriesPerSec: 1, ttlSecs: 60, percentCanRetry: 0}}}", func(t *testing.T, m *mesh) {
+		all, err := naming.ParseDtab("/srv => /caller; /svc/* => /srv/world")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.dtab.Set(&all)
+		f := fails(0, 500)
+		m.table.service("world", m.backend(t, f.ServeHTTP))
+		c := m.talk(t)
+		ask := func(name string, want int) {
+			t.Helper()
+			c.say("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
+			if res, _ := c.answer("GET"); res.StatusCode != want {
+				t.Fatalf("%s: %d %v, want %d", name, res.StatusCode, res.Header, want)
+			}
+		}
+		f.n.Store(61) // one more than there are retries in a minute
+		ask("first", 500)
+		f.n.Store(1)
+		ask("first", 500)
+		for i := range 1500 {
+			time.Sleep(time.Millisecond)
+			ask(fmt.Sprint("name", i), 200)
+		}
+		f.n.Store(1)
+		ask("first", 200)
 	})
 }
