@@ -64,12 +64,6 @@ type Config struct {
 	Backoff     Backoff
 }
 
-// Default is what Linkerd 1.x does when nothing is configured: five failures in
-// a row eject for 5 s at first and for 300 s at most.
-func Default() Config {
-	return Config{Kind: Consecutive, Failures: 5, Backoff: Backoff{5 * time.Second, 300 * time.Second}}
-}
-
 // Backoff is how long an endpoint stays ejected: Min at first, twice as long
 // after each failed probe, Max at most; of that at least half and the rest at
 // random ("equal jitter"), so that proxies do not probe in step. Where Max is

@@ -8,9 +8,12 @@
 //	go pools.Run(ctx)
 //	p := pools.Acquire(pool.Target{Address: "10.0.0.4:7777"})
 //	defer pools.Release(p)
-//	c, err := p.Get(ctx)
+//	c := p.Get()
+//	if c == nil {
+//		c, err = p.Open(ctx)
+//	}
 //	…
-//	p.Put(c)
+//	p.Put(c, now)
 package pool
 
 import (
@@ -303,12 +306,6 @@ func (p *Pool) expire(now int64) {
 	for _, c := range old {
 		_ = c.Conn.Close()
 	}
-}
-
-func (p *Pool) empty() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.open == 0
 }
 
 // retire closes a pool without connections for good, and reports whether it has

@@ -76,6 +76,12 @@ func (p *Pool) size() int {
 	return p.open
 }
 
+func (p *Pool) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open == 0
+}
+
 func TestReuse(t *testing.T) {
 	address, accepted := server(t)
 	s := NewSet(dialer(t))

@@ -221,14 +221,6 @@ func (c *Conn) Readable() bool {
 	return there
 }
 
-// Gone reports whether the peer will send nothing more: it has closed its side,
-// or the connection has failed. What it sent before can still be read.
-func (c *Conn) Gone() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.hup || c.closed
-}
-
 // Write writes all of b unless it fails.
 func (c *Conn) Write(b []byte) (int, error) {
 	for done := 0; ; {
@@ -465,9 +457,6 @@ func (c *Conn) LocalAddr() net.Addr {
 
 // RemoteAddr returns the peer's address.
 func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
-
-// Remote returns the peer's address; one of IPv4 is never in its IPv6 form.
-func (c *Conn) Remote() netip.AddrPort { return c.remote }
 
 // fail puts an error into the form that package net gives its own.
 func (c *Conn) fail(op string, err error) error {

@@ -123,16 +123,6 @@ func (r *Request) Reset() {
 	*r = Request{Header: r.Header}
 }
 
-// Safe reports whether the method is defined as safe and so as repeatable
-// (RFC 9110, section 9.2.1).
-func (r *Request) Safe() bool {
-	switch string(r.Method) {
-	case "GET", "HEAD", "OPTIONS", "TRACE":
-		return true
-	}
-	return false
-}
-
 // Response is the head of an HTTP/1 response.
 type Response struct {
 	Minor  byte
