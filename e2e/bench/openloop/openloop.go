@@ -35,7 +35,7 @@ func (c Config) validate() error {
 	return nil
 }
 
-// Latencies are those of one run, sorted.
+// Latencies are those of one run, in the order in which the requests were due.
 type Latencies []time.Duration
 
 // Quantile returns the latency that the fraction q of the requests did not exceed; 0 if there are none.
@@ -44,7 +44,7 @@ func (l Latencies) Quantile(q float64) time.Duration {
 		return 0
 	}
 	i := int(q*float64(len(l))+0.5) - 1
-	return l[min(max(i, 0), len(l)-1)]
+	return slices.Sorted(slices.Values(l))[min(max(i, 0), len(l)-1)]
 }
 
 // patience is how long there may be no answer at all while requests are out.
@@ -66,7 +66,7 @@ func Run(ctx context.Context, cfg Config) (Latencies, error) {
 		total:    int(cfg.Rate * (cfg.Warmup + cfg.Duration).Seconds()),
 		request:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", cfg.Path, cfg.Host),
 	}
-	l.latencies = make(Latencies, 0, l.total)
+	l.latencies = make(Latencies, l.total)
 	defer l.close()
 	if err := l.open(cfg); err != nil {
 		return nil, err
@@ -75,8 +75,7 @@ func Run(ctx context.Context, cfg Config) (Latencies, error) {
 	if err := l.run(ctx); err != nil {
 		return nil, err
 	}
-	slices.Sort(l.latencies)
-	return l.latencies, nil
+	return l.latencies[l.skip:], nil
 }
 
 type loop struct {
@@ -215,9 +214,7 @@ func (l *loop) receive(i int, buf []byte) (bool, error) {
 	if err != nil || !done {
 		return false, err
 	}
-	if c.number >= l.skip {
-		l.latencies = append(l.latencies, time.Since(l.start)-c.due)
-	}
+	l.latencies[c.number] = time.Since(l.start) - c.due
 	c.busy = false
 	l.free[(l.head+l.idle)%len(l.free)] = int32(i)
 	l.idle++
