@@ -34,8 +34,19 @@ type Reader struct {
 	// File is the file's name, for errors.
 	File string
 
-	faults []fault
+	faults   []fault
+	warnings []Warning
 }
+
+// Warning is something in a file that was accepted and has no effect.
+type Warning struct {
+	File string
+	Line int
+	Text string
+}
+
+// String prints w as an error is printed: file:line: text.
+func (w Warning) String() string { return fmt.Sprintf("%s:%d: %s", w.File, w.Line, w.Text) }
 
 type fault struct {
 	line int // 0: of the file as a whole
@@ -80,6 +91,18 @@ func (r *Reader) At(n *yaml.Node, err error) error {
 // Fault notes what is wrong at n.
 func (r *Reader) Fault(n *yaml.Node, format string, args ...any) {
 	r.faults = append(r.faults, fault{line: n.Line, err: r.At(n, fmt.Errorf(format, args...))})
+}
+
+// Warn notes what has no effect at n, and why.
+func (r *Reader) Warn(n *yaml.Node, format string, args ...any) {
+	r.warnings = append(r.warnings, Warning{File: r.File, Line: n.Line, Text: fmt.Sprintf(format, args...)})
+}
+
+// Warnings returns what has no effect, by line.
+func (r *Reader) Warnings() []Warning {
+	warnings := slices.Clone(r.warnings)
+	slices.SortStableFunc(warnings, func(a, b Warning) int { return cmp.Compare(a.Line, b.Line) })
+	return warnings
 }
 
 // Faults returns how many there are so far.

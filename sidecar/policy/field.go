@@ -16,11 +16,6 @@ import (
 // decoder reads the nodes of one file.
 type decoder struct {
 	document.Reader
-	warnings []Warning
-}
-
-func (d *decoder) warn(n *yaml.Node, format string, args ...any) {
-	d.warnings = append(d.warnings, Warning{File: d.File, Line: n.Line, Text: fmt.Sprintf(format, args...)})
 }
 
 // field is one key of a mapping that stands for a T, both ways: read returns
@@ -170,7 +165,7 @@ func idle[T any](f field[T], why string) field[T] {
 		key: f.key,
 		read: func(d *decoder, path string, n *yaml.Node) func(*T) {
 			if set := f.read(d, path, n); set != nil {
-				d.warn(n, "%s has no effect: %s", path, why)
+				d.Warn(n, "%s has no effect: %s", path, why)
 			}
 			return nil
 		},
@@ -299,7 +294,7 @@ func kinded[P, T any](key string, unset string, at func(*P) *T, nameOf func(T) s
 				return nil
 			}
 			if k.idle != "" {
-				d.warn(named, "%s.kind %s has no effect: %s", path, k.name, k.idle)
+				d.Warn(named, "%s.kind %s has no effect: %s", path, k.name, k.idle)
 			}
 			return func(p *P) { *at(p) = t }
 		},

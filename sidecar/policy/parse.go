@@ -39,7 +39,7 @@ func Parse(file string, content []byte) (*Policy, error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	p.Warnings = d.warnings
+	p.Warnings = d.Warnings()
 	return p, nil
 }
 

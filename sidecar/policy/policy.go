@@ -16,7 +16,11 @@
 //	fmt.Println(p.Server.HeadTimeout, c.LoadBalancer.Kind, s.TotalTimeout)
 package policy
 
-import "time"
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/document"
+)
 
 // Policy is what one file says, with defaults for what it does not say. It is
 // immutable and safe for concurrent use.
@@ -33,11 +37,7 @@ type Policy struct {
 }
 
 // Warning is a word that was accepted and changes nothing.
-type Warning struct {
-	File string
-	Line int
-	Text string
-}
+type Warning = document.Warning
 
 // Default returns the policy of an empty file.
 func Default() *Policy { return &Policy{Source: "defaults", Server: defaultServer()} }
