@@ -133,7 +133,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	review.Handler = injector
 
 	dtabs := c.serve("namer API", cfg.NamerAddress, false)
-	dtabs.Handler = run.Streams(dtabs, namer.NewAPI(store, log))
+	dtabs.Handler = run.Streams(dtabs, namer.NewAPI(namer.APIConfig{Store: store, Logger: log}))
 
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()
 	routes.Handle("POST "+certs.Path, identity)

@@ -11,5 +11,5 @@
 //
 //	store, err := namer.NewMemory(map[string]string{"default": "/svc => /host"})
 //	mesh.Handle(api.WatchPath, namer.NewStream(namer.StreamConfig{Store: store, Source: index}))
-//	http.ListenAndServe(":4180", namer.NewAPI(store, logger))
+//	http.ListenAndServe(":4180", namer.NewAPI(namer.APIConfig{Store: store, Logger: logger}))
 package namer

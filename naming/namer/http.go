@@ -46,8 +46,14 @@ type API struct {
 	log   *slog.Logger
 }
 
-// NewAPI returns the API of a store.
-func NewAPI(store Store, log *slog.Logger) *API { return &API{store, log} }
+// APIConfig is what an API works with.
+type APIConfig struct {
+	Store  Store
+	Logger *slog.Logger
+}
+
+// NewAPI returns the API. It starts nothing.
+func NewAPI(cfg APIConfig) *API { return &API{cfg.Store, cfg.Logger} }
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +81,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case http.MethodPost, http.MethodPut:
 		a.write(w, r, namespace)
 	case http.MethodDelete:
-		a.answer(w, namespace, a.store.Delete(r.Context(), namespace))
+		a.answer(w, namespace, a.store.Delete(r.Context(), namespace, ""))
 	default:
 		w.WriteHeader(http.StatusNotFound)
 	}
@@ -141,17 +147,18 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, namespace string) {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	change := Change{Dtab: dtab}
 	version, conditional := r.Header["If-Match"]
 	switch {
 	case r.Method == http.MethodPost:
-		err = a.store.Create(r.Context(), namespace, dtab)
+		_, err = a.store.Create(r.Context(), namespace, change)
 	case conditional:
 		// What is not base64 is no version of ours, so it cannot match. An empty string
 		// is the version of nothing, and Update never finds it.
 		stamp, _ := base64.StdEncoding.DecodeString(version[0])
-		err = a.store.Update(r.Context(), namespace, dtab, string(stamp))
+		_, err = a.store.Update(r.Context(), namespace, change, string(stamp))
 	default:
-		err = a.store.Put(r.Context(), namespace, dtab)
+		_, err = a.store.Put(r.Context(), namespace, change)
 	}
 	a.answer(w, namespace, err)
 }
@@ -163,10 +170,12 @@ func (a *API) answer(w http.ResponseWriter, namespace string, err error) {
 	case err == nil:
 	case errors.Is(err, ErrNotFound):
 		status = http.StatusNotFound
-	case errors.Is(err, ErrExists):
+	case errors.Is(err, ErrExists), errors.Is(err, ErrConflict):
 		status = http.StatusConflict
 	case errors.Is(err, ErrVersion):
 		status = http.StatusPreconditionFailed
+	case errors.Is(err, ErrForbidden):
+		status = http.StatusForbidden
 	default:
 		status = http.StatusInternalServerError
 		a.log.Error("dtab storage failed", "namespace", namespace, "error", err)

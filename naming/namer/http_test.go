@@ -35,7 +35,7 @@ const (
 // Every row of the table of namerd's dtab API, in the order of a session.
 func TestAPI(t *testing.T) {
 	store := memory(t, map[string]string{"default": "/svc => /host ; /host => 1 * /a & 9 * /b"})
-	h := namer.NewAPI(store, quiet)
+	h := namer.NewAPI(namer.APIConfig{Store: store, Logger: quiet})
 	for i, c := range []struct {
 		method, path, body string
 		header             []string
@@ -114,7 +114,7 @@ func TestAPI(t *testing.T) {
 
 func TestAPIWatch(t *testing.T) {
 	store := memory(t, map[string]string{"default": "/svc=>/a"})
-	server := httptest.NewServer(namer.NewAPI(store, quiet))
+	server := httptest.NewServer(namer.NewAPI(namer.APIConfig{Store: store, Logger: quiet}))
 	defer server.Close()
 	watching := func(path string, header ...string) (next func() string, stop func()) {
 		r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+path, nil)
@@ -150,7 +150,7 @@ func TestAPIWatch(t *testing.T) {
 	expect(js(), `[{"prefix":"/svc","dst":"/a"}]`)
 	put := func(namespace, dtab string) {
 		t.Helper()
-		if got, _ := call(namer.NewAPI(store, quiet), "PUT", "/api/1/dtabs/"+namespace, dtab, "Content-Type", asDtab); got != "204" {
+		if got, _ := call(namer.NewAPI(namer.APIConfig{Store: store, Logger: quiet}), "PUT", "/api/1/dtabs/"+namespace, dtab, "Content-Type", asDtab); got != "204" {
 			t.Fatal(got)
 		}
 	}
@@ -194,14 +194,11 @@ func TestMemoryWatch(t *testing.T) {
 	}
 	var last []*namer.Versioned
 	w.Notify(func() { last = append(last, w.Get()) })
-	for _, err := range []error{
-		m.Create(t.Context(), "x", dtab(t, "/a=>/b")),
-		m.Delete(t.Context(), "x"),
-		m.Put(t.Context(), "x", dtab(t, "/a=>/c")),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+	_, create := m.Create(t.Context(), "x", namer.Change{Dtab: dtab(t, "/a=>/b")})
+	remove := m.Delete(t.Context(), "x", "")
+	_, put := m.Put(t.Context(), "x", namer.Change{Dtab: dtab(t, "/a=>/c")})
+	if err := errors.Join(create, remove, put); err != nil {
+		t.Fatal(err)
 	}
 	if len(last) != 3 || last[0].Dtab.String() != "/a=>/b" || last[1].Version != "" || last[2].Dtab.String() != "/a=>/c" {
 		t.Fatalf("watched %+v", last)
@@ -214,7 +211,7 @@ type broken struct{ namer.Store }
 func (broken) Names() *watch.Value[[]string] { return &watch.Value[[]string]{} }
 
 func TestAPINotReady(t *testing.T) {
-	if got, _ := call(namer.NewAPI(broken{}, quiet), "GET", "/api/1/dtabs", ""); got != "503 the store is not read yet: try again" {
+	if got, _ := call(namer.NewAPI(namer.APIConfig{Store: broken{}, Logger: quiet}), "GET", "/api/1/dtabs", ""); got != "503 the store is not read yet: try again" {
 		t.Error(got)
 	}
 }

@@ -227,3 +227,12 @@ func dtab(t *testing.T, s string) naming.Dtab {
 	}
 	return d
 }
+
+// put writes the dtab of the namespace default.
+func put(s namer.Store, rules string) error {
+	d, err := naming.ParseDtab(rules)
+	if err == nil {
+		_, err = s.Put(context.Background(), "default", namer.Change{Dtab: d})
+	}
+	return err
+}

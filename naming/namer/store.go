@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
@@ -16,10 +17,15 @@ import (
 
 // What a Store says when it refuses; tested with errors.Is.
 var (
-	ErrNotFound = errors.New("the dtab namespace does not exist")
-	ErrExists   = errors.New("the dtab namespace exists already")
-	ErrVersion  = errors.New("the dtab has another version now")
+	ErrNotFound  = errors.New("the dtab namespace does not exist")
+	ErrExists    = errors.New("the dtab namespace exists already")
+	ErrVersion   = errors.New("the dtab has another version now")
+	ErrForbidden = errors.New("the storage forbids it")                  // it will not do this, for anyone or for us
+	ErrConflict  = errors.New("others kept writing the dtab: try again") // nothing is written
 )
+
+// MaxHistory is how many revisions of a dtab a Store keeps, the present one included.
+const MaxHistory = 10
 
 // Versioned is a dtab as it is stored. It is immutable.
 type Versioned struct {
@@ -29,8 +35,22 @@ type Versioned struct {
 	Version string
 }
 
+// Change is what somebody writes.
+type Change struct {
+	Dtab naming.Dtab
+	By   string // who, for the history; may be empty
+}
+
+// Revision is a dtab that was written once. It is immutable.
+type Revision struct {
+	Versioned
+	Time time.Time
+	By   string // who wrote it; empty if that is not known
+}
+
 // Store keeps dtabs by namespace. Its methods may be called concurrently; errors other than
-// those named are faults of the storage.
+// those named, ErrForbidden and ErrConflict are faults of the storage. A write returns the
+// version that it made.
 type Store interface {
 	// Names returns the sorted names of all namespaces, live; nil as long as they are not
 	// known.
@@ -38,14 +58,17 @@ type Store interface {
 	// Get returns the dtab, or ErrNotFound.
 	Get(ctx context.Context, namespace string) (*Versioned, error)
 	// Create stores the dtab of a new namespace, or returns ErrExists.
-	Create(ctx context.Context, namespace string, dtab naming.Dtab) error
+	Create(ctx context.Context, namespace string, change Change) (version string, err error)
 	// Put stores the dtab whether the namespace exists or not.
-	Put(ctx context.Context, namespace string, dtab naming.Dtab) error
+	Put(ctx context.Context, namespace string, change Change) (version string, err error)
 	// Update stores the dtab if the present one has this version, else it returns
 	// ErrNotFound or ErrVersion.
-	Update(ctx context.Context, namespace string, dtab naming.Dtab, version string) error
+	Update(ctx context.Context, namespace string, change Change, version string) (next string, err error)
 	// Delete removes the namespace, or returns ErrNotFound.
-	Delete(ctx context.Context, namespace string) error
+	Delete(ctx context.Context, namespace, by string) error
+	// History returns what was written, the newest first, which is the present dtab, and
+	// at most MaxHistory of it; or ErrNotFound.
+	History(ctx context.Context, namespace string) ([]Revision, error)
 	// Watch returns the dtab, live, until release is called: nil as long as it is not
 	// known, and a Versioned without version while the namespace does not exist. It
 	// neither blocks nor fails, and release may be called more than once.
@@ -65,6 +88,7 @@ type Memory struct {
 // existed are kept, so that no version comes back.
 type entry struct {
 	dtab     watch.Value[*Versioned]
+	history  []Revision // newest first
 	writes   uint64
 	watchers int
 }
@@ -85,7 +109,7 @@ func NewMemory(seed map[string]string) (*Memory, error) {
 			errs = append(errs, fmt.Errorf("read dtab of namespace %q: %w", namespace, err))
 			continue
 		}
-		m.entry(namespace).set(dtab)
+		m.entry(namespace).set(Change{Dtab: dtab})
 	}
 	m.publishNames()
 	return m, errors.Join(errs...)
@@ -103,9 +127,12 @@ func (m *Memory) entry(namespace string) *entry {
 }
 
 // set stores a dtab under the next version: the number of writes, in eight bytes.
-func (e *entry) set(dtab naming.Dtab) {
+func (e *entry) set(c Change) (version string) {
 	e.writes++
-	e.dtab.Set(&Versioned{dtab, string(binary.BigEndian.AppendUint64(nil, e.writes))})
+	v := &Versioned{c.Dtab, string(binary.BigEndian.AppendUint64(nil, e.writes))}
+	e.history = append([]Revision{{*v, time.Now(), c.By}}, e.history[:min(len(e.history), MaxHistory-1)]...)
+	e.dtab.Set(v)
+	return v.Version
 }
 
 func (m *Memory) publishNames() {
@@ -121,20 +148,20 @@ func (m *Memory) publishNames() {
 	}
 }
 
-// write changes one namespace, if allowed says so of its present dtab.
-func (m *Memory) write(namespace string, allowed func(*Versioned) error, change func(*entry)) error {
+// write stores a dtab, if allowed says so of the version of the present one.
+func (m *Memory) write(namespace string, c Change, allowed func(version string) error) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := &Versioned{}
+	now := ""
 	if e := m.entries[namespace]; e != nil {
-		now = e.dtab.Get()
+		now = e.dtab.Get().Version
 	}
 	if err := allowed(now); err != nil {
-		return err
+		return "", err
 	}
-	change(m.entry(namespace))
+	version := m.entry(namespace).set(c)
 	m.publishNames()
-	return nil
+	return version, nil
 }
 
 // Names implements Store.
@@ -151,41 +178,55 @@ func (m *Memory) Get(_ context.Context, namespace string) (*Versioned, error) {
 }
 
 // Create implements Store.
-func (m *Memory) Create(_ context.Context, namespace string, dtab naming.Dtab) error {
-	return m.write(namespace, func(v *Versioned) error {
-		if v.Version != "" {
+func (m *Memory) Create(_ context.Context, namespace string, c Change) (string, error) {
+	return m.write(namespace, c, func(version string) error {
+		if version != "" {
 			return ErrExists
 		}
 		return nil
-	}, func(e *entry) { e.set(dtab) })
+	})
 }
 
 // Put implements Store.
-func (m *Memory) Put(_ context.Context, namespace string, dtab naming.Dtab) error {
-	return m.write(namespace, func(*Versioned) error { return nil }, func(e *entry) { e.set(dtab) })
+func (m *Memory) Put(_ context.Context, namespace string, c Change) (string, error) {
+	return m.write(namespace, c, func(string) error { return nil })
 }
 
 // Update implements Store.
-func (m *Memory) Update(_ context.Context, namespace string, dtab naming.Dtab, version string) error {
-	return m.write(namespace, func(v *Versioned) error {
-		switch v.Version {
+func (m *Memory) Update(_ context.Context, namespace string, c Change, version string) (string, error) {
+	return m.write(namespace, c, func(now string) error {
+		switch now {
 		case "":
 			return ErrNotFound
 		case version:
 			return nil
 		}
 		return ErrVersion
-	}, func(e *entry) { e.set(dtab) })
+	})
 }
 
 // Delete implements Store.
-func (m *Memory) Delete(_ context.Context, namespace string) error {
-	return m.write(namespace, func(v *Versioned) error {
-		if v.Version == "" {
-			return ErrNotFound
-		}
-		return nil
-	}, func(e *entry) { e.dtab.Set(&Versioned{}) })
+func (m *Memory) Delete(_ context.Context, namespace, _ string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[namespace]
+	if e == nil || !e.exists() {
+		return ErrNotFound
+	}
+	e.history = nil
+	e.dtab.Set(&Versioned{})
+	m.publishNames()
+	return nil
+}
+
+// History implements Store.
+func (m *Memory) History(_ context.Context, namespace string) ([]Revision, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[namespace]; e != nil && e.exists() {
+		return e.history, nil
+	}
+	return nil, ErrNotFound
 }
 
 // Watch implements Store.

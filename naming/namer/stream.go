@@ -47,6 +47,10 @@ type StreamConfig struct {
 	// Policy is the text of the policy that all proxies are sent, live; nil as long as it
 	// is not known. Without a Value none is sent.
 	Policy *watch.Value[[]byte]
+	// Namers is the text of the namers that all proxies are sent, likewise.
+	Namers *watch.Value[[]byte]
+	// Seen takes note of the names that proxies say they use; nil forgets them.
+	Seen   *Seen
 	Logger *slog.Logger
 }
 
@@ -72,6 +76,8 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s := &session{
 		source: h.cfg.Source,
+		seen:   h.cfg.Seen,
+		used:   map[api.Name]bool{},
 		out:    out,
 		w:      w,
 		in:     bufio.NewScanner(r.Body),
@@ -101,10 +107,13 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	log := h.cfg.Logger.With("proxy", hello.Proxy, "node", hello.Node)
 	log.Info("proxy connected", "mode", hello.Mode)
-	// First, so that a proxy that has its dtab and begins to serve has its policy, too.
-	if h.cfg.Policy != nil {
-		s.followPolicy(h.cfg.Policy)
-	}
+	// First, so that a proxy that has its dtab and begins to serve has these, too.
+	s.followText(h.cfg.Policy, func(text, version string) *api.FromNamer {
+		return &api.FromNamer{Policy: &api.Policy{Text: text, Version: version}}
+	})
+	s.followText(h.cfg.Namers, func(text, version string) *api.FromNamer {
+		return &api.FromNamer{Namers: &api.Namers{Text: text, Version: version}}
+	})
 	s.followDtab(h.cfg.Store, hello.DtabNamespace)
 	if hello.Mode == api.ModeHost {
 		s.followPods(hello.Node)
@@ -123,6 +132,8 @@ func refuseJSON(w http.ResponseWriter, status int, err error) {
 // per name and nothing else.
 type session struct {
 	source Source
+	seen   *Seen
+	used   map[api.Name]bool // by the reader alone, until it is gone
 	w      io.Writer
 	out    *http.ResponseController
 	in     *bufio.Scanner
@@ -204,15 +215,18 @@ func (s *session) take() []*subscription {
 	return slices.DeleteFunc(dirty, func(sub *subscription) bool { return sub.stopped })
 }
 
-func (s *session) followPolicy(value *watch.Value[[]byte]) {
-	sub := subscribe(s, value, func() {}, bytes.Equal,
-		func(text []byte) *api.FromNamer {
-			if text == nil {
-				return nil
-			}
-			sum := sha256.Sum256(text)
-			return &api.FromNamer{Policy: &api.Policy{Text: string(text), Version: hex.EncodeToString(sum[:8])}}
-		})
+// followText follows a text that all proxies are sent, if there is one.
+func (s *session) followText(value *watch.Value[[]byte], message func(text, version string) *api.FromNamer) {
+	if value == nil {
+		return
+	}
+	sub := subscribe(s, value, func() {}, bytes.Equal, func(text []byte) *api.FromNamer {
+		if text == nil {
+			return nil
+		}
+		sum := sha256.Sum256(text)
+		return message(string(text), hex.EncodeToString(sum[:8]))
+	})
 	s.always = append(s.always, sub.stop)
 }
 
@@ -283,6 +297,9 @@ func (s *session) run(ctx context.Context) error {
 	for name := range s.names {
 		s.unfollow(name)
 	}
+	for n := range s.used {
+		s.seen.remove(n)
+	}
 	for _, stop := range s.always {
 		stop()
 	}
@@ -320,7 +337,33 @@ func (s *session) readAll() error {
 			}
 			s.follow(m.Watch)
 		}
+		if m.Use != nil && s.seen != nil {
+			if err := s.use(m.Use); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// use takes note of which names the proxy began and ceased to use.
+func (s *session) use(u *api.Use) error {
+	for _, n := range u.Remove {
+		if s.used[n] {
+			delete(s.used, n)
+			s.seen.remove(n)
+		}
+	}
+	for _, n := range u.Add {
+		if s.used[n] {
+			continue
+		}
+		if len(s.used) >= maxNames {
+			return fmt.Errorf("use %s: more than %d names are in use", n.Path, maxNames)
+		}
+		s.used[n] = true
+		s.seen.add(n)
+	}
+	return nil
 }
 
 // writeAll sends what is dirty, many messages a flush, and heartbeats when nothing is.

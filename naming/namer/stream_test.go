@@ -61,7 +61,7 @@ func TestStream(t *testing.T) {
 				t.Fatalf("got %+v, want %+v", got, r)
 			}
 		}
-		if err := store.Put(t.Context(), "default", dtab(t, "/svc=>/b")); err != nil {
+		if err := put(store, "/svc=>/b"); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -70,7 +70,7 @@ func TestStream(t *testing.T) {
 		}
 		// Weights arrive as they were stored, and so do changes that two decimals do not show.
 		for _, rules := range []string{"/svc=>0.001*/a & 0.999*/b", "/svc=>0.002*/a & 0.998*/b"} {
-			if err := store.Put(t.Context(), "default", dtab(t, rules)); err != nil {
+			if err := put(store, rules); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -125,7 +125,7 @@ func TestStream(t *testing.T) {
 		}
 
 		// A deleted namespace is an empty dtab.
-		if err := store.Delete(t.Context(), "default"); err != nil {
+		if err := store.Delete(t.Context(), "default", ""); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -121,7 +121,7 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 		return s
 	}
 	c.servers = []run.Component{
-		{Name: "namer", Run: run.HTTP(server(namer.NewAPI(store, silent)), c.listeners.namer, time.Second)},
+		{Name: "namer", Run: run.HTTP(server(namer.NewAPI(namer.APIConfig{Store: store, Logger: silent})), c.listeners.namer, time.Second)},
 		{Name: "mesh API", Run: run.HTTPS(server(mesh), c.listeners.mesh, tlsConfig.Clone(), time.Second)},
 		{Name: "injector", Run: run.HTTPS(server(admission), c.listeners.webhook, tlsConfig.Clone(), time.Second)},
 	}

@@ -1,10 +1,10 @@
 // Package api holds the messages between a proxy and the namer.
 //
 // They travel as JSON, one object a line, on the two directions of a single HTTP request:
-// POST /tulle/v1/watch. A proxy says hello, then what it watches; the namer answers with
-// the policy, the dtab, with replica sets and, to host proxies, with the pods of the node. Every state
-// is the latest: the namer may skip the ones between and never repeats an equal one. An
-// empty object is a heartbeat, sent by both sides.
+// POST /tulle/v1/watch. A proxy says hello, then what it watches and which names its callers
+// use; the namer answers with the policy, the namers, the dtab, with replica sets and, to host
+// proxies, with the pods of the node. Every state is the latest: the namer may skip the ones
+// between and never repeats an equal one. An empty object is a heartbeat, sent by both sides.
 //
 // Package api is messages and nothing else: the sides are naming/namer and
 // naming/namer/client.
@@ -14,7 +14,9 @@
 //
 //	→ {"hello":{"proxy":"web-0","node":"n1","mode":"sidecar","dtabNamespace":"default"}}
 //	← {"policy":{"text":"service: {totalTimeoutMs: 900}","version":"1fc59c15e42f83b2"}}
+//	← {"namers":{"text":"- kind: io.l5d.k8s\n","version":"0b2ad7e5f1c93d46"}}
 //	← {"dtab":{"text":"/svc=>/host","version":"AAAAAAAAAAE="}}
+//	→ {"use":{"add":[{"namespace":"shop","path":"/svc/world"}]}}
 //	→ {"watch":"/#/io.l5d.k8s/default/http/world"}
 //	← {"replicas":{"name":"/#/io.l5d.k8s/default/http/world","state":"neg"}}
 package api
@@ -43,6 +45,20 @@ type FromProxy struct {
 	Hello   *Hello `json:"hello,omitempty"`
 	Watch   string `json:"watch,omitempty"`   // a bound id to send the replicas of
 	Unwatch string `json:"unwatch,omitempty"` // an id to forget
+	Use     *Use   `json:"use,omitempty"`
+}
+
+// Use says which names the proxy's callers began and ceased to use since it last said so; a
+// stream begins with none. Long lists come in several messages, lest a line exceed MaxLine.
+type Use struct {
+	Add    []Name `json:"add,omitempty"`
+	Remove []Name `json:"remove,omitempty"`
+}
+
+// Name is a name that somebody uses.
+type Name struct {
+	Namespace string `json:"namespace"` // the Kubernetes namespace of the caller
+	Path      string `json:"path"`      // printed, such as /svc/world
 }
 
 // Modes of a proxy.
@@ -62,6 +78,7 @@ type Hello struct {
 // FromNamer is a line from the namer. One field is set, or none in a heartbeat.
 type FromNamer struct {
 	Policy   *Policy   `json:"policy,omitempty"`
+	Namers   *Namers   `json:"namers,omitempty"`
 	Dtab     *Dtab     `json:"dtab,omitempty"`
 	Replicas *Replicas `json:"replicas,omitempty"`
 	Pods     *Pods     `json:"pods,omitempty"`
@@ -72,6 +89,14 @@ type FromNamer struct {
 // all the words keeps the policy that it has.
 type Policy struct {
 	Text    string `json:"text"`    // a file, which may be empty
+	Version string `json:"version"` // the same for the same text, whoever sends it
+}
+
+// Namers is what names under /# mean in the mesh: a YAML list as naming/registry reads it. The
+// namer sends it before the first dtab if it has one by then. A proxy that cannot read it keeps
+// what it has.
+type Namers struct {
+	Text    string `json:"text"`
 	Version string `json:"version"` // the same for the same text, whoever sends it
 }
 

@@ -1,5 +1,6 @@
-// Package client is the proxy's side of the namer's stream: it keeps the policy, the dtab, the
-// replica sets that are asked for and, for a host proxy, the pods of the node up to date.
+// Package client is the proxy's side of the namer's stream: it keeps the policy, the namers, the
+// dtab, the replica sets that are asked for and, for a host proxy, the pods of the node up to
+// date, and tells the namer which names are in use.
 //
 // It resolves nothing and knows nothing of requests. It only holds what the namer last said.
 //
@@ -55,7 +56,10 @@ type Config struct {
 	// Token returns the bearer token to show, anew at every connection; nil shows none.
 	Token func() (string, error)
 	// Hello says who we are.
-	Hello  api.Hello
+	Hello api.Hello
+	// InUse returns the names that are bound at present, in any order; it is asked at the
+	// beginning of a stream and at every heartbeat. Nil reports none.
+	InUse  func() []api.Name
 	Logger *slog.Logger
 	// Dial connects to the host and port of URL; nil means TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -66,12 +70,13 @@ type Client struct {
 	cfg Config
 	url *url.URL
 
-	policy    watch.Value[*api.Policy]
-	dtab      watch.Value[*naming.Dtab]
-	pods      watch.Value[[]api.Pod]
-	connected atomic.Bool
-	synced    chan struct{} // closed when the dtab, and the pods if we need them, have come
-	isSynced  bool          // by the goroutine of Run alone
+	policy   watch.Value[*api.Policy]
+	namers   watch.Value[*api.Namers]
+	dtab     watch.Value[*naming.Dtab]
+	pods     watch.Value[[]api.Pod]
+	state    atomic.Pointer[State]
+	synced   chan struct{} // closed when the dtab, and the pods if we need them, have come
+	isSynced bool          // by the goroutine of Run alone
 
 	// changed has one token when names may differ from what the namer was told.
 	changed chan struct{}
@@ -96,19 +101,26 @@ func New(cfg Config) (*Client, error) {
 	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 		return nil, fmt.Errorf("read the URL of the namer: %q is not of the form https://host:port", cfg.URL)
 	}
-	return &Client{
+	c := &Client{
 		cfg:     cfg,
 		url:     u.JoinPath(api.WatchPath),
 		synced:  make(chan struct{}),
 		changed: make(chan struct{}, 1),
 		names:   map[string]*name{},
-	}, nil
+	}
+	c.state.Store(&State{})
+	return c, nil
 }
 
 // Policy returns the policy of the mesh as text, live; nil as long as it is not known, which
 // is forever if the namer has none. A hook of Notify has returned before what the namer sent
 // after the policy is taken in.
 func (c *Client) Policy() *watch.Value[*api.Policy] { return &c.policy }
+
+// Namers returns the namers of the mesh as text, live; nil as long as they are not known, which
+// is forever if the namer has none to send. As with the policy, a hook of Notify has returned
+// before what the namer sent after it is taken in.
+func (c *Client) Namers() *watch.Value[*api.Namers] { return &c.namers }
 
 // Dtab returns the base dtab, live; nil as long as it is not known.
 func (c *Client) Dtab() *watch.Value[*naming.Dtab] { return &c.dtab }
@@ -117,8 +129,20 @@ func (c *Client) Dtab() *watch.Value[*naming.Dtab] { return &c.dtab }
 // forever unless we are a host proxy.
 func (c *Client) Pods() *watch.Value[[]api.Pod] { return &c.pods }
 
+// State is how it stands with the stream.
+type State struct {
+	Connected bool
+	// Since is when the stream came up or was lost; zero before the first one.
+	Since time.Time
+	// Err is why the last attempt failed; nil while connected and before the first.
+	Err error
+}
+
+// State returns how it stands with the stream now.
+func (c *Client) State() State { return *c.state.Load() }
+
 // Connected reports whether the namer answers now.
-func (c *Client) Connected() bool { return c.connected.Load() }
+func (c *Client) Connected() bool { return c.state.Load().Connected }
 
 // Synced is closed once the first dtab has come and, for a host proxy, the first pods. It
 // stays closed whatever happens later.
@@ -163,7 +187,12 @@ func (c *Client) Run(ctx context.Context) error {
 	backoff, quiet := minBackoff, false
 	for {
 		err := c.stream(ctx)
-		served := c.connected.Swap(false)
+		lost := State{Since: c.State().Since, Err: err}
+		served := c.Connected()
+		if served {
+			lost.Since = time.Now()
+		}
+		c.state.Store(&lost)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -253,7 +282,8 @@ func (c *Client) stream(ctx context.Context) (err error) {
 			return fmt.Errorf("read stream: %w", err)
 		}
 		silence.Reset(api.Silence)
-		if !c.connected.Swap(true) {
+		if !c.Connected() {
+			c.state.Store(&State{Connected: true, Since: time.Now()})
 			c.cfg.Logger.Info("namer connected", "url", c.cfg.URL)
 		}
 		c.receive(m)
@@ -277,7 +307,8 @@ func (c *Client) connect(ctx context.Context) (*http.ClientConn, error) {
 	return conn, nil
 }
 
-// send tells the namer who we are, then what we watch, and keeps telling it.
+// send tells the namer who we are, what we watch and which names are in use, and keeps
+// telling it.
 func (c *Client) send(ctx context.Context, w io.Writer) error {
 	heartbeat := time.NewTicker(api.Heartbeat)
 	defer heartbeat.Stop()
@@ -286,7 +317,8 @@ func (c *Client) send(ctx context.Context, w io.Writer) error {
 	if err := e.Encode(api.FromProxy{Hello: &c.cfg.Hello}); err != nil {
 		return fmt.Errorf("write stream: %w", err)
 	}
-	told := map[string]*name{}
+	told, used := map[string]*name{}, map[api.Name]bool{}
+	used = c.sendUse(e, used)
 	for {
 		now := c.wanted()
 		for id, n := range told {
@@ -312,10 +344,42 @@ func (c *Client) send(ctx context.Context, w io.Writer) error {
 		case <-c.changed:
 		case <-heartbeat.C:
 			e.Encode(api.FromProxy{})
+			used = c.sendUse(e, used)
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// maxUse is how many names one message of use has at most. A path can have some hundred
+// bytes, so this keeps far below api.MaxLine.
+const maxUse = 50
+
+// sendUse encodes how the names in use differ from those the namer was told, and returns them.
+func (c *Client) sendUse(e *json.Encoder, told map[api.Name]bool) map[api.Name]bool {
+	if c.cfg.InUse == nil {
+		return told
+	}
+	now := map[api.Name]bool{}
+	var add, remove []api.Name
+	for _, n := range c.cfg.InUse() {
+		if !now[n] && !told[n] {
+			add = append(add, n)
+		}
+		now[n] = true
+	}
+	for n := range told {
+		if !now[n] {
+			remove = append(remove, n)
+		}
+	}
+	for some := range slices.Chunk(remove, maxUse) {
+		e.Encode(api.FromProxy{Use: &api.Use{Remove: some}})
+	}
+	for some := range slices.Chunk(add, maxUse) {
+		e.Encode(api.FromProxy{Use: &api.Use{Add: some}})
+	}
+	return now
 }
 
 // wanted returns a copy of the names that are followed now.
@@ -331,6 +395,10 @@ func (c *Client) receive(m api.FromNamer) {
 	case m.Policy != nil:
 		if old := c.policy.Get(); old == nil || old.Text != m.Policy.Text {
 			c.policy.Set(m.Policy)
+		}
+	case m.Namers != nil:
+		if old := c.namers.Get(); old == nil || old.Text != m.Namers.Text {
+			c.namers.Set(m.Namers)
 		}
 	case m.Dtab != nil:
 		dtab, err := naming.ParseDtab(m.Dtab.Text)
