@@ -8,7 +8,8 @@
 // `inject.proxy-image` is the flag --inject.proxy-image, the variable TULLE_INJECT_PROXY_IMAGE and, in the file, the
 // entry proxy-image under inject. Fields may be strings, bools, ints, float64s, durations ("24h"),
 // structs of such, and maps from string to string. A map is read from the file only, entry by entry over
-// the default ones; its keys are lower-case letters, digits and hyphens. The file is named by --config or TULLE_CONFIG.
+// the default ones; its keys are lower-case letters, digits and hyphens. The file is named by --config or
+// TULLE_CONFIG, unless the program gives it another name.
 // An empty variable counts as unset.
 //
 // Invariant: [Loader.Load] either fills the whole struct and has validated it, or says everything that is
@@ -77,7 +78,8 @@ type Loader struct {
 	settings []Setting
 	sections map[string]bool
 	flags    *pflag.FlagSet
-	config   *string
+	config   *string // the file of settings, by flag
+	env      string  // the variable that names it too
 }
 
 var durationType = reflect.TypeFor[time.Duration]()
@@ -85,21 +87,30 @@ var durationType = reflect.TypeFor[time.Duration]()
 // New declares a flag in flags for every setting of the struct that target points to, and --config. The
 // values that the struct holds now are the defaults. It fails only on a struct that is no list of
 // settings, which is a mistake in the program.
-func New(target any, flags *pflag.FlagSet) (*Loader, error) {
+func New(target any, flags *pflag.FlagSet) (*Loader, error) { return NewNamed(target, flags, "config") }
+
+// NewNamed is New for a program where --config means something else: the flag that names the file of
+// settings is called file, and its variable likewise.
+func NewNamed(target any, flags *pflag.FlagSet, file string) (*Loader, error) {
 	v := reflect.ValueOf(target)
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return nil, fmt.Errorf("declare settings: %T is not a pointer to a struct", target)
 	}
-	l := &Loader{target: target, sections: map[string]bool{}, flags: flags}
+	l := &Loader{target: target, sections: map[string]bool{}, flags: flags, env: variable(file)}
 	if err := l.declare("", v.Elem()); err != nil {
 		return nil, fmt.Errorf("declare settings: %w", err)
 	}
-	l.config = flags.String("config", "", "YAML file of settings ("+Prefix+"CONFIG)")
+	l.config = flags.String(file, "", "YAML file of settings ("+l.env+")")
 	return l, nil
 }
 
 // Settings returns every setting in the order of the struct.
 func (l *Loader) Settings() []Setting { return append([]Setting(nil), l.settings...) }
+
+// variable returns the name of the environment variable for a key.
+func variable(key string) string {
+	return Prefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(key))
+}
 
 func (l *Loader) declare(prefix string, v reflect.Value) error {
 	for i := range v.NumField() {
@@ -118,7 +129,7 @@ func (l *Loader) declare(prefix string, v reflect.Value) error {
 		}
 		s := Setting{
 			Key:  key,
-			Env:  Prefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(key)),
+			Env:  variable(key),
 			Help: field.Tag.Get("help"),
 			kind: field.Type,
 		}
@@ -154,7 +165,7 @@ func (l *Loader) declare(prefix string, v reflect.Value) error {
 func (l *Loader) Load() error {
 	path := *l.config
 	if path == "" {
-		path = os.Getenv(Prefix + "CONFIG")
+		path = os.Getenv(l.env)
 	}
 	f := &file{loader: l, values: map[string]string{}, entries: map[string]map[string]string{}}
 	if path != "" {

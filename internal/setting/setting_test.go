@@ -123,6 +123,25 @@ func TestFileFromEnvironment(t *testing.T) {
 	}
 }
 
+func TestFileByAnotherName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.yaml")
+	if err := os.WriteFile(path, []byte(`{"config": "routers.yaml"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var cfg struct {
+		Config string `setting:"config" help:"another file"`
+	}
+	flags := pflag.NewFlagSet("tulle", pflag.ContinueOnError)
+	loader, err := setting.NewNamed(&cfg, flags, "settings-file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TULLE_SETTINGS_FILE", path)
+	if err := loader.Load(); err != nil || cfg.Config != "routers.yaml" {
+		t.Errorf("config %q, %v", cfg.Config, err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		file string
