@@ -1,6 +1,8 @@
 // Package webhook is the injector: it decides for each new pod whether it joins the mesh and in which
 // mode, and writes the JSON patch that makes it so.
 //
+// (At the side, [Server] also answers the API server about DTabs, with what others say is wrong with them.)
+//
 // The heart is [Inject], a pure function of the pod's JSON, its namespace and a [Config]. It reads nothing
 // else and calls nobody, so the admission webhook ([Server]), the command line and the demo give the same
 // answer for the same pod. Package webhook does not watch Kubernetes, keep certificates or serve TLS:

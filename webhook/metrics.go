@@ -33,6 +33,7 @@ func modeLabel(m Mode) string {
 type metrics struct {
 	requests *prometheus.CounterVec
 	refused  *prometheus.CounterVec
+	dtabs    *prometheus.CounterVec
 	duration prometheus.Histogram
 }
 
@@ -44,8 +45,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"mode", "reason"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tulle_inject_refused_total",
-			Help: "Requests to the injector that were no admission review of version v1, by cause.",
+			Help: "Requests to the webhooks that were no admission review of version v1, by cause.",
 		}, []string{"cause"}),
+		dtabs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tulle_dtab_admissions_total",
+			Help: "DTabs that the webhook was asked about, by its answer.",
+		}, []string{"result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tulle_inject_duration_seconds",
 			Help: "Time from a complete review to its answer.",
@@ -61,7 +66,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	for _, c := range causes() {
 		m.refused.WithLabelValues(c)
 	}
-	return m, errors.Join(reg.Register(m.requests), reg.Register(m.refused), reg.Register(m.duration))
+	for _, r := range dtabResults() {
+		m.dtabs.WithLabelValues(r)
+	}
+	return m, errors.Join(reg.Register(m.requests), reg.Register(m.refused), reg.Register(m.dtabs), reg.Register(m.duration))
 }
 
 // modesOf returns the modes that a result with reason r can have.

@@ -26,21 +26,25 @@ const maxBody = 4 << 20
 // makes controllers try again: injecting by guess would be worse.
 type NamespaceFunc func(ctx context.Context, name string) (Namespace, error)
 
-// ServerConfig is what a Server needs. All of it is required.
+// ServerConfig is what a Server needs. All of it but DTab is required.
 type ServerConfig struct {
 	// Config returns the injector's configuration as it is now; called for each pod, concurrently.
 	Config func() Config
 	// Namespace finds the pod's namespace.
 	Namespace NamespaceFunc
+	// DTab says what is wrong with a DTab of l5d.io in JSON, all of it and in the words that its writer is to
+	// read; nil if it may be stored. Called concurrently. Without it nobody is answered about DTabs.
+	DTab func(object []byte) error
 	// Registerer receives the metrics.
 	Registerer prometheus.Registerer
-	// Logger hears of refused pods and of callers that are no API server; injections are counted, not logged.
+	// Logger hears of what is refused and of callers that are no API server; injections are counted, not logged.
 	Logger *slog.Logger
 }
 
 // Server is the admission webhook: it answers an AdmissionReview of admission.k8s.io/v1 in the body of
-// POST requests to "/inject". It starts no goroutines and has no side effects, so dry runs need no care. It is
-// safe for concurrent use. TLS and timeouts belong to the http.Server around it.
+// POST requests, about pods to "/inject" and about DTabs to "/validate-dtab". It starts no goroutines and has no
+// side effects, so dry runs need no care. It is safe for concurrent use. TLS and timeouts belong to the
+// http.Server around it.
 type Server struct {
 	cfg     ServerConfig
 	mux     *http.ServeMux
@@ -54,7 +58,12 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("register the injector's metrics: %w", err)
 	}
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), metrics: m}
-	s.mux.HandleFunc("/inject", s.inject)
+	s.mux.HandleFunc("/inject", s.review(s.inject))
+	if cfg.DTab != nil {
+		s.mux.HandleFunc("/validate-dtab", s.review(func(_ context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+			return s.decideDTab(req)
+		}))
+	}
 	return s, nil
 }
 
@@ -68,36 +77,38 @@ type refusal struct {
 	message string
 }
 
-func (s *Server) inject(w http.ResponseWriter, r *http.Request) {
-	review, refused := readReview(w, r)
-	if refused != nil {
-		s.metrics.refused.WithLabelValues(refused.cause).Inc()
-		s.cfg.Logger.Warn("refuse a request that is no admission review", "cause", refused.cause, "message", refused.message, "remote", r.RemoteAddr)
-		if refused.status == http.StatusMethodNotAllowed {
-			w.Header().Set("Allow", http.MethodPost)
+// review returns the handler of one path, which answers reviews by decide.
+func (s *Server) review(decide func(context.Context, *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		review, refused := readReview(w, r)
+		if refused != nil {
+			s.metrics.refused.WithLabelValues(refused.cause).Inc()
+			s.cfg.Logger.Warn("refuse a request that is no admission review", "cause", refused.cause, "message", refused.message, "remote", r.RemoteAddr)
+			if refused.status == http.StatusMethodNotAllowed {
+				w.Header().Set("Allow", http.MethodPost)
+			}
+			http.Error(w, refused.message, refused.status)
+			return
 		}
-		http.Error(w, refused.message, refused.status)
-		return
+		body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: review.TypeMeta, Response: decide(r.Context(), review.Request)})
+		if err != nil { // strings and bytes only: out of reach, but an empty 200 would be worse
+			http.Error(w, "write the admission review: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		// If the caller is gone there is nobody left to tell.
+		_, _ = w.Write(body)
 	}
+}
 
+func (s *Server) inject(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	begin := time.Now()
-	res := s.decide(r.Context(), review.Request)
+	res := s.decide(ctx, req)
 	s.metrics.observe(res, time.Since(begin))
 	if res.Reason.Denies() {
-		s.cfg.Logger.Info("refuse a pod", "namespace", review.Request.Namespace, "reason", res.Reason, "message", res.Message, "uid", review.Request.UID)
+		s.cfg.Logger.Info("refuse a pod", "namespace", req.Namespace, "reason", res.Reason, "message", res.Message, "uid", req.UID)
 	}
-
-	body, err := json.Marshal(admissionv1.AdmissionReview{
-		TypeMeta: review.TypeMeta,
-		Response: response(review.Request, res),
-	})
-	if err != nil { // strings and bytes only: out of reach, but an empty 200 would be worse
-		http.Error(w, "write the admission review: "+err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	// If the caller is gone there is nobody left to tell.
-	_, _ = w.Write(body)
+	return response(req, res)
 }
 
 // readReview reads the review in r, or says why it is none.
