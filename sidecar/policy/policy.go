@@ -113,6 +113,24 @@ type Client struct {
 	// FailFast passes over an endpoint that could not be connected to until one
 	// connection to it succeeds again.
 	FailFast bool
+	// TLS is to be spoken to the endpoints, by themselves, unless it is zero: the
+	// mesh's own encryption is no matter of a policy. Who cannot do so refuses requests.
+	TLS TLS
+}
+
+// TLS is how endpoints are spoken to that want TLS of their own.
+type TLS struct {
+	Enabled bool
+	// CommonName is the name that a certificate must have, and that is asked for;
+	// empty if DisableValidation.
+	CommonName        string
+	DisableValidation bool // any certificate will do
+	// Trust are PEM files of the authorities to believe, one a line; empty: those of the system.
+	Trust     string
+	Cert, Key string // PEM files for who asks for a client's certificate; both or none
+	// Intermediates is a PEM file that goes with Cert, or empty.
+	Intermediates string
+	Protocols     string // those allowed, such as "TLSv1.2 TLSv1.3"; empty: the usual ones
 }
 
 // Balancers, by their names in a file.

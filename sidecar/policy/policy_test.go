@@ -222,8 +222,8 @@ p.yaml:2: service.configs is not known here: it needs kind: io.l5d.static`},
 func TestWarnings(t *testing.T) {
 	p := parse(t, "client:\n  loadBalancer: {kind: heap, enableProbation: true}\n")
 	want := []Warning{
-		{"p.yaml", 2, "client.loadBalancer.enableProbation has no effect: endpoints that the namer no longer names get no new requests"},
-		{"p.yaml", 2, "client.loadBalancer.kind heap has no effect: p2c is used, which is as even and does not lock"},
+		{File: "p.yaml", Line: 2, Text: "client.loadBalancer.enableProbation has no effect: endpoints that the namer no longer names get no new requests"},
+		{File: "p.yaml", Line: 2, Text: "client.loadBalancer.kind heap has no effect: p2c is used, which is as even and does not lock"},
 	}
 	if diff := cmp.Diff(want, p.Warnings); diff != "" {
 		t.Error(diff)
