@@ -10,12 +10,14 @@
 //	/$/dev.tulle.service/shop/cart       → /#/io.l5d.k8s/shop/80/cart | /#/io.l5d.k8s/shop/http/cart
 //	/$/dev.tulle.service/shop/cart.eu:81 → /#/io.l5d.k8s/eu/81/cart | /$/inet/cart.eu/81
 //	/$/inet/db.test/5432                 → bound, for DNS to resolve
+//	/$/io.buoyant.rinet/5432/db.test     → bound likewise
+//	/$/io.buoyant.porthostPfx/dns/a.test:81        → /dns/81/a.test
+//	/$/io.buoyant.http.domainToPathPfx/web/a.test  → /web/test/a
 //	/$/nil, /$/fail                      → $, !
 package rewrite
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -32,6 +34,7 @@ const (
 	kubernetes = "io.l5d.k8s"
 	files      = "io.l5d.fs"
 	inet       = "inet"
+	rinet      = "io.buoyant.rinet"
 )
 
 // maxFileElements bounds the directories that a name may lead through, since
@@ -106,122 +109,65 @@ func KubernetesID(namespace, port, name string) naming.Path {
 	return naming.Path{configured, kubernetes, namespace, port, name}
 }
 
-// Inet returns the host and the port that the id /$/inet/<host>/<port> stands for. It is false
-// for everything that is not such an id, longer names included.
+// Inet returns the host and the port that the id /$/inet/<host>/<port> stands for, or
+// /$/io.buoyant.rinet/<port>/<host>. It is false for everything that is not such an id, longer
+// names included.
 func Inet(id naming.Path) (host string, port uint16, ok bool) {
-	if len(id) != 4 || id[0] != builtIn || id[1] != inet {
+	if len(id) != 4 || id[0] != builtIn {
 		return "", 0, false
 	}
-	port, ok = parsePort(id[3])
-	return id[2], port, ok
+	switch host, number := id[2], id[3]; id[1] {
+	case rinet:
+		host, number = number, host
+		fallthrough
+	case inet:
+		port, ok = parsePort(number)
+		return host, port, ok
+	}
+	return "", 0, false
 }
 
-// Resolve answers for names under /$/; other names are Neg. A namer that does not exist is
-// an error, so that a slip in a rule does not silently fall through to the next.
+// Resolve answers for names under /$/; other names are Neg, and so are names too short for
+// their namer. A namer that does not exist is an error, so that a slip in a rule does not
+// silently fall through to the next; so is an address without a port that is a number.
 func Resolve(p naming.Path) naming.Resolution {
 	if len(p) < 2 || p[0] != builtIn {
 		return naming.Resolution{}
 	}
-	switch namer, args := p[1], p[2:]; {
-	case namer == "nil":
+	switch args := p[2:]; p[1] {
+	case "nil":
 		return naming.Resolution{Tree: naming.Empty}
-	case namer == "fail":
+	case "fail":
 		return naming.Resolution{Tree: naming.Fail}
-	case namer == inet && len(args) >= 2 && isPort(args[1]):
-		return naming.Resolution{Bound: &naming.Bound{ID: p[:4:4], Residual: p[4:]}}
-	case namer == inet && len(args) >= 1 && isPort(args[0]): // the host is this one
-		return naming.Resolution{Bound: &naming.Bound{ID: inetID("127.0.0.1", args[0]), Residual: args[1:]}}
-	case namer == Service && len(args) >= 2:
+	case inet:
+		switch {
+		case len(args) >= 2 && isPort(args[1]):
+			return naming.Resolution{Bound: &naming.Bound{ID: p[:4:4], Residual: p[4:]}}
+		case len(args) >= 1 && isPort(args[0]): // the host is this one
+			return naming.Resolution{Bound: &naming.Bound{ID: InetID("127.0.0.1", args[0]), Residual: args[1:]}}
+		}
+	case rinet:
+		switch {
+		case len(args) < 2:
+			return naming.Resolution{}
+		case isPort(args[0]):
+			return naming.Resolution{Bound: &naming.Bound{ID: p[:4:4], Residual: p[4:]}}
+		}
+	case Service:
+		if len(args) < 2 { // too short to name anything
+			return naming.Resolution{}
+		}
 		return naming.Resolution{Tree: host(args[0], args[1], args[2:])}
-	case namer == Service: // too short to name anything
-		return naming.Resolution{}
+	default:
+		if rewriter := rewriterOf(p[1]); rewriter.rewrite != nil {
+			return rewriter.resolve(args)
+		}
 	}
 	return naming.Resolution{Err: fmt.Errorf("Unknown namer: %s for path: %s", p[1], p)} //lint:ignore ST1005 the text is Linkerd's
 }
 
-// host returns what a Host header means to a caller in the given namespace.
-func host(namespace, hostport string, rest naming.Path) naming.Tree {
-	name, port, ok := splitHostPort(strings.ToLower(hostport))
-	if !ok {
-		return naming.Neg
-	}
-	inetPort := port
-	if port == "" {
-		inetPort = "80"
-	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return naming.Leaf(inetID(name, inetPort).Join(rest...))
-	}
-	var tree naming.Alt
-	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
-	if svc, ns, ok := kubernetesName(labels, strings.ToLower(namespace)); ok {
-		ports := []string{port}
-		if port == "" {
-			// The Service that a plain http://svc reaches through DNS has port 80; a
-			// Linkerd 1.x dtab finds it by the name of its port.
-			ports = []string{"80", "http"}
-		}
-		for _, port := range ports {
-			tree = append(tree, naming.Leaf(KubernetesID(ns, port, svc).Join(rest...)))
-		}
-	}
-	if len(labels) > 1 {
-		tree = append(tree, naming.Leaf(inetID(name, inetPort).Join(rest...)))
-	}
-	switch len(tree) {
-	case 0:
-		return naming.Neg
-	case 1:
-		return tree[0]
-	}
-	return tree
-}
-
-func inetID(host, port string) naming.Path { return naming.Path{builtIn, inet, host, port} }
-
-// kubernetesName reads svc, svc.ns, svc.ns.svc and svc.ns.svc.cluster.local.
-func kubernetesName(labels []string, namespace string) (svc, ns string, ok bool) {
-	svc, ns = labels[0], namespace
-	switch {
-	case len(labels) == 1:
-	case len(labels) == 2,
-		len(labels) == 3 && labels[2] == "svc",
-		len(labels) == 5 && labels[2] == "svc" && labels[3] == "cluster" && labels[4] == "local":
-		ns = labels[1]
-	default:
-		return "", "", false
-	}
-	return svc, ns, IsLabel(svc) && IsLabel(ns)
-}
-
-// splitHostPort splits host, host:port, [v6], [v6]:port and a bare v6 address. The port is
-// empty if there is none; it is false if there is one that is no port, or no host.
-func splitHostPort(s string) (host, port string, ok bool) {
-	if strings.HasPrefix(s, "[") {
-		end := strings.IndexByte(s, ']')
-		if end < 0 {
-			return "", "", false
-		}
-		// Only an address with colons is written in brackets.
-		if a, err := netip.ParseAddr(s[1:end]); err != nil || !a.Is6() {
-			return "", "", false
-		}
-		host, s = s[1:end], s[end+1:]
-		if s == "" {
-			return host, "", true
-		}
-		return host, s[1:], s[0] == ':' && isPort(s[1:])
-	}
-	switch strings.Count(s, ":") {
-	case 0:
-		return s, "", s != ""
-	case 1:
-		host, port, _ = strings.Cut(s, ":")
-		return host, port, host != "" && isPort(port)
-	}
-	_, err := netip.ParseAddr(s)
-	return s, "", err == nil
-}
+// InetID returns /$/inet/<host>/<port>.
+func InetID(host, port string) naming.Path { return naming.Path{builtIn, inet, host, port} }
 
 // parsePort reads a decimal number from 1 to 65535, without leading zeros so that one port has
 // one name.
