@@ -69,6 +69,10 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuseJSON(w, http.StatusMethodNotAllowed, errors.New("a stream begins with POST"))
 		return
 	}
+	if r.ProtoMajor < 2 {
+		// To find where a body ends that nobody read, net/http would read beside itself.
+		w.Header().Set("Connection", "close")
+	}
 	out := http.NewResponseController(w)
 	if err := out.EnableFullDuplex(); err != nil && r.ProtoMajor < 2 {
 		refuseJSON(w, http.StatusHTTPVersionNotSupported, errors.New("a stream needs HTTP/2"))
@@ -96,12 +100,8 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	hello := *first.Hello
 	if h.cfg.Admit != nil {
 		if err := h.cfg.Admit(r, hello); err != nil {
-			status := http.StatusForbidden
-			if e := (interface{ StatusCode() int })(nil); errors.As(err, &e) {
-				status = e.StatusCode()
-			}
 			h.cfg.Logger.Warn("proxy not admitted", "proxy", hello.Proxy, "node", hello.Node, "error", err)
-			refuseJSON(w, status, err)
+			refuseJSON(w, statusOf(err), err)
 			return
 		}
 	}

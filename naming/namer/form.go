@@ -1,0 +1,127 @@
+package namer
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+// maxBody bounds a dtab in bytes; Kubernetes would not store a larger one.
+const maxBody = 1 << 20
+
+// Media types of a dtab.
+const (
+	typeJSON = "application/json" // [{"prefix":"/svc","dst":"/host"}]
+	typeDtab = "application/dtab" // /svc=>/host
+	typeText = "text/plain"       // the same
+)
+
+// etag is the form of a version outside: base64 without quotes, as namerd has it.
+func etag(version string) string { return base64.StdEncoding.EncodeToString([]byte(version)) }
+
+// versionOf reads what etag wrote, in quotes as HTTP has them or without. What is not base64 is
+// no version of ours and matches none; nor does the empty one.
+func versionOf(etag string) string {
+	etag = strings.TrimSpace(etag)
+	if n := len(etag); n >= 2 && etag[0] == '"' && etag[n-1] == '"' {
+		etag = etag[1 : n-1]
+	}
+	version, err := base64.StdEncoding.DecodeString(etag)
+	if err != nil {
+		return ""
+	}
+	return string(version)
+}
+
+// accepted returns the first media type of the Accept header that a dtab can have, and JSON
+// if there is none.
+func accepted(r *http.Request) string {
+	for _, types := range r.Header.Values("Accept") {
+		for t := range strings.SplitSeq(types, ",") {
+			t, _, _ = strings.Cut(t, ";")
+			switch t = strings.ToLower(strings.TrimSpace(t)); t {
+			case typeJSON, typeDtab, typeText:
+				return t
+			case "*/*", "application/*":
+				return typeJSON
+			case "text/*":
+				return typeText
+			}
+		}
+	}
+	return typeJSON
+}
+
+// rule is the JSON form of a dentry.
+type rule struct {
+	Prefix string `json:"prefix"`
+	Dst    string `json:"dst"`
+}
+
+// print returns the dtab in the form of a media type, with a newline.
+func print(d naming.Dtab, as string) []byte {
+	if as != typeJSON {
+		return []byte(d.String() + "\n")
+	}
+	return line(rules(d))
+}
+
+// rules returns the JSON form of a dtab.
+func rules(d naming.Dtab) []rule {
+	all := make([]rule, len(d))
+	for i, e := range d {
+		all[i] = rule{e.Prefix.String(), e.Dst.String()}
+	}
+	return all
+}
+
+// line is v as JSON with a newline; trees keep their & and >.
+func line(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil // what we send has nothing that JSON has not
+	}
+	return b.Bytes()
+}
+
+// readDtab reads the body of a write in the form its Content-Type says.
+func readDtab(w http.ResponseWriter, r *http.Request) (naming.Dtab, error) {
+	given := r.Header.Get("Content-Type")
+	as, _, err := mime.ParseMediaType(given)
+	if err != nil || as != typeJSON && as != typeDtab && as != typeText {
+		return nil, fmt.Errorf("Invalid Content-Type %q. ", given) //lint:ignore ST1005 the text is namerd's
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, fmt.Errorf("read dtab: %w", err)
+	}
+	if as != typeJSON {
+		return naming.ParseDtab(string(body))
+	}
+	var rules []*rule
+	if err := json.Unmarshal(body, &rules); err != nil {
+		return nil, fmt.Errorf("read dtab: %w", err)
+	}
+	dtab := make(naming.Dtab, len(rules))
+	for i, r := range rules {
+		if r == nil {
+			return nil, fmt.Errorf("The dtab contains invalid dentries: %s", body) //lint:ignore ST1005 the text is namerd's
+		}
+		if dtab[i].Prefix, err = naming.ParsePrefix(r.Prefix); err != nil {
+			return nil, err
+		}
+		if dtab[i].Dst, err = naming.ParseTree(r.Dst); err != nil {
+			return nil, err
+		}
+	}
+	return dtab, nil
+}
