@@ -10,6 +10,9 @@
 // namespaces, in its cgroups and behind one link of the host. [Down] needs no memory of [Up], and
 // afterwards nothing is left.
 //
+// [StartAPI] is for tests that need an API server alone: it is ready in three seconds, without root, and beside a
+// cluster.
+//
 //	c, err := cluster.Up(ctx, cluster.Options{})
 //	if err != nil { ... }
 //	defer cluster.Down(ctx, cluster.Options{})

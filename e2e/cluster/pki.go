@@ -134,8 +134,9 @@ func servers() map[string]identity {
 	return all
 }
 
-// writePKI makes all keys, certificates and kubeconfigs of a new cluster below dir.
-func writePKI(dir stateDir) error {
+// writePKI makes all keys, certificates and kubeconfigs of a new cluster below dir. api is where clients find
+// its API server.
+func writePKI(dir stateDir, api netip.AddrPort) error {
 	if err := os.MkdirAll(dir.pki(""), 0o755); err != nil {
 		return fmt.Errorf("make the certificates: %w", err)
 	}
@@ -165,7 +166,7 @@ func writePKI(dir stateDir) error {
 			return err
 		}
 	}
-	return writeKubeconfigs(dir, ca)
+	return writeKubeconfigs(dir, api, ca)
 }
 
 // newServiceAccountKey makes the key that signs service-account tokens; RSA, for what verifies the
@@ -192,7 +193,7 @@ func (k keyPair) write(dir stateDir, file string) error {
 	return nil
 }
 
-func writeKubeconfigs(dir stateDir, ca *authority) error {
+func writeKubeconfigs(dir stateDir, api netip.AddrPort, ca *authority) error {
 	all := slices.Clone(users)
 	for _, n := range nodes {
 		all = append(all, kubeletUser(n))
@@ -202,7 +203,7 @@ func writeKubeconfigs(dir stateDir, ca *authority) error {
 		if err != nil {
 			return err
 		}
-		if err := clientcmd.WriteToFile(newKubeconfig(ca.pem, pair), dir.kubeconfig(user.Name)); err != nil {
+		if err := clientcmd.WriteToFile(newKubeconfig(api, ca.pem, pair), dir.kubeconfig(user.Name)); err != nil {
 			return fmt.Errorf("write the kubeconfig of %s: %w", user.Name, err)
 		}
 	}
@@ -215,10 +216,10 @@ func kubeletUser(n Node) identity {
 }
 
 // newKubeconfig holds everything inline, so that the file can be copied.
-func newKubeconfig(ca []byte, client keyPair) clientcmdapi.Config {
+func newKubeconfig(api netip.AddrPort, ca []byte, client keyPair) clientcmdapi.Config {
 	config := clientcmdapi.NewConfig()
 	config.Clusters[clusterName] = &clientcmdapi.Cluster{
-		Server:                   fmt.Sprintf("https://%s", netip.AddrPortFrom(cpAddr, apiPort)),
+		Server:                   "https://" + api.String(),
 		CertificateAuthorityData: ca,
 	}
 	config.AuthInfos[clusterName] = &clientcmdapi.AuthInfo{ClientCertificateData: client.Cert, ClientKeyData: client.Key}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"net/netip"
 	"os"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 
 func TestPKI(t *testing.T) {
 	dir := stateDir(t.TempDir())
-	if err := writePKI(dir); err != nil {
+	if err := writePKI(dir, netip.AddrPortFrom(cpAddr, apiPort)); err != nil {
 		t.Fatal(err)
 	}
 	ca, frontProxy := readCert(t, dir, "ca"), readCert(t, dir, "front-proxy-ca")
@@ -46,7 +47,7 @@ func TestPKI(t *testing.T) {
 
 func TestKubeconfigs(t *testing.T) {
 	dir := stateDir(t.TempDir())
-	if err := writePKI(dir); err != nil {
+	if err := writePKI(dir, netip.AddrPortFrom(cpAddr, apiPort)); err != nil {
 		t.Fatal(err)
 	}
 	ca := readCert(t, dir, "ca")

@@ -18,3 +18,8 @@ func ownNamespaces() *syscall.SysProcAttr {
 func tryLock(file *os.File) error {
 	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }
+
+// endWithParent kills a process when this one ends, however that comes about.
+func endWithParent() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}

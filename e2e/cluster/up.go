@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,17 +86,22 @@ func Build(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
+	_, err = buildLocked(ctx, o)
+	return err
+}
+
+// buildLocked returns the binaries, built if need be, and keeps others from building the same meanwhile.
+func buildLocked(ctx context.Context, o Options) (binaries, error) {
 	unlock, err := lock(ctx, o.CacheDir)
 	if err != nil {
-		return err
+		return binaries{}, err
 	}
 	defer unlock()
 	builder, err := newBuilder(ctx, o.CacheDir, progress{w: o.Log, begun: time.Now()})
 	if err != nil {
-		return err
+		return binaries{}, err
 	}
-	_, err = builder.binaries(ctx)
-	return err
+	return builder.binaries(ctx)
 }
 
 // reuse returns the cluster that is running, or nil if there is none to rely on.
@@ -151,7 +157,7 @@ func keepLogs(dir stateDir, kept string) error {
 func start(ctx context.Context, dir stateDir, bin binaries, b *builder, p progress) (*Cluster, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	if err := writePKI(dir); err != nil {
+	if err := writePKI(dir, netip.AddrPortFrom(cpAddr, apiPort)); err != nil {
 		return nil, err
 	}
 	// Built anew for each cluster: it is small, and it is part of this module, not of the nested one.
