@@ -75,6 +75,7 @@ type Client struct {
 	dtab     watch.Value[*naming.Dtab]
 	pods     watch.Value[[]api.Pod]
 	state    atomic.Pointer[State]
+	heard    atomic.Int64  // Unix nanoseconds
 	synced   chan struct{} // closed when the dtab, and the pods if we need them, have come
 	isSynced bool          // by the goroutine of Run alone
 
@@ -140,6 +141,14 @@ type State struct {
 
 // State returns how it stands with the stream now.
 func (c *Client) State() State { return *c.state.Load() }
+
+// Heard is when the namer's last word came, a heartbeat included; zero before the first.
+func (c *Client) Heard() time.Time {
+	if at := c.heard.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
 
 // Connected reports whether the namer answers now.
 func (c *Client) Connected() bool { return c.state.Load().Connected }
@@ -282,6 +291,7 @@ func (c *Client) stream(ctx context.Context) (err error) {
 			return fmt.Errorf("read stream: %w", err)
 		}
 		silence.Reset(api.Silence)
+		c.heard.Store(time.Now().UnixNano())
 		if !c.Connected() {
 			c.state.Store(&State{Connected: true, Since: time.Now()})
 			c.cfg.Logger.Info("namer connected", "url", c.cfg.URL)
