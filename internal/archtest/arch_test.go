@@ -76,6 +76,7 @@ var layers = []layer{
 	{path: "naming/dns", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/file", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming/registry", may: []string{"naming", "internal/watch", "internal/document"}, forbid: []string{"k8s.io/", "net/http"}},
+	{path: "naming/transform", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http", "net"}},
 	{path: "naming/rewrite", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming", forbid: []string{"k8s.io/", "net/http", "net", "os"}},
 	// The leaves import nothing of ours, but for YAML that is read strictly.
