@@ -9,11 +9,14 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/registry"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -36,7 +39,11 @@ type Config struct {
 	IssuerGroup         string        `setting:"issuer-group" help:"its API group"`
 	CertificateDuration time.Duration `setting:"certificate-duration" help:"how long certificates of proxies are good for"`
 
-	Dtabs map[string]string `setting:"dtabs" help:"first dtabs, by dtab namespace"`
+	DtabStore   string            `setting:"dtab-store" help:"where dtabs are kept: kubernetes (objects dtabs.l5d.io), file or memory"`
+	DtabDir     string            `setting:"dtab-dir" help:"directory of the store file, one NAME.dtab for each dtab namespace"`
+	Dtabs       map[string]string `setting:"dtabs" help:"dtabs to begin with, by dtab namespace: made at start where there is none of that name"`
+	Namers      string            `setting:"namers" help:"YAML list of the namers of all proxies that have none of their own; see docs/namer.md"`
+	NamerAccess string            `setting:"namer-access" help:"who may use namerd's HTTP API from other machines: rbac (tokens of users who may use the objects dtabs.l5d.io) or open (everybody)"`
 
 	Policy string `setting:"policy" help:"YAML file of the policy of all proxies that have none of their own, followed live; see docs/policy.md"`
 
@@ -64,6 +71,13 @@ const defaultDtab = `/srv  => /caller ;
 /svc  => /host ;
 `
 
+// Where dtabs are kept.
+const (
+	storeKubernetes = "kubernetes"
+	storeFile       = "file"
+	storeMemory     = "memory"
+)
+
 // minDuration is the shortest life of a certificate that leaves time to try a renewal more than once.
 const minDuration = 5 * time.Minute
 
@@ -75,7 +89,7 @@ func DefaultConfig() Config {
 		TLSCertFile: mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
 		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
-		Dtabs: map[string]string{"default": defaultDtab},
+		DtabStore: storeMemory, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: accessRBAC,
 		Inject: InjectConfig{
 			DefaultMode: string(webhook.ModeHost), ProxyImage: "tulle.dev/tulle-proxy:dev", ProxyPullPolicy: "IfNotPresent",
 			DtabNamespace: "default", ProxyCPURequest: "10m", ProxyMemoryRequest: "32Mi",
@@ -112,10 +126,27 @@ func (c *Config) Validate() error {
 	if c.CertificateDuration < minDuration {
 		wrong("certificate-duration", "it is %s, it must be %s at least", c.CertificateDuration, minDuration)
 	}
+	for _, w := range []struct{ key, value, allowed string }{
+		{"dtab-store", c.DtabStore, strings.Join([]string{storeKubernetes, storeFile, storeMemory}, ", ")},
+		{"namer-access", c.NamerAccess, strings.Join([]string{accessRBAC, accessOpen}, ", ")},
+	} {
+		if !slices.Contains(strings.Split(w.allowed, ", "), w.value) {
+			wrong(w.key, "it is %q, allowed: %s", w.value, w.allowed)
+		}
+	}
+	if file := c.DtabStore == storeFile; file != (c.DtabDir != "") {
+		wrong("dtab-dir", "it goes with dtab-store: file, and only with that")
+	}
 	for _, namespace := range slices.Sorted(maps.Keys(c.Dtabs)) {
+		if !rewrite.IsLabel(namespace) {
+			wrong("dtabs", "%q cannot be the name of a dtab namespace: it must be lower-case letters, digits and inner hyphens, 63 characters at most", namespace)
+		}
 		if _, err := naming.ParseDtab(c.Dtabs[namespace]); err != nil {
 			wrong("dtabs."+namespace, "%w", err)
 		}
+	}
+	if _, _, err := registry.Parse("namers", []byte(c.Namers)); err != nil {
+		errs = append(errs, err)
 	}
 	// The roots are not known before their file is read; an empty certificate stands in for them.
 	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE"})

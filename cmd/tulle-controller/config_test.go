@@ -52,6 +52,9 @@ webhook-address: "8443"
 ca-file: ""
 trust-domain: Not/One
 certificate-duration: 4m
+dtab-store: etcd
+dtab-dir: /var/lib/tulle
+namer-access: all
 dtabs:
   web: /svc = /host
 inject:
@@ -69,6 +72,9 @@ proxy-image: x
 		`trust-domain: "Not/One" is not a trust domain`,
 		"certificate-duration: it is 4m0s, it must be 5m0s at least",
 		"dtabs.web: ",
+		`dtab-store: it is "etcd", allowed: kubernetes, file, memory`,
+		"dtab-dir: it goes with dtab-store: file",
+		`namer-access: it is "all", allowed: rbac, open`,
 		`default mode is "ambient"`,
 		`memory limit "much" is not a quantity`,
 		`log-level: it is "loud", allowed: debug, info, warn, error`,

@@ -22,9 +22,11 @@ import (
 	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
+	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/webhook"
 )
@@ -53,6 +55,10 @@ type controller struct {
 	policy     *policy.File // nil without a file
 	clients    clients
 	namespaces *namespaces
+	store      namer.Store
+	seeds      *seeds
+	proxies    prometheus.Gauge // streams that are open
+	components []run.Component  // beside those that every controller has
 	drain      time.Duration
 	draining   atomic.Bool
 	servers    []*server
@@ -74,6 +80,9 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 		cfg: cfg, log: log, clients: clients, drain: drain,
 		files:      certs.NewFiles(cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile, log),
 		namespaces: newNamespaces(clients.metadata),
+		proxies: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tulle_namer_proxies", Help: "Proxies that are connected to this replica.",
+		}),
 	}
 	trustDomain, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
 	if err != nil {
@@ -87,9 +96,12 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	if err != nil {
 		return nil, fmt.Errorf("make the index of endpoints: %w", err)
 	}
-	store, err := namer.NewMemory(cfg.Dtabs)
+	bare, keep, err := newStore(cfg, clients, log)
 	if err != nil {
 		return nil, fmt.Errorf("make the store of dtabs: %w", err)
+	}
+	if keep != nil {
+		c.components = append(c.components, run.Component{Name: "dtabs", Run: keep})
 	}
 	behaviour := watch.New([]byte{}) // without a file all proxies have the defaults
 	if cfg.Policy != "" {
@@ -100,6 +112,30 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	if err := c.register(metrics); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	store, err := newCounted(bare, metrics)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	c.store, c.seeds = store, newSeeds(store, cfg.Dtabs, log)
+	access, err := newAccess(clients.access, cfg.Namespace, cfg.NamerAccess == accessOpen, metrics, log)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	namers, warnings, err := registry.Parse("namers", []byte(cfg.Namers))
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		log.Warn("a word of the namers has no effect", "warning", w)
+	}
+	names, err := registry.New(registry.Config{
+		Namers: namers, Distinct: true, Logger: log,
+		Source: leaves{c.index, dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})},
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.components = append(c.components, run.Component{Name: "first dtabs", Run: c.seeds.Run}, run.Component{Name: "names", Run: names.Run})
 	authenticator := issuer.NewTokenReview(clients.core, audience)
 	identity, err := issuer.New(issuer.Config{
 		TrustDomain:   trustDomain,
@@ -133,14 +169,19 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	review.Handler = injector
 
 	dtabs := c.serve("namer API", cfg.NamerAddress, false)
-	dtabs.Handler = run.Streams(dtabs, namer.NewAPI(namer.APIConfig{Store: store, Logger: log}))
+	seen := &namer.Seen{}
+	edit := namer.NewAPI(namer.APIConfig{Store: store, Registry: names, Seen: seen, Authorize: access.authorize, Logger: log})
+	dtabs.Handler = run.Streams(dtabs, edit)
 
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()
 	routes.Handle("POST "+certs.Path, identity)
-	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, namer.NewStream(namer.StreamConfig{
-		Store: store, Source: c.index, Policy: behaviour, Logger: log,
+	// The same API as at its own port, for those who send tokens through a network that others can read.
+	routes.Handle("/api/1/", run.Streams(mesh, edit))
+	stream := namer.NewStream(namer.StreamConfig{
+		Store: store, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Seen: seen, Logger: log,
 		Admit: func(r *http.Request, hello api.Hello) error { return c.admit(authenticator, r, hello) },
-	})))
+	})
+	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, promhttp.InstrumentHandlerInFlight(c.proxies, stream)))
 	mesh.Handler = routes
 
 	admin, pages := c.serve("admin", cfg.AdminAddress, false), http.NewServeMux()
@@ -175,6 +216,7 @@ func (c *controller) register(r prometheus.Registerer) error {
 	}
 	return errors.Join(
 		r.Register(reloads("ok", func() float64 { taken, _ := loads(); return float64(taken) })),
+		r.Register(c.proxies),
 		r.Register(reloads("failed", func() float64 { _, refused := loads(); return float64(refused) })),
 		r.Register(collectors.NewGoCollector()),
 		r.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
@@ -228,6 +270,8 @@ func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
 		{!c.files.Loaded(), "the serving certificate is not loaded"},
 		{!isClosed(c.index.Synced()), "services, endpoints and pods are not read yet"},
 		{!c.namespaces.HasSynced(), "namespaces are not read yet"},
+		{c.store.Names().Get() == nil, "dtabs are not read yet"},
+		{!isClosed(c.seeds.tried), "the first dtabs are not made yet"},
 	} {
 		if reason.holds {
 			http.Error(w, reason.text, http.StatusServiceUnavailable)
@@ -248,11 +292,11 @@ func isClosed(c <-chan struct{}) bool {
 
 // Run opens every port and serves until ctx is done and the drain is over.
 func (c *controller) Run(ctx context.Context) error {
-	components := []run.Component{
+	components := append([]run.Component{
 		{Name: "certificate files", Run: c.files.Run},
 		{Name: "endpoints", Run: func(ctx context.Context) error { return c.index.Run(ctx, c.clients.core) }},
 		{Name: "namespaces", Run: c.namespaces.Run},
-	}
+	}, c.components...)
 	if c.policy != nil {
 		// One that is wrong does not keep certificates and names from the mesh: it is not sent, and proxies
 		// go on with what they have.

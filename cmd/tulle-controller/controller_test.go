@@ -66,6 +66,7 @@ func start(t *testing.T) *cluster {
 	cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "ca.crt")
 	k.policy = filepath.Join(dir, "policy.yaml")
 	cfg.Policy = k.policy
+	cfg.DtabStore = storeMemory
 	serving, err := ca.Server(time.Hour, "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +113,7 @@ func start(t *testing.T) *cluster {
 	certmanager := cmfake.NewClientset()
 	k.sign(t, certmanager)
 
-	c, err := newController(cfg, clients{core, metadatafake.NewSimpleMetadataClient(scheme, namespace), certmanager}, slog.New(slog.DiscardHandler))
+	c, err := newController(cfg, clients{core, core, metadatafake.NewSimpleMetadataClient(scheme, namespace), certmanager}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +239,9 @@ func TestController(t *testing.T) {
 			t.Errorf("ping: %d %q", status, body)
 		}
 		_, metrics := k.get(t, "http", "admin", "/metrics")
-		for _, want := range []string{"go_goroutines", "process_resident_memory_bytes", "tulle_inject_requests_total", "tulle_controller_certificate_expiry_timestamp_seconds 1"} {
+		for _, want := range []string{"go_goroutines", "process_resident_memory_bytes", "tulle_inject_requests_total", "tulle_controller_certificate_expiry_timestamp_seconds 1",
+			"tulle_namer_dtabs 1", "tulle_namer_proxies 0", `tulle_namer_store_errors_total{operation="create"} 0`, `tulle_namer_access_total{result="local"}`,
+			`tulle_dtab_admissions_total{result="refused"}`} {
 			if !strings.Contains(metrics, want) {
 				t.Errorf("no metric %s", want)
 			}
@@ -248,6 +251,9 @@ func TestController(t *testing.T) {
 	t.Run("namer API", func(t *testing.T) {
 		if status, body := k.get(t, "http", "namer API", "/api/1/dtabs"); status != 200 || strings.TrimSpace(body) != `["default"]` {
 			t.Errorf("got %d %q", status, body)
+		}
+		if status, body := k.get(t, "https", "mesh API", "/api/1/dtabs/default"); status != 200 || !strings.Contains(body, `{"prefix":"/svc","dst":"/host"}`) {
+			t.Errorf("over TLS: got %d %q", status, body)
 		}
 	})
 
@@ -391,7 +397,8 @@ func TestController(t *testing.T) {
 func TestPortsThatAreTaken(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.WebhookAddress, cfg.NamerAddress, cfg.MeshAddress, cfg.AdminAddress = "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:0", "127.0.0.1:-2"
-	c, err := newController(cfg, clients{fake.NewClientset(), metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()), cmfake.NewClientset()}, slog.New(slog.DiscardHandler))
+	cfg.DtabStore = storeMemory
+	c, err := newController(cfg, clients{fake.NewClientset(), fake.NewClientset(), metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()), cmfake.NewClientset()}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,9 +27,16 @@ const (
 	callsBurst     = 200
 )
 
+// Rates of questions about callers of the namer's API, of which a strange one costs one, others two.
+const (
+	questionsPerSecond = 20
+	questionsBurst     = 100
+)
+
 // clients are the ways to the API server.
 type clients struct {
 	core        kubernetes.Interface
+	access      kubernetes.Interface // for questions of strangers, who must not use up the others' rate
 	metadata    metadata.Interface
 	certmanager versioned.Interface
 }
@@ -49,12 +56,15 @@ func connect(kubeconfig string) (clients, error) {
 	config.UserAgent = "tulle-controller"
 	config.QPS, config.Burst = callsPerSecond, callsBurst
 	var c clients
-	var errs [3]error
+	var errs [4]error
 	// Pods and slices come by the thousand; protobuf halves what it costs to read them.
 	protobuf := rest.CopyConfig(config)
 	protobuf.ContentType = runtime.ContentTypeProtobuf
 	protobuf.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.core, errs[0] = kubernetes.NewForConfig(protobuf)
+	questions := rest.CopyConfig(protobuf)
+	questions.QPS, questions.Burst = questionsPerSecond, questionsBurst
+	c.access, errs[3] = kubernetes.NewForConfig(questions)
 	c.metadata, errs[1] = metadata.NewForConfig(config)
 	c.certmanager, errs[2] = versioned.NewForConfig(config)
 	if err := errors.Join(errs[:]...); err != nil {

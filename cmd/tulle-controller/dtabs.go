@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/dns"
+	"github.com/tulle-mesh/tulle/naming/kubernetes"
+	"github.com/tulle-mesh/tulle/naming/namer"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
+)
+
+const (
+	// seedTimeout bounds one attempt at making a dtab, and so how long the first attempts keep a replica from
+	// being ready.
+	seedTimeout = 10 * time.Second
+	// seedRetry is the pause after a round of attempts that left something to do; it doubles up to maxSeedRetry.
+	seedRetry    = time.Second
+	maxSeedRetry = time.Minute
+)
+
+// seeds are the dtabs to begin with. They are made where there is none of that name, and never changed: what people
+// made of them is theirs. Replicas may all do this at once.
+type seeds struct {
+	store namer.Store
+	dtabs map[string]string
+	log   *slog.Logger
+	tried chan struct{} // closed when each has been tried once
+}
+
+func newSeeds(store namer.Store, dtabs map[string]string, log *slog.Logger) *seeds {
+	return &seeds{store, dtabs, log, make(chan struct{})}
+}
+
+// Run makes the dtabs, and returns nil when all are there and ctx is done.
+func (s *seeds) Run(ctx context.Context) error {
+	for pause, first := seedRetry, true; ; pause, first = min(2*pause, maxSeedRetry), false {
+		if !s.storeRead(ctx) {
+			return nil
+		}
+		done := s.round(ctx)
+		if first {
+			close(s.tried)
+		}
+		if done {
+			<-ctx.Done()
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// storeRead waits until it is known which dtabs there are.
+func (s *seeds) storeRead(ctx context.Context) bool {
+	for {
+		names, changed := s.store.Names().Watch()
+		if names != nil {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// round makes what is missing, and reports whether nothing is any more.
+func (s *seeds) round(ctx context.Context) bool {
+	done := true
+	for _, name := range slices.Sorted(maps.Keys(s.dtabs)) {
+		if slices.Contains(s.store.Names().Get(), name) {
+			continue
+		}
+		err := s.create(ctx, name)
+		switch {
+		case err == nil:
+			s.log.Info("dtab created", "namespace", name, "by", "settings")
+		case errors.Is(err, namer.ErrExists): // another replica was quicker, or somebody
+		default:
+			done = false
+			s.log.Error("could not make a dtab of the settings, trying again", "namespace", name, "error", err)
+		}
+	}
+	return done
+}
+
+func (s *seeds) create(ctx context.Context, name string) error {
+	dtab, err := naming.ParseDtab(s.dtabs[name])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, seedTimeout)
+	defer cancel()
+	_, err = s.store.Create(ctx, name, namer.Change{Dtab: dtab, By: "settings"})
+	return err
+}
+
+// leaves is where names end: Services, which the index follows, and hosts, which DNS does.
+type leaves struct {
+	index *kubernetes.Index
+	dns   *dns.Namer
+}
+
+// Replicas implements registry.Source.
+func (l leaves) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	path, err := naming.ParsePath(id)
+	if err != nil {
+		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()}), func() {}
+	}
+	if _, _, ok := rewrite.Inet(path); ok {
+		return l.dns.Replicas(id)
+	}
+	return l.index.Replicas(path)
+}
+
+// counted counts what the storage of dtabs fails at, in contrast to what it refuses.
+type counted struct {
+	namer.Store
+	errors *prometheus.CounterVec
+}
+
+func newCounted(store namer.Store, r prometheus.Registerer) (*counted, error) {
+	c := &counted{store, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tulle_namer_store_errors_total",
+		Help: "Reads and writes of dtabs that the storage failed at; what it refused, such as a stale version, is none.",
+	}, []string{"operation"})}
+	for _, operation := range []string{"get", "create", "put", "update", "delete", "history"} {
+		c.errors.WithLabelValues(operation) // So that a rate works from the first event.
+	}
+	return c, errors.Join(r.Register(c.errors), r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tulle_namer_dtabs",
+		Help: "Dtab namespaces that there are; 0, too, while that is not known.",
+	}, func() float64 { return float64(len(store.Names().Get())) })))
+}
+
+func (c *counted) count(operation string, err error) {
+	for _, refused := range []error{nil, namer.ErrNotFound, namer.ErrExists, namer.ErrVersion, namer.ErrConflict, context.Canceled} {
+		if errors.Is(err, refused) {
+			return
+		}
+	}
+	c.errors.WithLabelValues(operation).Inc()
+}
+
+func (c *counted) Get(ctx context.Context, namespace string) (*namer.Versioned, error) {
+	v, err := c.Store.Get(ctx, namespace)
+	c.count("get", err)
+	return v, err
+}
+
+func (c *counted) Create(ctx context.Context, namespace string, change namer.Change) (string, error) {
+	version, err := c.Store.Create(ctx, namespace, change)
+	c.count("create", err)
+	return version, err
+}
+
+func (c *counted) Put(ctx context.Context, namespace string, change namer.Change) (string, error) {
+	version, err := c.Store.Put(ctx, namespace, change)
+	c.count("put", err)
+	return version, err
+}
+
+func (c *counted) Update(ctx context.Context, namespace string, change namer.Change, version string) (string, error) {
+	next, err := c.Store.Update(ctx, namespace, change, version)
+	c.count("update", err)
+	return next, err
+}
+
+func (c *counted) Delete(ctx context.Context, namespace, by string) error {
+	err := c.Store.Delete(ctx, namespace, by)
+	c.count("delete", err)
+	return err
+}
+
+func (c *counted) History(ctx context.Context, namespace string) ([]namer.Revision, error) {
+	past, err := c.Store.History(ctx, namespace)
+	c.count("history", err)
+	return past, err
+}
+
+// newStore returns the store that the settings name, and what keeps it up to date, nil if nothing need.
+func newStore(cfg Config, clients clients, log *slog.Logger) (namer.Store, func(context.Context) error, error) {
+	switch cfg.DtabStore {
+	case storeMemory:
+		store, err := namer.NewMemory(nil)
+		return store, nil, err
+	}
+	return nil, nil, fmt.Errorf("no store %q", cfg.DtabStore)
+}
