@@ -33,9 +33,20 @@ import (
 type Reader struct {
 	// File is the file's name, for errors.
 	File string
+	// Of is what the file is, such as "a policy", for keys that are none of it.
+	Of string
 
-	faults   []fault
-	warnings []Warning
+	faults    []fault
+	warnings  []Warning
+	mentioned []Mention
+}
+
+// Mention is another file that a file names.
+type Mention struct {
+	File string
+	Line int
+	Key  string
+	Path string // of the other file
 }
 
 // Warning is something in a file that was accepted and has no effect.
@@ -103,6 +114,27 @@ func (r *Reader) Warnings() []Warning {
 	warnings := slices.Clone(r.warnings)
 	slices.SortStableFunc(warnings, func(a, b Warning) int { return cmp.Compare(a.Line, b.Line) })
 	return warnings
+}
+
+// Mention notes that n, the value of key, is the path of a file that must be
+// there once the program runs.
+func (r *Reader) Mention(n *yaml.Node, key string) {
+	r.mentioned = append(r.mentioned, Mention{File: r.File, Line: n.Line, Key: key, Path: n.Value})
+}
+
+// Mentioned returns the files that the file names, in the order of Mention.
+func (r *Reader) Mentioned() []Mention { return slices.Clone(r.mentioned) }
+
+// Unknown notes that key, whose path is at, is none of those known.
+func (r *Reader) Unknown(key *yaml.Node, at string, known []string) {
+	of, hint := r.Of, ""
+	if of == "" {
+		of = "this file"
+	}
+	if near := Nearest(key.Value, known); near != "" {
+		hint = "; did you mean " + near + "?"
+	}
+	r.Fault(key, "%s is not a key of %s%s", at, of, hint)
 }
 
 // Faults returns how many there are so far.

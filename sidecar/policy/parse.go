@@ -2,10 +2,13 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/schema"
+	"github.com/tulle-mesh/tulle/naming"
 )
 
 // The kinds of the blocks client and service.
@@ -18,81 +21,113 @@ const (
 // is wrong, one line each, as file:line: key: what is wrong. An empty file is
 // the default policy.
 func Parse(file string, content []byte) (*Policy, error) {
-	d := &decoder{Reader: document.Reader{File: file}}
+	r := &document.Reader{File: file, Of: "a policy"}
 	p := Default()
 	p.Source = file
-	if root := d.Root(content); root != nil {
-		for key, value := range d.Entries("", root) {
-			switch key.Value {
-			case "server":
-				sets, _ := readFields(d, "server", value, serverFields(), foreignServer())
-				p.Server = apply(p.Server, sets)
-			case "client":
-				p.clients = readRules(d, "client", value, clientFields(), foreignClient())
-			case "service":
-				p.services = readRules(d, "service", value, serviceFields(), foreignService())
-			default:
-				d.unknown(key, key.Value, []string{"server", "client", "service"}, nil)
-			}
-		}
+	if root := r.Root(content); root != nil {
+		sets, _ := schema.Read(r, "", root, fields(), nil)
+		*p = schema.Apply(*p, sets)
 	}
-	if err := d.Err(); err != nil {
+	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	p.Warnings = d.Warnings()
+	p.Warnings = r.Warnings()
 	return p, nil
 }
 
-// readRules reads a block that is either for all names or, with the kind
-// io.l5d.static, a list of what holds for which. foreign are keys that are not
-// for us, and why.
-func readRules[T any](d *decoder, path string, n *yaml.Node, fields []field[T], foreign map[string]string) []rule[T] {
-	named := child(n, "kind")
+// fields are the keys of a policy.
+func fields() []schema.Field[Policy] {
+	server := schema.Field[Policy]{
+		Key: "server",
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*Policy) {
+			sets, _ := schema.Read(r, path, n, serverFields(defaultServer()), foreignServer())
+			return func(p *Policy) { p.Server = schema.Apply(p.Server, sets) }
+		},
+		Leaves: func(path string) []schema.Leaf { return schema.Leaves(path, serverFields(defaultServer())) },
+	}
+	return []schema.Field[Policy]{server,
+		block("client", rules[Client]{clientFields(defaultClient()), foreignClient(), nil}, func(p *Policy) *[]rule[Client] { return &p.clients }),
+		block("service", rules[Service]{serviceFields(defaultService()), foreignService(), nil}, func(p *Policy) *[]rule[Service] { return &p.services }),
+	}
+}
+
+// rules is how a block is read that is either for all names or, with the kind
+// io.l5d.static, a list of what holds for which.
+type rules[T any] struct {
+	fields  []schema.Field[T]
+	foreign map[string]string   // keys that are not for us, and why
+	check   func(rule[T]) error // nil: whatever can be read is right
+}
+
+// block is the field of a block.
+func block[T any](key string, rs rules[T], at func(*Policy) *[]rule[T]) schema.Field[Policy] {
+	return schema.Field[Policy]{
+		Key: key,
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*Policy) {
+			read := rs.read(r, path, n)
+			return func(p *Policy) { *at(p) = read }
+		},
+		Leaves: func(path string) []schema.Leaf { return schema.Leaves(path, rs.fields) },
+	}
+}
+
+func (rs rules[T]) read(r *document.Reader, path string, n *yaml.Node) []rule[T] {
+	named := schema.Child(n, "kind")
 	if named == nil || named.Value == global {
-		foreign["configs"] = "it needs kind: " + static
-		foreign["prefix"] = "it is for the entries of configs, with kind: " + static
-		settings, _ := readFields(d, path, n, append([]field[T]{marker[T]("kind", nil)}, fields...), foreign)
-		return []rule[T]{{says: settings}}
+		elsewhere := map[string]string{
+			"configs": "it needs kind: " + static,
+			"prefix":  "it is for the entries of configs, with kind: " + static,
+		}
+		maps.Copy(elsewhere, rs.foreign)
+		return []rule[T]{rs.entry(r, path, n, new(naming.Pattern), schema.Marker[T]("kind", nil), elsewhere)}
 	}
 	if named.Value != static {
-		d.Fault(named, "%s.kind: %s", path, unknownKind(named, []string{global, static}, nil))
+		r.Fault(named, "%s.kind: %s", path, schema.UnknownKind(named.Value, []string{global, static}, nil))
 		return nil
 	}
-	var rules []rule[T]
-	configs := func(d *decoder, path string, list *yaml.Node) {
-		if list.Kind != yaml.SequenceNode {
-			d.Fault(list, "%s: it must be a list of entries with a prefix", path)
-			return
-		}
-		for i, entry := range list.Content {
-			rules = append(rules, readRule(d, fmt.Sprintf("%s[%d]", path, i), document.Resolve(entry), fields, foreign))
+	var all []rule[T]
+	configs := func(r *document.Reader, path string, list *yaml.Node) {
+		for i, entry := range schema.Items(r, path, list, "entries with a prefix") {
+			all = append(all, rs.static(r, fmt.Sprintf("%s[%d]", path, i), entry))
 		}
 	}
 	inside := map[string]string{}
-	for _, f := range fields {
-		inside[f.key] = "with kind " + static + " it goes into an entry of configs, with prefix: / for all names"
+	for _, f := range rs.fields {
+		inside[f.Key] = "with kind " + static + " it goes into an entry of configs, with prefix: / for all names"
 	}
-	readFields(d, path, n, []field[T]{marker[T]("kind", nil), marker[T]("configs", configs)}, inside)
-	if child(n, "configs") == nil {
-		d.Fault(named, "%s.configs is not set, which kind %s needs", path, static)
+	schema.Read(r, path, n, []schema.Field[T]{schema.Marker[T]("kind", nil), schema.Marker[T]("configs", configs)}, inside)
+	if schema.Child(n, "configs") == nil {
+		r.Fault(named, "%s.configs is not set, which kind %s needs", path, static)
 	}
-	return rules
+	return all
 }
 
-// readRule reads an entry of configs.
-func readRule[T any](d *decoder, path string, n *yaml.Node, fields []field[T], foreign map[string]string) rule[T] {
-	var r rule[T]
-	prefix := func(d *decoder, path string, n *yaml.Node) {
-		var err error
-		if r.prefix, err = readScalar(n, func(n *yaml.Node) (pattern, error) { return parsePattern(n.Value) }); err != nil {
-			d.Fault(n, "%s: %w", path, err)
+// static reads an entry of configs.
+func (rs rules[T]) static(r *document.Reader, path string, n *yaml.Node) rule[T] {
+	var prefix naming.Pattern
+	field := schema.Scalar("prefix", nil, func(p *naming.Pattern) *naming.Pattern { return p },
+		func(n *yaml.Node) (naming.Pattern, error) { return naming.ParsePattern(n.Value) }, func(naming.Pattern) any { return nil })
+	entry := rs.entry(r, path, n, &prefix, schema.Marker[T]("prefix", func(r *document.Reader, path string, n *yaml.Node) {
+		if set := field.Read(r, path, n); set != nil {
+			set(&prefix)
+		}
+	}), rs.foreign)
+	if n.Kind == yaml.MappingNode && schema.Child(n, "prefix") == nil {
+		r.Fault(n, "%s.prefix is not set; / is for all names", path)
+	}
+	return entry
+}
+
+// entry reads a mapping of words, and one key besides that may set prefix.
+func (rs rules[T]) entry(r *document.Reader, path string, n *yaml.Node, prefix *naming.Pattern, key schema.Field[T], elsewhere map[string]string) rule[T] {
+	settings, ok := schema.Read(r, path, n, append([]schema.Field[T]{key}, rs.fields...), elsewhere)
+	entry := rule[T]{prefix: *prefix, says: settings}
+	if ok && rs.check != nil {
+		if err := rs.check(entry); err != nil {
+			r.Fault(n, "%s: %w", path, err)
 		}
 	}
-	r.says, _ = readFields(d, path, n, append([]field[T]{marker[T]("prefix", prefix)}, fields...), foreign)
-	if n.Kind == yaml.MappingNode && child(n, "prefix") == nil {
-		d.Fault(n, "%s.prefix is not set; / is for all names", path)
-	}
-	return r
+	return entry
 }
 
 // What Linkerd 1.x knows at these places and a policy does not.

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/schema"
+	"github.com/tulle-mesh/tulle/naming"
 )
 
 // Policy is what one file says, with defaults for what it does not say. It is
@@ -32,6 +34,10 @@ type Policy struct {
 	// Warnings are words of the file that have no effect, in its order.
 	Warnings []Warning
 
+	// What holds where no rule says anything.
+	client  Client
+	service Service
+
 	clients  []rule[Client]
 	services []rule[Service]
 }
@@ -40,7 +46,9 @@ type Policy struct {
 type Warning = document.Warning
 
 // Default returns the policy of an empty file.
-func Default() *Policy { return &Policy{Source: "defaults", Server: defaultServer()} }
+func Default() *Policy {
+	return &Policy{Source: "defaults", Server: defaultServer(), client: defaultClient(), service: defaultService()}
+}
 
 // Server is how requests are taken from clients. Zero means no limit where a
 // field says so.
@@ -126,11 +134,15 @@ type TLS struct {
 	CommonName        string
 	DisableValidation bool // any certificate will do
 	// Trust are PEM files of the authorities to believe, one a line; empty: those of the system.
-	Trust     string
-	Cert, Key string // PEM files for who asks for a client's certificate; both or none
-	// Intermediates is a PEM file that goes with Cert, or empty.
-	Intermediates string
-	Protocols     string // those allowed, such as "TLSv1.2 TLSv1.3"; empty: the usual ones
+	Trust      string
+	ClientAuth ClientAuth
+	Protocols  string // those allowed, such as TLSv1.2, one a line; empty: the usual ones
+}
+
+// ClientAuth are PEM files by which a client shows who it is, all empty if it does not.
+type ClientAuth struct {
+	Cert, Key     string
+	Intermediates string // may be empty
 }
 
 // Balancers, by their names in a file.
@@ -252,23 +264,30 @@ func defaultService() Service {
 
 // rule is what a file says for the names that a pattern matches.
 type rule[T any] struct {
-	prefix pattern
-	says   []setting[T]
-}
-
-// merge applies the rules that match a name to value, in order.
-func merge[T any](rules []rule[T], name string, value T) T {
-	for _, r := range rules {
-		if r.prefix.match(name) {
-			value = apply(value, r.says)
-		}
-	}
-	return value
+	prefix naming.Pattern
+	says   []schema.Setting[T]
 }
 
 // Client returns what holds for the bound name id, such as
 // /#/io.l5d.k8s/shop/http/cart. It is for when a name is bound, not for each request.
-func (p *Policy) Client(id string) Client { return merge(p.clients, id, defaultClient()) }
+func (p *Policy) Client(id string) Client {
+	c := p.client
+	for _, r := range p.clients {
+		if vars, ok := r.prefix.Capture(id); ok {
+			c = schema.Apply(c, r.says)
+			c.TLS.CommonName = naming.Substitute(c.TLS.CommonName, vars)
+		}
+	}
+	return c
+}
 
 // Service returns what holds for a service name such as /svc/cart, likewise.
-func (p *Policy) Service(name string) Service { return merge(p.services, name, defaultService()) }
+func (p *Policy) Service(name string) Service {
+	s := p.service
+	for _, r := range p.services {
+		if r.prefix.Match(name) {
+			s = schema.Apply(s, r.says)
+		}
+	}
+	return s
+}
