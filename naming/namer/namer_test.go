@@ -210,7 +210,7 @@ func (n *network) start(t *testing.T, hello api.Hello) (c *client.Client, stop f
 	})
 }
 
-func memory(t *testing.T, seed map[string]string) *namer.Memory {
+func memory(t testing.TB, seed map[string]string) *namer.Memory {
 	t.Helper()
 	m, err := namer.NewMemory(seed)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,12 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 )
+
+// extendEvery is how long a time that was set for reading or writing is left alone: to set it
+// anew for every line would cost more than the line.
+const extendEvery = time.Second
+
+var heartbeatLine = []byte("{}\n")
 
 // maxNames bounds what one proxy may watch, ten times what a proxy keeps bound.
 const maxNames = 10_000
@@ -57,10 +62,15 @@ type StreamConfig struct {
 // Stream is the handler of api.WatchPath. It needs HTTP/2, or HTTP/1.1 with a client that
 // reads while it writes. A stream ends with its request's context: give the http.Server a
 // BaseContext that ends when it is to shut down, for Shutdown waits for streams.
-type Stream struct{ cfg StreamConfig }
+type Stream struct {
+	cfg    StreamConfig
+	topics topics
+}
 
 // NewStream returns the handler. It starts nothing.
-func NewStream(cfg StreamConfig) *Stream { return &Stream{cfg} }
+func NewStream(cfg StreamConfig) *Stream {
+	return &Stream{cfg: cfg, topics: topics{all: map[string]*topic{}}}
+}
 
 // ServeHTTP serves one proxy until it goes away, falls silent or the request's context ends.
 func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -79,8 +89,7 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := &session{
-		source: h.cfg.Source,
-		seen:   h.cfg.Seen,
+		stream: h,
 		used:   map[api.Name]bool{},
 		out:    out,
 		w:      w,
@@ -89,7 +98,7 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		wake:   make(chan struct{}, 1),
 	}
 	s.in.Buffer(nil, api.MaxLine)
-	first, err := s.read()
+	first, err := s.read(r.Context())
 	if err == nil && first.Hello == nil {
 		err = errors.New("the first line is no hello")
 	}
@@ -108,13 +117,13 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	log := h.cfg.Logger.With("proxy", hello.Proxy, "node", hello.Node)
 	log.Info("proxy connected", "mode", hello.Mode)
 	// First, so that a proxy that has its dtab and begins to serve has these, too.
-	s.followText(h.cfg.Policy, func(text, version string) *api.FromNamer {
+	s.followText("policy", h.cfg.Policy, func(text, version string) *api.FromNamer {
 		return &api.FromNamer{Policy: &api.Policy{Text: text, Version: version}}
 	})
-	s.followText(h.cfg.Namers, func(text, version string) *api.FromNamer {
+	s.followText("namers", h.cfg.Namers, func(text, version string) *api.FromNamer {
 		return &api.FromNamer{Namers: &api.Namers{Text: text, Version: version}}
 	})
-	s.followDtab(h.cfg.Store, hello.DtabNamespace)
+	s.followDtab(hello.DtabNamespace)
 	if hello.Mode == api.ModeHost {
 		s.followPods(hello.Node)
 	}
@@ -128,17 +137,19 @@ func refuseJSON(w http.ResponseWriter, status int, err error) {
 }
 
 // session is one proxy's stream. One goroutine reads, one writes; whoever changes a watched
-// value only marks its subscription dirty, so that a slow proxy costs memory for one mark
+// value only marks its subscriptions dirty, so that a slow proxy costs memory for one mark
 // per name and nothing else.
 type session struct {
-	source Source
-	seen   *Seen
-	used   map[api.Name]bool // by the reader alone, until it is gone
+	stream *Stream
 	w      io.Writer
 	out    *http.ResponseController
 	in     *bufio.Scanner
-	names  map[string]*subscription // by the reader alone, until it is gone
-	always []func()                 // what stops the policy, the dtab and the pods
+
+	// By the reader alone, until it is gone.
+	names    map[string]*subscription
+	used     map[api.Name]bool
+	extended time.Time       // when the time to read was
+	always   []*subscription // the policy, the namers, the dtab and the pods
 
 	wake chan struct{} // one token: there may be something dirty
 
@@ -148,42 +159,26 @@ type session struct {
 
 // subscription is one thing that a proxy follows.
 type subscription struct {
-	stop func()
-	// next returns the present state, or nil if that is what was sent last. It belongs to
-	// the writer.
-	next func() *api.FromNamer
+	session *session
+	topic   *topic
+	sent    uint64 // number of the state that was sent last; by the writer alone
 
 	dirty, stopped bool // guarded by session.mu
 }
 
-// subscribe follows a value: show turns it into a message, nil for what is not to be sent,
-// and equal tells states that are one to the proxy.
-func subscribe[T any](s *session, value *watch.Value[T], release func(), equal func(a, b T) bool, show func(T) *api.FromNamer) *subscription {
-	var (
-		last T
-		sent bool
-	)
-	sub := &subscription{next: func() *api.FromNamer {
-		v := value.Get()
-		if sent && equal(v, last) {
-			return nil
-		}
-		message := show(v)
-		if message != nil {
-			last, sent = v, true
-		}
-		return message
-	}}
-	unhook := value.Notify(func() { s.mark(sub) })
-	sub.stop = func() {
-		unhook()
-		release()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		sub.stopped = true
-	}
+// subscribe follows the topic of that key, which start makes if nobody else follows it.
+func (s *session) subscribe(key string, start func() *topic) *subscription {
+	sub := &subscription{session: s}
+	s.stream.topics.join(key, sub, start)
 	s.mark(sub)
 	return sub
+}
+
+func (s *session) unsubscribe(sub *subscription) {
+	s.stream.topics.leave(sub)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub.stopped = true
 }
 
 // mark puts a subscription on the writer's list. It is called from the hooks of values, so
@@ -216,46 +211,45 @@ func (s *session) take() []*subscription {
 }
 
 // followText follows a text that all proxies are sent, if there is one.
-func (s *session) followText(value *watch.Value[[]byte], message func(text, version string) *api.FromNamer) {
+func (s *session) followText(key string, value *watch.Value[[]byte], message func(text, version string) *api.FromNamer) {
 	if value == nil {
 		return
 	}
-	sub := subscribe(s, value, func() {}, bytes.Equal, func(text []byte) *api.FromNamer {
-		if text == nil {
-			return nil
-		}
-		sum := sha256.Sum256(text)
-		return message(string(text), hex.EncodeToString(sum[:8]))
-	})
-	s.always = append(s.always, sub.stop)
-}
-
-func (s *session) followDtab(store Store, namespace string) {
-	value, release := store.Watch(namespace)
-	sub := subscribe(s, value, release,
-		func(a, b *Versioned) bool { return a.Version == b.Version },
-		func(v *Versioned) *api.FromNamer {
-			if v == nil {
+	s.always = append(s.always, s.subscribe(key, func() *topic {
+		return newTopic(value, func() {}, bytes.Equal, func(text []byte) *api.FromNamer {
+			if text == nil {
 				return nil
 			}
-			return &api.FromNamer{Dtab: &api.Dtab{
-				Text:    v.Dtab.Exact(),
-				Version: base64.StdEncoding.EncodeToString([]byte(v.Version)),
-			}}
+			sum := sha256.Sum256(text)
+			return message(string(text), hex.EncodeToString(sum[:8]))
 		})
-	s.always = append(s.always, sub.stop)
+	}))
+}
+
+func (s *session) followDtab(namespace string) {
+	s.always = append(s.always, s.subscribe("dtab "+namespace, func() *topic {
+		value, release := s.stream.cfg.Store.Watch(namespace)
+		return newTopic(value, release,
+			func(a, b *Versioned) bool { return a.Version == b.Version },
+			func(v *Versioned) *api.FromNamer {
+				if v == nil {
+					return nil
+				}
+				return &api.FromNamer{Dtab: &api.Dtab{Text: v.Dtab.Exact(), Version: etag(v.Version)}}
+			})
+	}))
 }
 
 func (s *session) followPods(node string) {
-	value, release := s.source.Pods(node)
-	sub := subscribe(s, value, release, slices.Equal[[]api.Pod],
-		func(pods []api.Pod) *api.FromNamer {
+	s.always = append(s.always, s.subscribe("pods "+node, func() *topic {
+		value, release := s.stream.cfg.Source.Pods(node)
+		return newTopic(value, release, slices.Equal[[]api.Pod], func(pods []api.Pod) *api.FromNamer {
 			if pods == nil {
 				return nil
 			}
 			return &api.FromNamer{Pods: &api.Pods{Node: node, Pods: pods}}
 		})
-	s.always = append(s.always, sub.stop)
+	}))
 }
 
 // follow begins to watch a name. What cannot be watched fails at once, and for good.
@@ -263,22 +257,23 @@ func (s *session) follow(name string) {
 	if s.names[name] != nil {
 		return
 	}
-	var value *watch.Value[naming.Replicas]
-	release := func() {}
-	if id, err := naming.ParsePath(name); err != nil {
-		value = watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()})
-	} else {
-		value, release = s.source.Replicas(id)
-	}
-	s.names[name] = subscribe(s, value, release, naming.Replicas.Equal,
-		func(r naming.Replicas) *api.FromNamer {
+	s.names[name] = s.subscribe("replicas "+name, func() *topic {
+		var value *watch.Value[naming.Replicas]
+		release := func() {}
+		if id, err := naming.ParsePath(name); err != nil {
+			value = watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()})
+		} else {
+			value, release = s.stream.cfg.Source.Replicas(id)
+		}
+		return newTopic(value, release, naming.Replicas.Equal, func(r naming.Replicas) *api.FromNamer {
 			return &api.FromNamer{Replicas: &api.Replicas{Name: name, Replicas: r}}
 		})
+	})
 }
 
 func (s *session) unfollow(name string) {
 	if sub := s.names[name]; sub != nil {
-		sub.stop()
+		s.unsubscribe(sub)
 		delete(s.names, name)
 	}
 }
@@ -289,7 +284,7 @@ func (s *session) run(ctx context.Context) error {
 	reader := make(chan struct{})
 	go func() {
 		defer close(reader)
-		cancel(s.readAll())
+		cancel(s.readAll(ctx))
 	}()
 	cancel(s.writeAll(ctx))
 	s.out.SetReadDeadline(time.Unix(1, 0)) // wakes the reader, whatever it waits for
@@ -298,18 +293,25 @@ func (s *session) run(ctx context.Context) error {
 		s.unfollow(name)
 	}
 	for n := range s.used {
-		s.seen.remove(n)
+		s.stream.cfg.Seen.remove(n)
 	}
-	for _, stop := range s.always {
-		stop()
+	for _, sub := range s.always {
+		s.unsubscribe(sub)
 	}
 	return context.Cause(ctx)
 }
 
-// read returns the next line from the proxy, or an error once there are no more.
-func (s *session) read() (api.FromProxy, error) {
+// read returns the next line from the proxy, or an error once there are no more or ctx has
+// ended.
+func (s *session) read(ctx context.Context) (api.FromProxy, error) {
 	var m api.FromProxy
-	s.out.SetReadDeadline(time.Now().Add(api.Silence))
+	if now := time.Now(); now.Sub(s.extended) > extendEvery {
+		s.extended = now
+		s.out.SetReadDeadline(now.Add(api.Silence))
+	}
+	if ctx.Err() != nil { // looked at last, for run ends the time to read after it ended ctx
+		return m, context.Cause(ctx)
+	}
 	if !s.in.Scan() {
 		if err := s.in.Err(); err != nil {
 			return m, fmt.Errorf("read line: %w", err)
@@ -322,9 +324,9 @@ func (s *session) read() (api.FromProxy, error) {
 	return m, nil
 }
 
-func (s *session) readAll() error {
+func (s *session) readAll(ctx context.Context) error {
 	for {
-		m, err := s.read()
+		m, err := s.read(ctx)
 		if err != nil {
 			return err
 		}
@@ -337,7 +339,7 @@ func (s *session) readAll() error {
 			}
 			s.follow(m.Watch)
 		}
-		if m.Use != nil && s.seen != nil {
+		if m.Use != nil && s.stream.cfg.Seen != nil {
 			if err := s.use(m.Use); err != nil {
 				return err
 			}
@@ -350,7 +352,7 @@ func (s *session) use(u *api.Use) error {
 	for _, n := range u.Remove {
 		if s.used[n] {
 			delete(s.used, n)
-			s.seen.remove(n)
+			s.stream.cfg.Seen.remove(n)
 		}
 	}
 	for _, n := range u.Add {
@@ -361,7 +363,7 @@ func (s *session) use(u *api.Use) error {
 			return fmt.Errorf("use %s: more than %d names are in use", n.Path, maxNames)
 		}
 		s.used[n] = true
-		s.seen.add(n)
+		s.stream.cfg.Seen.add(n)
 	}
 	return nil
 }
@@ -370,31 +372,43 @@ func (s *session) use(u *api.Use) error {
 func (s *session) writeAll(ctx context.Context) error {
 	heartbeat := time.NewTicker(api.Heartbeat)
 	defer heartbeat.Stop()
-	var b bytes.Buffer
-	b.WriteString("{}\n") // tells the proxy that it is admitted, whatever else is known
+	var extended time.Time
+	beat := true // tells the proxy that it is admitted, whatever else is known
 	for {
+		// A peer that takes nothing for so long hears no heartbeat either: it is gone, or
+		// might as well be.
+		if now := time.Now(); now.Sub(extended) > extendEvery {
+			extended = now
+			s.out.SetWriteDeadline(now.Add(api.Silence))
+		}
+		wrote := false
+		write := func(line []byte) error {
+			wrote = true
+			_, err := s.w.Write(line)
+			return err
+		}
+		var err error
+		if beat {
+			err = write(heartbeatLine)
+		}
 		for _, sub := range s.take() {
-			if message := sub.next(); message != nil {
-				b.Write(line(message))
+			if line, seq := sub.topic.state(); seq != sub.sent && err == nil {
+				sub.sent = seq
+				err = write(line)
 			}
 		}
-		if b.Len() > 0 {
-			// A peer that takes nothing for so long hears no heartbeat either: it is
-			// gone, or might as well be.
-			s.out.SetWriteDeadline(time.Now().Add(api.Silence))
-			if _, err := s.w.Write(b.Bytes()); err != nil {
-				return fmt.Errorf("write: %w", err)
-			}
-			if err := s.out.Flush(); err != nil {
-				return fmt.Errorf("write: %w", err)
-			}
+		if wrote && err == nil {
+			err = s.out.Flush()
 			heartbeat.Reset(api.Heartbeat)
-			b.Reset()
 		}
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		beat = false
 		select {
 		case <-s.wake:
 		case <-heartbeat.C:
-			b.WriteString("{}\n")
+			beat = true
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
