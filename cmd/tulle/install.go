@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
@@ -13,6 +15,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/manifests"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 )
 
@@ -47,10 +51,8 @@ chart with the same values.`,
 					return misused(fmt.Errorf("read --set %q: %w", s, err), "write it as key=value or outer.inner=value")
 				}
 			}
-			if text, ok := values["policy"].(string); ok {
-				if _, err := policy.Parse("policy", []byte(text)); err != nil {
-					return failed(err, "docs/policy.md lists the words of a policy")
-				}
+			if err := checkTexts(values); err != nil {
+				return err
 			}
 			text, err := manifests.Render(namespace, values)
 			var refused *manifests.ValuesError
@@ -70,6 +72,29 @@ chart with the same values.`,
 	cmd.Flags().StringArrayVarP(&files, "values", "f", nil, "file of values, \"-\" for stdin; may be repeated, later ones win")
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "one value, as in helm: key=value; may be repeated, wins over files")
 	return cmd
+}
+
+// checkTexts reads the values that are texts in languages of their own, before a cluster gets them.
+func checkTexts(values map[string]any) error {
+	if text, ok := values["policy"].(string); ok {
+		if _, err := policy.Parse("policy", []byte(text)); err != nil {
+			return failed(err, "docs/policy.md lists the words of a policy")
+		}
+	}
+	if text, ok := values["namers"].(string); ok {
+		if _, _, err := registry.Parse("namers", []byte(text)); err != nil {
+			return failed(err, "docs/namer.md lists the words of namers")
+		}
+	}
+	dtabs, _ := values["dtabs"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(dtabs)) {
+		if text, ok := dtabs[name].(string); ok {
+			if _, err := naming.ParseDtab(text); err != nil {
+				return failed(fmt.Errorf("dtabs.%s: %w", name, err), "a dtab is rules such as /svc => /host, with ; between them")
+			}
+		}
+	}
+	return nil
 }
 
 // namespaceName is an RFC 1123 label.
