@@ -37,6 +37,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming/file"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
@@ -131,7 +132,7 @@ func New(cfg Config, log *slog.Logger) (*Proxy, error) {
 		}
 		outgoing.Namespace, outgoing.Identified = m.namespace, m.identity.Ready()
 	}
-	p.names = bind.New(bind.Config{Dtab: dtab, Source: s})
+	p.names = bind.New(bind.Config{Dtab: dtab, Names: watch.New[bind.Names](s)})
 	p.clients = client.NewSet(client.Config{Source: s, Pools: p.pools, Policy: p.policy.Value(), Metrics: metrics})
 	outgoing.Binder, outgoing.Clients = p.names, p.clients
 	p.outgoing = router.NewOutgoing(outgoing)
@@ -374,6 +375,11 @@ type source struct {
 	dns   *dns.Namer
 	files *file.Namer
 	namer *namer.Client
+}
+
+// Resolver implements bind.Names.
+func (s *source) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
+	return rewrite.Resolver(state)
 }
 
 func (s *source) Replicas(id string) (*watch.Value[naming.Replicas], func()) {

@@ -1,109 +1,129 @@
-// Package bind turns the host of a request into the name of a replica set, by
+// Package bind turns what a request is for into the name of a replica set, by
 // the base dtab, one rule for the caller's namespace, and the request's own rules.
 //
 // It does not route or connect: what comes out is a [naming.BoundTree]. Names
 // are bound in the proxy, so an override costs no round trip; what the
 // namer streams is the base dtab and the state of the names that are asked for.
+// Only where Config.Remote is set does somebody else evaluate.
 //
 // Invariant: a bound name is evaluated again before its next use once the dtab
 // changed or a name it depends on appeared or vanished. Changes of endpoints
-// alone do not matter here.
+// alone do not matter here, nor do names that it does not depend on. Requests
+// with rules of their own have room of their own, so they push no other name out.
 //
-//	b := bind.New(bind.Config{Dtab: dtab, Source: namer})
-//	name := b.Name("default", []byte("world"), nil)
+//	b := bind.New(bind.Config{Dtab: dtab, Names: names})
+//	name, err := b.Name("default", []byte("world"), nil, clock.Now())
 //	tree, err := name.Resolve(ctx)
 package bind
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
+// What holds where a Config says nothing; Linkerd 1.x has the same defaults.
 const (
-	// maxNames bounds the cache, so that callers who invent hosts or overrides
-	// cannot fill the memory. Linkerd 1.x has the same default.
-	maxNames = 1000
-	// idleFor is how long an unused name stays bound and watched.
-	idleFor = 10 * time.Minute
-	// bindingTimeout is how long a request waits for a name's first answer.
-	bindingTimeout = 10 * time.Second
-	// maxFollows bounds the names that the namer is asked about. A name asks
-	// about a few, so only invented ones get this far.
-	maxFollows = 4 * maxNames
-	// askedLately protects what a name that is being evaluated has asked for.
-	askedLately = 2 * bindingTimeout
+	DefaultTimeout = 10 * time.Second
+	DefaultPaths   = 1000
+	DefaultIdleTTL = 10 * time.Minute
 )
 
 // ErrTimeout is returned by Resolve when a name has had no answer in time.
 var ErrTimeout = errors.New("the namer has not answered")
 
-// Source follows replica sets.
-type Source interface {
+// Names is what names mean where the dtab says nothing.
+type Names interface {
+	// Resolver answers for paths by what state says of the ids that they may have.
+	Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver
 	// Replicas returns the live state of a bound name until release is called.
 	// It neither blocks nor fails: an unknown name is pending, then something.
 	Replicas(id string) (value *watch.Value[naming.Replicas], release func())
 }
 
-// Config is what a Binder works with.
+// Transform changes what names are bound to.
+type Transform interface {
+	Apply(t naming.BoundTree, resolve naming.Resolver) (naming.BoundTree, error)
+}
+
+// Remote evaluates names elsewhere, by rules that are kept there.
+type Remote interface {
+	// Bind follows what a path means under further rules, which win, until release
+	// is called. get is pending until that is known, and keeps what was known last;
+	// its error says why there is nothing to keep. changed is called after get has
+	// changed, must be quick, and may be called once more after release.
+	Bind(path naming.Path, rules naming.Dtab, changed func()) (get func() (naming.BoundTree, error), release func())
+}
+
+// Config is what a Binder works with. Fields that are zero have their default.
 type Config struct {
-	Dtab   *watch.Value[*naming.Dtab] // the base dtab; nil until it is known
-	Source Source
+	// Dtab is the base dtab; nil inside until it is known.
+	Dtab *watch.Value[*naming.Dtab]
+	// Stored are rules that an interpreter keeps, which Dtab wins over; nil inside
+	// until they are known. The default is none.
+	Stored *watch.Value[*naming.Dtab]
+	// Names may be replaced, or set again because it says other things of paths; nil
+	// inside until there are any.
+	Names     *watch.Value[Names]
+	Prefix    naming.Path // of service names; /svc
+	Transform Transform   // none
+	// Remote evaluates instead, and Names serves the Transform alone.
+	Remote  Remote
+	Timeout time.Duration // how long a request waits for a name's first answer
+	// Paths is how many names are kept without an override, and how many with one.
+	Paths   int
+	IdleTTL time.Duration // how long an unused name stays bound and watched
 }
 
 // Binder binds names. It is safe for concurrent use.
 type Binder struct {
-	dtab       *watch.Value[*naming.Dtab]
-	source     Source
-	generation *watch.Value[uint64] // grows with every change that may move a name
+	cfg        Config
+	generation *watch.Value[uint64] // grows with every change that may move any name
 
-	names atomic.Pointer[map[key]*Name] // copied on write, under mu
+	// Names are looked up without a lock. Guests are those with an override.
+	names, guests *table
 
-	mu       sync.Mutex
-	follows  map[string]*follow
-	madeRoom time.Time // see makeRoom
-}
-
-// key is what a name's meaning depends on. override is its exact text.
-type key struct{ namespace, authority, override string }
-
-// follow is a name that the source is asked about.
-type follow struct {
-	value *watch.Value[naming.Replicas]
-	state atomic.Uint32 // the naming.State last seen
-	asked int64         // when last, in Unix seconds; guarded by Binder.mu
-	stop  func()
+	mu      sync.Mutex         // guards changes of names and guests, and what follows
+	follows map[string]*follow // by id
 }
 
 // New returns a Binder with nothing bound.
 func New(c Config) *Binder {
-	b := &Binder{
-		dtab:       c.Dtab,
-		source:     c.Source,
-		generation: watch.New(uint64(1)),
-		follows:    map[string]*follow{},
+	if c.Prefix == nil {
+		c.Prefix = naming.Path{"svc"}
 	}
-	b.names.Store(&map[key]*Name{})
-	b.dtab.Notify(b.moved) // for as long as both live
+	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
+	c.Paths = cmp.Or(c.Paths, DefaultPaths)
+	c.IdleTTL = cmp.Or(c.IdleTTL, DefaultIdleTTL)
+	b := &Binder{
+		cfg: c, generation: watch.New(uint64(1)), names: newTable(c.Paths), guests: newTable(c.Paths), follows: map[string]*follow{},
+	}
+	// For as long as both live.
+	c.Dtab.Notify(b.moved)
+	if c.Stored != nil {
+		c.Stored.Notify(b.moved)
+	}
+	c.Names.Notify(b.renamed)
 	return b
 }
 
 // Run forgets idle names until ctx ends, and then all.
 func (b *Binder) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(min(time.Minute, max(b.cfg.IdleTTL/2, time.Second)))
 	defer tick.Stop()
 	for {
 		select {
-		case now := <-tick.C:
-			b.sweep(now.Add(-idleFor))
+		case <-tick.C:
+			b.sweep(clock.Now() - int64(b.cfg.IdleTTL))
 		case <-ctx.Done():
-			b.sweep(time.Now().Add(time.Second))
+			b.sweep(clock.Now() + int64(time.Hour))
 			return nil
 		}
 	}
@@ -116,211 +136,157 @@ func (b *Binder) moved() {
 	b.generation.Set(b.generation.Get() + 1)
 }
 
+// renamed is moved after the names were replaced: the new ones have to be asked.
+// What is followed of the old ones is kept until then, so that nothing that both
+// know is lost between them.
+func (b *Binder) renamed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range b.follows {
+		f.old = true
+	}
+	b.generation.Set(b.generation.Get() + 1)
+}
+
 // Base returns the current base dtab, empty until it is known.
-func (b *Binder) Base() naming.Dtab {
-	if d := b.dtab.Get(); d != nil {
+func (b *Binder) Base() naming.Dtab { return present(b.cfg.Dtab) }
+
+// Stored returns the rules that the interpreter keeps, empty until they are known
+// or if there are none.
+func (b *Binder) Stored() naming.Dtab { return present(b.cfg.Stored) }
+
+func present(v *watch.Value[*naming.Dtab]) naming.Dtab {
+	if v == nil {
+		return nil
+	}
+	if d := v.Get(); d != nil {
 		return *d
 	}
 	return nil
 }
 
-// Name returns the name of authority (host[:port]) for callers in namespace,
-// with the rules of override on top. It neither blocks nor resolves. If the name
-// is known already it takes no lock and, without an override, does not allocate.
-func (b *Binder) Name(namespace string, authority []byte, override naming.Dtab) *Name {
-	text := ""
+// Timeout is how long a request waits for a name's first answer.
+func (b *Binder) Timeout() time.Duration { return b.cfg.Timeout }
+
+// Name returns the name of id for callers in namespace, with the rules of override
+// on top. id is one element under the prefix, or, if it begins with a slash, a
+// printed path; then the error is a *naming.ParseError if it is none. now is the
+// time of package clock.
+//
+// It neither blocks nor resolves. If the name is known already it takes no lock and,
+// without an override, does not allocate.
+func (b *Binder) Name(namespace string, id []byte, override naming.Dtab, now int64) (*Name, error) {
+	table, text := b.names, ""
 	if len(override) > 0 {
-		text = override.Exact()
+		table, text = b.guests, override.Exact()
 	}
-	if n := (*b.names.Load())[key{namespace, string(authority), text}]; n != nil {
-		n.used.Store(time.Now().Unix())
-		return n
+	hash := table.hash(namespace, id)
+	if n := table.find(hash, namespace, id, text); n != nil {
+		n.use(now)
+		return n, nil
 	}
-	return b.add(key{namespace, string(authority), text}, override)
+	n, err := b.newName(namespace, id, override)
+	if err != nil {
+		return nil, err
+	}
+	n.hash, n.text, n.guest = hash, text, len(override) > 0
+	n.used.Store(now)
+	b.mu.Lock()
+	if known := table.find(hash, namespace, id, text); known != nil {
+		b.mu.Unlock()
+		return known, nil
+	}
+	gone := table.add(n)
+	release := b.forget(gone)
+	b.mu.Unlock()
+	release()
+	return n, nil
 }
 
-func (b *Binder) add(k key, override naming.Dtab) *Name {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	old := *b.names.Load()
-	if n := old[k]; n != nil {
-		return n
-	}
-	n := &Name{
-		binder:   b,
-		caller:   naming.Dentry{Prefix: naming.Prefix{"caller"}, Dst: naming.Leaf{"$", "dev.tulle.service", k.namespace}},
-		path:     naming.Path{"svc", k.authority},
-		override: override,
+// newName returns a name that is in no table.
+func (b *Binder) newName(namespace string, id []byte, override naming.Dtab) (*Name, error) {
+	n := &Name{binder: b, namespace: namespace, id: string(id), override: override, moved: watch.New(uint64(1))}
+	if len(id) == 0 || id[0] != '/' {
+		n.path = b.cfg.Prefix.Join(n.id)
+	} else {
+		rest, err := naming.ParsePath(n.id)
+		if err != nil {
+			return nil, err
+		}
+		n.path = b.cfg.Prefix.Join(rest...)
 	}
 	n.Service = n.path.String()
-	n.used.Store(time.Now().Unix())
-	names := make(map[key]*Name, len(old)+1)
-	var idlest key
-	for k, n := range old {
-		names[k] = n
-		if first := names[idlest]; first == nil || n.used.Load() < first.used.Load() {
-			idlest = k
-		}
-	}
-	if len(names) >= maxNames {
-		delete(names, idlest)
-	}
-	names[k] = n
-	b.names.Store(&names)
-	return n
+	return n, nil
 }
 
-// sweep forgets names unused since t, and unfollows what no name needs.
-func (b *Binder) sweep(t time.Time) {
+// sweep forgets names unused since then, and what no name needs.
+func (b *Binder) sweep(since int64) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	names := map[key]*Name{}
-	for k, n := range *b.names.Load() {
-		if n.used.Load() >= t.Unix() {
-			names[k] = n
-		}
-	}
-	b.names.Store(&names)
-	b.unfollow(needed(names), t)
-}
-
-// unfollow forgets what is not needed and was not asked for since t. It is
-// called with mu held.
-func (b *Binder) unfollow(needed map[string]bool, t time.Time) {
-	for id, f := range b.follows {
-		if !needed[id] && f.asked < t.Unix() {
-			f.stop()
-			delete(b.follows, id)
-		}
-	}
-}
-
-// needed returns the ids that the names depend on, as of their last evaluation.
-func needed(names map[key]*Name) map[string]bool {
-	all := map[string]bool{}
-	for _, n := range names {
-		if r := n.result.Load(); r != nil {
-			for _, id := range r.asked {
-				all[id] = true
+	var releases []func()
+	for _, t := range []*table{b.names, b.guests} {
+		for _, n := range t.all() {
+			if n.used.Load() < since {
+				t.remove(n)
+				releases = append(releases, b.forget(n))
 			}
 		}
 	}
+	stops := b.unfollow()
+	b.mu.Unlock()
+	for _, f := range append(releases, stops...) {
+		f()
+	}
+}
+
+// forget takes a name that has left its table off what it follows, at the latest
+// when nobody waits for it any more. The function it returns is to be called without
+// mu, which is held here.
+func (b *Binder) forget(n *Name) (release func()) {
+	if n == nil {
+		return func() {}
+	}
+	n.gone = true
+	if n.waiting > 0 {
+		return func() {}
+	}
+	return b.detach(n)
+}
+
+// Use is a name in use.
+type Use struct {
+	Namespace string   // of its callers
+	Path      string   // the service name, printed
+	Bound     []string // the ids of the replica sets that it leads to at present, printed
+}
+
+// InUse returns the names in use, in order, but for those with an override: they are
+// the matter of one request.
+func (b *Binder) InUse() []Use {
+	b.mu.Lock()
+	names := b.names.all()
+	b.mu.Unlock()
+	all := make([]Use, 0, len(names))
+	for _, n := range names {
+		u := Use{Namespace: n.namespace, Path: n.Service}
+		if r := n.result.Load(); r != nil {
+			u.Bound = leaves(r.tree, nil)
+			slices.Sort(u.Bound)
+			u.Bound = slices.Compact(u.Bound)
+		}
+		all = append(all, u)
+	}
+	slices.SortFunc(all, func(x, y Use) int {
+		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Path, y.Path))
+	})
 	return all
 }
 
-// makeRoom forgets names that nothing depends on, at most once a second, and
-// reports whether there is room for another. It is called with mu held.
-func (b *Binder) makeRoom(now time.Time) bool {
-	if now.Sub(b.madeRoom) >= time.Second {
-		b.madeRoom = now
-		b.unfollow(needed(*b.names.Load()), now.Add(-askedLately))
+func leaves(t naming.BoundTree, ids []string) []string {
+	if t.Kind == naming.BoundLeaf {
+		return append(ids, t.Leaf.ID.String())
 	}
-	return len(b.follows) < maxFollows
-}
-
-// state returns what the source knows of a bound name, and follows it from now on.
-func (b *Binder) state(id string) naming.Replicas {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f := b.follows[id]
-	if f == nil {
-		if len(b.follows) >= maxFollows && !b.makeRoom(time.Now()) {
-			return naming.Replicas{State: naming.StateFailed, Cause: "this proxy follows too many names at the moment"}
-		}
-		value, release := b.source.Replicas(id)
-		f = &follow{value: value}
-		unhook := value.Notify(func() {
-			// Only the kind of the state decides where names lead.
-			if s := uint32(value.Get().State); f.state.Swap(s) != s {
-				b.moved()
-			}
-		})
-		// Only if the hook has not seen something newer meanwhile.
-		f.state.CompareAndSwap(uint32(naming.StatePending), uint32(value.Get().State))
-		f.stop = func() { unhook(); release() }
-		b.follows[id] = f
+	for _, b := range t.Branches {
+		ids = leaves(b.Tree, ids)
 	}
-	f.asked = time.Now().Unix()
-	return f.value.Get()
-}
-
-// Name is a host as seen from a namespace. It is safe for concurrent use.
-type Name struct {
-	// Service is the service name as it is printed, such as /svc/world.
-	Service string
-	// Memo is for whoever uses the name to remember what it leads to.
-	Memo atomic.Value
-
-	binder   *Binder
-	caller   naming.Dentry
-	path     naming.Path
-	override naming.Dtab
-	used     atomic.Int64 // Unix seconds
-
-	mu     sync.Mutex // held while evaluating
-	result atomic.Pointer[result]
-}
-
-type result struct {
-	generation uint64
-	tree       naming.BoundTree
-	err        error
-	asked      []string // the bound names that were looked at
-}
-
-// Resolve returns what the name means now. The first time, it waits for the
-// namer: up to ten seconds, then ErrTimeout, or ctx's error.
-func (n *Name) Resolve(ctx context.Context) (naming.BoundTree, error) {
-	if r := n.result.Load(); r != nil && r.generation == n.binder.generation.Get() && r.settled() {
-		return r.tree, r.err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, bindingTimeout, ErrTimeout)
-	defer cancel()
-	for {
-		generation, changed := n.binder.generation.Watch()
-		r := n.evaluate(generation)
-		if r.settled() {
-			return r.tree, r.err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return naming.BoundTree{}, context.Cause(ctx)
-		}
-	}
-}
-
-func (r *result) settled() bool { return r.err != nil || r.tree.Kind != naming.BoundPending }
-
-func (n *Name) evaluate(generation uint64) *result {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if r := n.result.Load(); r != nil && r.generation >= generation {
-		return r
-	}
-	r := &result{generation: generation} // pending
-	base := n.binder.dtab.Get()
-	if base == nil {
-		return r
-	}
-	r.tree, r.err = naming.Bind(n.rules(*base), n.path, rewrite.Resolver(func(id naming.Path) naming.Replicas {
-		text := id.String()
-		r.asked = append(r.asked, text)
-		return n.binder.state(text)
-	}))
-	n.result.Store(r)
-	return r
-}
-
-// rules returns all rules for the name, those that win last.
-func (n *Name) rules(base naming.Dtab) naming.Dtab {
-	return naming.Dtab{n.caller}.Concat(base...).Concat(n.override...)
-}
-
-// Explain returns the steps by which the name leads to the replica set called id
-// now; nil if it does not. It is for people, not for each request.
-func (n *Name) Explain(id naming.Path) []naming.Step {
-	return naming.Explain(n.rules(n.binder.Base()), n.path, rewrite.Resolver(func(id naming.Path) naming.Replicas {
-		return n.binder.state(id.String())
-	}), id)
+	return ids
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,59 +12,79 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// table is a source whose names are pending until they are set, and which
-// counts who follows them.
-type table struct {
+// world is what names mean by the rules of package rewrite. They are pending until
+// they are set, and who follows them is counted.
+type world struct {
 	mu     sync.Mutex
 	values map[string]*watch.Value[naming.Replicas]
 	users  map[string]int
 }
 
-func newTable() *table {
-	return &table{values: map[string]*watch.Value[naming.Replicas]{}, users: map[string]int{}}
+func newWorld() *world {
+	return &world{values: map[string]*watch.Value[naming.Replicas]{}, users: map[string]int{}}
 }
 
-func (t *table) value(id string) *watch.Value[naming.Replicas] {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.values[id] == nil {
-		t.values[id] = watch.New(naming.Replicas{})
+func (w *world) value(id string) *watch.Value[naming.Replicas] {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.values[id] == nil {
+		w.values[id] = watch.New(naming.Replicas{})
 	}
-	return t.values[id]
+	return w.values[id]
 }
 
-func (t *table) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
-	v := t.value(id)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.users[id]++
+func (w *world) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	v := w.value(id)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.users[id]++
 	return v, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.users[id]--
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.users[id]--
 	}
 }
 
-func (t *table) followed() (n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, u := range t.users {
+func (w *world) followed() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, u := range w.users {
 		n += u
 	}
 	return n
 }
 
-func (t *table) set(service string, state naming.State) {
-	t.value("/#/io.l5d.k8s/ns/" + service).Set(naming.Replicas{State: state})
+func (w *world) set(service string, state naming.State) {
+	w.value("/#/io.l5d.k8s/ns/" + service).Set(naming.Replicas{State: state})
 }
 
-func dtab(t *testing.T, text string) *naming.Dtab {
+func (w *world) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
+	return rewrite.Resolver(state)
+}
+
+func (w *world) names() *watch.Value[Names] { return watch.New[Names](w) }
+
+// at is a moment of package clock for who does not care.
+const at = 1
+
+func name(t testing.TB, b *Binder, namespace, id string, override naming.Dtab) *Name {
+	t.Helper()
+	n, err := b.Name(namespace, []byte(id), override, clock.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func dtab(t testing.TB, text string) *naming.Dtab {
 	t.Helper()
 	d, err := naming.ParseDtab(text)
 	if err != nil {
@@ -75,8 +96,8 @@ func dtab(t *testing.T, text string) *naming.Dtab {
 const base = "/srv => /caller; /host => /srv; /svc => /host"
 
 // start runs a Binder until the test's function returns.
-func start(t *testing.T, d *watch.Value[*naming.Dtab], s Source) *Binder {
-	b := New(Config{Dtab: d, Source: s})
+func start(t *testing.T, cfg Config) *Binder {
+	b := New(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = b.Run(ctx) }()
@@ -99,15 +120,15 @@ func leaf(t *testing.T, n *Name) string {
 
 func TestResolveWaitsForTheNamer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rules, names := watch.New[*naming.Dtab](nil), newTable()
-		b := start(t, rules, names)
-		n := b.Name("ns", []byte("world"), nil)
+		rules, names := watch.New[*naming.Dtab](nil), newWorld()
+		b := start(t, Config{Dtab: rules, Names: names.names()})
+		n := name(t, b, "ns", "world", nil)
 		if n.Service != "/svc/world" {
 			t.Errorf("the service is %s", n.Service)
 		}
 
 		began := time.Now()
-		if _, err := n.Resolve(t.Context()); !errors.Is(err, ErrTimeout) || time.Since(began) != bindingTimeout {
+		if _, err := n.Resolve(t.Context()); !errors.Is(err, ErrTimeout) || time.Since(began) != DefaultTimeout {
 			t.Errorf("without a dtab: %v after %s", err, time.Since(began))
 		}
 		go func() {
@@ -139,39 +160,43 @@ func TestResolveWaitsForTheNamer(t *testing.T) {
 
 func TestNamesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		names := newTable()
-		b := start(t, watch.New(dtab(t, base)), names)
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: names.names()})
 		names.set("80/keep", naming.StateBound)
-		for i := range 3 * maxNames {
-			keep := b.Name("ns", []byte("keep"), nil)
+		for i := range 3 * DefaultPaths {
+			keep := name(t, b, "ns", "keep", nil)
 			_ = leaf(t, keep)
 			service := fmt.Sprintf("s%d", i)
 			names.set("80/"+service, naming.StateBound)
-			_ = leaf(t, b.Name("ns", []byte(service), nil))
+			_ = leaf(t, name(t, b, "ns", service, nil))
 			time.Sleep(time.Second) // virtual: names are told apart by when they were used
 		}
-		if n := len(*b.names.Load()); n > maxNames {
-			t.Errorf("%d names are kept, want at most %d", n, maxNames)
+		if n := len(b.names.all()); n > DefaultPaths || n != b.names.names {
+			t.Errorf("%d names are kept, want at most %d", n, DefaultPaths)
 		}
-		if (*b.names.Load())[key{"ns", "keep", ""}] == nil {
+		if !slices.ContainsFunc(b.names.all(), func(n *Name) bool { return n.id == "keep" }) {
 			t.Error("the name in constant use was dropped")
 		}
-		time.Sleep(idleFor + 2*time.Minute)
+		time.Sleep(DefaultIdleTTL + 2*time.Minute)
 		synctest.Wait()
-		if n := len(*b.names.Load()); n != 0 || names.followed() != 0 {
+		if n := len(b.names.all()); n != 0 || names.followed() != 0 {
 			t.Errorf("after a long pause %d names are kept and %d followed", n, names.followed())
 		}
 	})
 }
 
 func TestKnownNameAllocatesNothing(t *testing.T) {
-	names := newTable()
+	names := newWorld()
 	names.set("80/world", naming.StateBound)
-	b := New(Config{Dtab: watch.New(dtab(t, base)), Source: names})
+	b := New(Config{Dtab: watch.New(dtab(t, base)), Names: names.names()})
 	host := []byte("world")
 	ctx := context.Background()
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := b.Name("ns", host, nil).Resolve(ctx); err != nil {
+		n, err := b.Name("ns", host, nil, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Resolve(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -180,21 +205,21 @@ func TestKnownNameAllocatesNothing(t *testing.T) {
 }
 
 func TestOverridesAreNamesOfTheirOwn(t *testing.T) {
-	names := newTable()
+	names := newWorld()
 	for _, s := range []string{"80/world", "80/world-v2"} {
 		names.set(s, naming.StateBound)
 	}
-	b := New(Config{Dtab: watch.New(dtab(t, base)), Source: names})
-	plain := b.Name("ns", []byte("world"), nil)
-	over := b.Name("ns", []byte("world"), *dtab(t, "/host/world => /srv/world-v2"))
-	same := b.Name("ns", []byte("world"), *dtab(t, "/host/world=>/srv/world-v2;"))
+	b := New(Config{Dtab: watch.New(dtab(t, base)), Names: names.names()})
+	plain := name(t, b, "ns", "world", nil)
+	over := name(t, b, "ns", "world", *dtab(t, "/host/world => /srv/world-v2"))
+	same := name(t, b, "ns", "world", *dtab(t, "/host/world=>/srv/world-v2;"))
 	if plain == over || over != same {
 		t.Error("overrides are not told apart by their canonical text")
 	}
 	if a, c := leaf(t, plain), leaf(t, over); a != "/#/io.l5d.k8s/ns/80/world" || c != "/#/io.l5d.k8s/ns/80/world-v2" {
 		t.Errorf("got %s and %s", a, c)
 	}
-	if other := b.Name("other", []byte("world"), nil); other == plain {
+	if other := name(t, b, "other", "world", nil); other == plain {
 		t.Error("callers of two namespaces share a name")
 	}
 }

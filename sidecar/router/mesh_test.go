@@ -20,6 +20,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -51,6 +52,10 @@ func (t *table) value(id string) *watch.Value[naming.Replicas] {
 
 func (t *table) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	return t.value(id), func() {}
+}
+
+func (t *table) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
+	return rewrite.Resolver(state)
 }
 
 // bound is what the Service of a name, or of name:port, in the namespace ns is
@@ -110,7 +115,7 @@ func startOn(t *testing.T, n network, cfg router.OutgoingConfig, words ...string
 	}
 	metrics := telemetry.New(m.registry)
 	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) { return n.dial(ctx, target.Address) })
-	binder := bind.New(bind.Config{Dtab: m.dtab, Source: m.table})
+	binder := bind.New(bind.Config{Dtab: m.dtab, Names: watch.New[bind.Names](m.table)})
 	m.clients = client.NewSet(client.Config{Source: m.table, Pools: pools, Policy: m.policy, Metrics: metrics})
 	cfg.Binder, cfg.Clients, cfg.Metrics, cfg.Policy = binder, m.clients, metrics, m.policy
 	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))

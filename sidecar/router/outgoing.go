@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -196,7 +197,7 @@ func (o *Outgoing) identify(x *exchange, r *routing) *Problem {
 			return problem
 		}
 	}
-	r.name = o.cfg.Binder.Name(r.namespace, x.req.Authority, r.override)
+	r.name, _ = o.cfg.Binder.Name(r.namespace, x.req.Authority, r.override, x.started) // no authority begins with a slash
 	return nil
 }
 
@@ -228,7 +229,7 @@ func (o *Outgoing) bind(ctx context.Context, r *routing) *Problem {
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
 		return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
-			Message: "Exceeded 10.seconds binding timeout while resolving name: " + r.name.Service,
+			Message: "Exceeded " + spell(o.cfg.Binder.Timeout()) + " binding timeout while resolving name: " + r.name.Service,
 			Hint:    "check that the proxy reaches the controller: see /admin/ready and the log of the proxy"}
 	case err != nil:
 		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
@@ -269,6 +270,14 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 
 func (o *Outgoing) noRoute(r *routing) *Problem {
 	return noRoute(r.name.Service, r.namespace, rules(o.cfg.Binder.Base()), rules(r.override))
+}
+
+// spell writes a time limit as Linkerd 1.x does.
+func spell(d time.Duration) string {
+	if d%time.Second == 0 {
+		return strconv.FormatInt(int64(d/time.Second), 10) + ".seconds"
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10) + ".milliseconds"
 }
 
 func rules(d naming.Dtab) []string {

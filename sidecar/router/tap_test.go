@@ -21,6 +21,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -99,6 +100,10 @@ type everywhere struct {
 	value *watch.Value[naming.Replicas]
 }
 
+func (e everywhere) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
+	return rewrite.Resolver(state)
+}
+
 func (e everywhere) Replicas(string) (*watch.Value[naming.Replicas], func()) {
 	return e.value, func() {}
 }
@@ -139,7 +144,7 @@ func (l *line) start(tb testing.TB, backend string, words ...string) {
 	})
 	source := everywhere{watch.New(naming.Of(naming.Endpoint{Address: backend, Weight: 1}))}
 	behaviour, metrics := watch.New(p), telemetry.New(prometheus.NewRegistry())
-	binder := bind.New(bind.Config{Dtab: watch.New(&base), Source: source})
+	binder := bind.New(bind.Config{Dtab: watch.New(&base), Names: watch.New[bind.Names](source)})
 	clients := client.NewSet(client.Config{Source: source, Pools: pools, Policy: behaviour, Metrics: metrics})
 	identified := make(chan struct{})
 	close(identified)

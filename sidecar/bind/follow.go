@@ -1,0 +1,188 @@
+package bind
+
+import (
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+// follow is a bound name that Names is asked about. What is not final is guarded by
+// Binder.mu.
+type follow struct {
+	value *watch.Value[naming.Replicas]
+	stop  func()
+
+	state naming.State // last seen
+	old   bool         // it is of names that were replaced
+	// names are those that depend on it, with the turn of the evaluation that asked. If
+	// there are none it is followed until the next sweep: an evaluation that goes
+	// another way often comes back.
+	names map[*Name]uint64
+}
+
+// perName is how many bound names there may be for each name that is kept: a name
+// asks about a few, so only invented ones get this far.
+const perName = 4
+
+// asking is one evaluation of a name.
+type asking struct {
+	b          *Binder
+	n          *Name
+	names      Names
+	generation uint64 // in which names were read
+	turn       uint64
+	asked      []*follow
+}
+
+func (b *Binder) ask(n *Name, names Names, generation uint64) *asking {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n.turn++
+	return &asking{b: b, n: n, names: names, generation: generation, turn: n.turn}
+}
+
+// state returns what is known of an id, which the name depends on from now on.
+func (a *asking) state(id naming.Path) naming.Replicas {
+	b, text := a.b, id.String()
+	b.mu.Lock()
+	if f := b.follows[text]; f != nil && !f.old {
+		defer b.mu.Unlock()
+		return a.note(f)
+	}
+	stops, ok := b.room(a.n.guest)
+	b.mu.Unlock()
+	for _, stop := range stops {
+		stop()
+	}
+	if !ok {
+		return naming.Replicas{State: naming.StateFailed, Cause: "this proxy follows too many names at the moment"}
+	}
+	// Without the lock: whoever sets the value may hold one of theirs and call changed.
+	value, release := a.names.Replicas(text)
+	f := &follow{value: value, names: map[*Name]uint64{}}
+	unhook := value.Notify(func() { b.changed(f) })
+	f.stop = func() { unhook(); release() }
+
+	b.mu.Lock()
+	other, spare := b.follows[text], func() {}
+	if other != nil && !other.old { // somebody else was quicker
+		f, spare = other, f.stop
+	} else {
+		if other != nil {
+			spare = other.stop
+		}
+		f.state = value.Get().State
+		f.old = a.generation != b.generation.Get()
+		b.follows[text] = f
+	}
+	replicas := a.note(f)
+	b.mu.Unlock()
+	spare()
+	return replicas
+}
+
+// note is called with Binder.mu held.
+func (a *asking) note(f *follow) naming.Replicas {
+	if f.names[a.n] != a.turn {
+		f.names[a.n] = a.turn
+		a.asked = append(a.asked, f)
+	}
+	return f.value.Get()
+}
+
+// done ends the evaluation: the name depends on nothing else.
+func (a *asking) done() {
+	b, n := a.b, a.n
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range n.follows {
+		if f.names[n] != a.turn {
+			delete(f.names, n)
+		}
+	}
+	n.follows = a.asked
+}
+
+// changed is called after f's value was set. Only the kind of the state decides where
+// names lead.
+func (b *Binder) changed(f *follow) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	state := f.value.Get().State
+	if state == f.state {
+		return
+	}
+	f.state = state
+	for n := range f.names {
+		n.moved.Set(n.moved.Get() + 1)
+	}
+}
+
+// enter and leave are around whatever makes a name follow something.
+func (b *Binder) enter(n *Name) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n.waiting++
+}
+
+func (b *Binder) leave(n *Name) {
+	b.mu.Lock()
+	n.waiting--
+	release := func() {}
+	if n.gone && n.waiting == 0 {
+		release = b.detach(n)
+	}
+	b.mu.Unlock()
+	release()
+}
+
+// detach takes a name off what it follows; from then on it has no result. It is
+// called with mu held, and what it returns without.
+func (b *Binder) detach(n *Name) (release func()) {
+	for _, f := range n.follows {
+		delete(f.names, n)
+	}
+	n.follows = nil
+	// The result would not be told of changes.
+	n.moved.Set(n.moved.Get() + 1)
+	if b.cfg.Remote == nil {
+		return func() {}
+	}
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		b.mu.Lock()
+		again := n.waiting > 0
+		b.mu.Unlock()
+		if n.remote != nil && !again {
+			n.remote.release()
+			n.remote = nil
+		}
+	}
+}
+
+// unfollow forgets what no name needs. It is called with mu held, and what it returns
+// without.
+func (b *Binder) unfollow() (stops []func()) {
+	for id, f := range b.follows {
+		if len(f.names) == 0 {
+			stops = append(stops, f.stop)
+			delete(b.follows, id)
+		}
+	}
+	return stops
+}
+
+// room reports whether there is room to follow one more name, which it makes if it
+// can. Guests get half of what there is, so that they cannot take all. It is called
+// with mu held, and what it returns without.
+func (b *Binder) room(guest bool) (stops []func(), ok bool) {
+	limit := perName * b.cfg.Paths
+	if guest {
+		limit /= 2
+	}
+	if len(b.follows) < limit {
+		return nil, true
+	}
+	stops = b.unfollow()
+	return stops, len(b.follows) < limit
+}
