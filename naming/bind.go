@@ -34,6 +34,8 @@ var ErrDepth = errors.New("Max recursion level: 100 reached in Namer lookup")
 // request may cost: those that branch at nearly every step, or that lead back through unions.
 var ErrWork = errors.New("the rules take too much work")
 
+var errLookups = fmt.Errorf("%w: more than %d lookups", ErrWork, maxLookups)
+
 // Bound names one replica set: ID is what a namer consumed of a path, Residual what it left.
 // Everything kept per replica set (balancer, pools, metrics) is keyed by ID.
 type Bound struct {
@@ -73,6 +75,9 @@ type BoundTree struct {
 	Leaf     Bound         // of a BoundLeaf
 	Branches []BoundBranch // of a BoundUnion; each is a leaf, a union or empty
 }
+
+// Tree returns the tree that is b alone.
+func (b Bound) Tree() BoundTree { return BoundTree{Kind: BoundLeaf, Leaf: b} }
 
 // BoundBranch is one branch of a union; its weight is relative to the others'.
 type BoundBranch struct {
@@ -118,14 +123,9 @@ type binder struct {
 // spend takes n units of work, and is false if there are not so many left.
 func (b *binder) spend(n int) bool {
 	if b.work -= n; b.work < 0 {
-		b.exhaust()
+		b.work, b.exhausted = -1, ErrWork
 	}
 	return b.work >= 0
-}
-
-func (b *binder) exhaust() {
-	b.work = -1
-	b.exhausted = fmt.Errorf("%w: more than %d steps", ErrWork, maxWork)
 }
 
 // bind binds t with rest appended to each of its paths.
@@ -163,7 +163,7 @@ func (b *binder) lookup(p Path, depth int) (BoundTree, error) {
 		return BoundTree{}, ErrDepth
 	}
 	if b.lookups++; b.lookups > maxLookups {
-		b.exhausted = fmt.Errorf("%w: more than %d lookups", ErrWork, maxLookups)
+		b.exhausted = errLookups
 		return BoundTree{}, b.exhausted
 	}
 	// The dtab goes first, so it may rewrite even what a namer would answer. Rules that match
@@ -211,44 +211,73 @@ func (b *binder) union(u Union, rest Path, depth int) (BoundTree, error) {
 	if !b.spend(branchWork * len(u)) {
 		return BoundTree{}, b.exhausted
 	}
-	var (
-		kept     []BoundBranch
-		answered bool
-		pending  bool
-		failure  error
-	)
+	all := union{room: len(u)}
 	for _, w := range u {
 		t, err := b.bind(w.Tree, rest, depth)
-		switch {
-		case b.exhausted != nil:
+		if b.exhausted != nil {
 			return BoundTree{}, b.exhausted
-		case err != nil:
-			if failure == nil {
-				failure = err
+		}
+		all.add(w.Weight, t, err)
+	}
+	return all.result()
+}
+
+// union is what the branches of a union come to. Its zero value has no branches.
+type union struct {
+	room     int // for how many branches to make room
+	kept     []BoundBranch
+	answered bool
+	pending  bool
+	failure  error
+}
+
+func (u *union) add(weight float64, t BoundTree, err error) {
+	switch {
+	case err != nil:
+		if u.failure == nil {
+			u.failure = err
+		}
+	case t.Kind == BoundPending:
+		u.pending = true
+	default:
+		u.answered = true
+		if t.Kind != BoundNeg && t.Kind != BoundFail {
+			if u.kept == nil {
+				u.kept = make([]BoundBranch, 0, u.room)
 			}
-		case t.Kind == BoundPending:
-			pending = true
-		default:
-			answered = true
-			if t.Kind != BoundNeg && t.Kind != BoundFail {
-				if kept == nil {
-					kept = make([]BoundBranch, 0, len(u))
-				}
-				kept = append(kept, BoundBranch{w.Weight, t})
-			}
+			u.kept = append(u.kept, BoundBranch{weight, t})
 		}
 	}
+}
+
+func (u *union) result() (BoundTree, error) {
 	switch {
-	case !answered && failure != nil:
-		return BoundTree{}, failure
-	case !answered && pending:
+	case !u.answered && u.failure != nil:
+		return BoundTree{}, u.failure
+	case !u.answered && u.pending:
 		return BoundTree{Kind: BoundPending}, nil
-	case len(kept) == 0:
+	case len(u.kept) == 0:
 		return BoundTree{Kind: BoundNeg}, nil
-	case len(kept) == 1:
-		return kept[0].Tree, nil
+	case len(u.kept) == 1:
+		return u.kept[0].Tree, nil
 	}
-	return BoundTree{Kind: BoundUnion, Branches: kept}, nil
+	return BoundTree{Kind: BoundUnion, Branches: u.kept}, nil
+}
+
+// Map returns t with f of every leaf, as if that were what the leaf's name had meant:
+// of a union, branches that become Neg or Fail are left out.
+func (t BoundTree) Map(f func(Bound) BoundTree) BoundTree {
+	switch t.Kind {
+	case BoundLeaf:
+		return f(t.Leaf)
+	case BoundUnion:
+		all := union{room: len(t.Branches)}
+		for _, b := range t.Branches {
+			all.add(b.Weight, b.Tree.Map(f), nil)
+		}
+		t, _ = all.result()
+	}
+	return t
 }
 
 // Pick chooses a leaf for one request, given a random number r in [0, 1): each branch of a
