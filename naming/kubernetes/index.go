@@ -2,8 +2,15 @@
 // to reach each of them, and which pods live on a node.
 //
 // An Index is fed with Services, EndpointSlices and Pods, by Run from an API server or by
-// hand, and answers from memory. It never asks for anything itself, and it knows nothing of
-// proxies, requests or dtabs.
+// hand, and answers from memory. It never asks for anything itself, but for the addresses of
+// load balancers that have only a host name; and it knows nothing of proxies, requests or dtabs.
+//
+// Its names are the leaf ids of Kubernetes, as package naming/registry makes them of the names of
+// configured namers:
+//
+//	/#/io.l5d.k8s/<namespace>/<port>/<service>             what the EndpointSlices of the Service say
+//	/#/io.l5d.k8s/<namespace>/<port>/<service>/<label>/<value>   those of them that have the label
+//	/#/io.l5d.k8s.external/<namespace>/<port>/<service>…   the load balancer in the Service's status
 //
 // Invariant: every followed value is what the objects applied so far say, computed from
 // them alone: the order in which they came does not matter. It is pending until the first
@@ -17,10 +24,13 @@ package kubernetes
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -31,8 +41,8 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
 // DefaultIncomingPort is where proxies take mTLS, in a pod or on a host.
@@ -48,6 +58,8 @@ type Config struct {
 	// HostIncomingPort is where host proxies take mTLS; DefaultIncomingPort if zero. The
 	// annotation tulle.dev/incoming-port of a pod overrides it for that pod.
 	HostIncomingPort int
+	// Lookup resolves the host names of load balancers; net.DefaultResolver.LookupNetIP if nil.
+	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	// Logger hears of watches that fail; nil for nobody.
 	Logger *slog.Logger
 }
@@ -57,6 +69,9 @@ func (c *Config) complete() error {
 	domain := "spiffe://" + c.TrustDomain + "/"
 	c.HostProxyIdentity = cmp.Or(c.HostProxyIdentity, domain+"ns/tulle/sa/tulle-host")
 	c.HostIncomingPort = cmp.Or(c.HostIncomingPort, DefaultIncomingPort)
+	if c.Lookup == nil {
+		c.Lookup = net.DefaultResolver.LookupNetIP
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -81,6 +96,7 @@ type Index struct {
 	cfg    Config
 	synced chan struct{}
 	none   *watch.Value[naming.Replicas] // for names that are no Services
+	hosts  *dns.Namer                    // of load balancers
 
 	mu       sync.Mutex
 	isSynced bool
@@ -93,19 +109,32 @@ type Index struct {
 	nodes    map[string]*node                // those that are followed
 }
 
-// service is a Service, its slices, and who follows its ports.
+// service is a Service, its slices, and who follows its names.
 type service struct {
 	key    key
-	exists bool // the Service itself
-	ports  []servicePort
+	says   *serviceSpec      // nil if the Service itself does not exist
 	slices map[string]*slice // by name
-	names  map[string]*name  // by port
+	names  map[nameKey]*name
 }
 
-// name is a followed port of a Service.
+// nameKey is what a name says beside the Service.
+type nameKey struct {
+	external bool
+	port     string
+	label    label // zero if it does not matter
+}
+
+// name is a name that is followed.
 type name struct {
 	replicas watch.Value[naming.Replicas]
 	users    int
+	hosts    map[string]*host // of an external one, by id
+}
+
+// host is a host name of a load balancer, which a name follows.
+type host struct {
+	replicas *watch.Value[naming.Replicas]
+	release  func()
 }
 
 // node is a followed node.
@@ -124,6 +153,7 @@ func NewIndex(cfg Config) (*Index, error) {
 		cfg:      cfg,
 		synced:   make(chan struct{}),
 		none:     watch.New(naming.Replicas{State: naming.StateNeg}),
+		hosts:    dns.New(dns.Config{Lookup: cfg.Lookup}),
 		services: map[key]*service{},
 		slices:   map[key]key{},
 		pods:     map[key]*pod{},
@@ -155,25 +185,22 @@ func (x *Index) MarkSynced() {
 // Synced is closed once the Index has a complete picture, and stays closed.
 func (x *Index) Synced() <-chan struct{} { return x.synced }
 
-// Replicas returns the live state of /#/io.l5d.k8s/<namespace>/<port>/<service> until
-// release is called; other names are Neg. The port is a number of the Service or the name
-// of a port. release may be called more than once.
+// Replicas returns the live state of a leaf id, as in the comment of the package, until release is
+// called; other names are Neg. The port is a number of the Service or the name of a port. Case does not
+// matter but in the label. release may be called more than once.
 func (x *Index) Replicas(id naming.Path) (*watch.Value[naming.Replicas], func()) {
-	bound, ok := rewrite.Kubernetes(id)
-	if !ok || len(bound.Residual) > 0 {
+	k, part, ok := parseID(id)
+	if !ok {
 		return x.none, func() {}
 	}
-	port, k := bound.ID[3], key{Namespace: bound.ID[2], Name: bound.ID[4]}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	s := x.service(k)
-	n := s.names[port]
+	n := s.names[part]
 	if n == nil {
 		n = &name{}
-		s.names[port] = n
-		if x.isSynced {
-			n.replicas.Set(x.replicas(s, port))
-		}
+		s.names[part] = n
+		x.publishName(s, part, n)
 	}
 	n.users++
 	var once sync.Once
@@ -182,11 +209,31 @@ func (x *Index) Replicas(id naming.Path) (*watch.Value[naming.Replicas], func())
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			if n.users--; n.users == 0 {
-				delete(s.names, port)
+				x.followHosts(s.key, n, nil)
+				delete(s.names, part)
 				x.forget(s)
 			}
 		})
 	}
+}
+
+// Namers whose names the Index knows.
+const (
+	internal = "io.l5d.k8s"
+	external = "io.l5d.k8s.external"
+)
+
+// parseID takes /#/<namer>/<namespace>/<port>/<service>[/<label>/<value>] apart.
+func parseID(id naming.Path) (k key, part nameKey, ok bool) {
+	if len(id) != 5 && len(id) != 7 || id[0] != "#" || id[1] != internal && id[1] != external {
+		return k, part, false
+	}
+	k = key{Namespace: strings.ToLower(id[2]), Name: strings.ToLower(id[4])}
+	part = nameKey{external: id[1] == external, port: strings.ToLower(id[3])}
+	if len(id) == 7 {
+		part.label = newLabel(id[5], id[6])
+	}
+	return k, part, true
 }
 
 // Pods returns the pods of a node that have an IP of their own, live, until release is
@@ -215,14 +262,14 @@ func (x *Index) Pods(nodeName string) (*watch.Value[[]api.Pod], func()) {
 
 // ApplyService takes in a Service as it is now.
 func (x *Index) ApplyService(o *corev1.Service) {
-	ports := servicePorts(o)
+	says := newServiceSpec(o)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	s := x.service(key{Namespace: o.Namespace, Name: o.Name})
-	if s.exists && slices.Equal(s.ports, ports) {
+	if s.says != nil && s.says.equal(says) {
 		return
 	}
-	s.exists, s.ports = true, ports
+	s.says = says
 	x.publish(s)
 }
 
@@ -234,7 +281,7 @@ func (x *Index) DeleteService(namespace, name string) {
 	if s == nil {
 		return
 	}
-	s.exists, s.ports = false, nil
+	s.says = nil
 	x.publish(s)
 	x.forget(s)
 }
@@ -285,7 +332,7 @@ func (x *Index) DeletePod(namespace, name string) {
 func (x *Index) service(k key) *service {
 	s := x.services[k]
 	if s == nil {
-		s = &service{key: k, slices: map[string]*slice{}, names: map[string]*name{}}
+		s = &service{key: k, slices: map[string]*slice{}, names: map[nameKey]*name{}}
 		x.services[k] = s
 	}
 	return s
@@ -293,7 +340,7 @@ func (x *Index) service(k key) *service {
 
 // forget drops the entry of a Service that is nothing any more.
 func (x *Index) forget(s *service) {
-	if !s.exists && len(s.slices) == 0 && len(s.names) == 0 {
+	if s.says == nil && len(s.slices) == 0 && len(s.names) == 0 {
 		delete(x.services, s.key)
 	}
 }
@@ -383,10 +430,23 @@ func (x *Index) publish(s *service) {
 	if !x.isSynced {
 		return
 	}
-	for port, n := range s.names {
-		if r := x.replicas(s, port); !r.Equal(n.replicas.Get()) {
-			n.replicas.Set(r)
-		}
+	for part, n := range s.names {
+		x.publishName(s, part, n)
+	}
+}
+
+func (x *Index) publishName(s *service, part nameKey, n *name) {
+	if !x.isSynced {
+		return
+	}
+	var r naming.Replicas
+	if part.external {
+		r = x.external(s, part, n)
+	} else {
+		r = x.replicas(s, part)
+	}
+	if !r.Equal(n.replicas.Get()) {
+		n.replicas.Set(r)
 	}
 }
 

@@ -42,8 +42,8 @@ func svc(name string, ports ...string) *corev1.Service {
 	return s
 }
 
-// ep describes an endpoint: ip, then flags: "unready", "terminating", "pod=<name>",
-// "uid=<uid>", "node=<node>", "unknown".
+// ep describes an endpoint: ip, then flags: "unready", "terminating", "serving", "serving=no",
+// "pod=<name>", "uid=<uid>", "node=<node>", "unknown".
 func ep(ip string, flags ...string) discoveryv1.Endpoint {
 	e := discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}}
 	ref := func() *corev1.ObjectReference {
@@ -61,6 +61,8 @@ func ep(ip string, flags ...string) discoveryv1.Endpoint {
 			e.Conditions.Ready = nil
 		case "terminating":
 			e.Conditions.Terminating = new(true)
+		case "serving":
+			e.Conditions.Serving = new(v != "no")
 		case "pod":
 			ref().Name = v
 		case "uid":
@@ -164,6 +166,18 @@ func TestReplicas(t *testing.T) {
 		{"none ready, in a slice without the port", []any{web, eps("a", "cart", "admin:9000", ep("10.0.1.4", "unready"))}, "80", "neg"},
 		{"scaled to zero", []any{web, eps("a", "cart", "http:8080")}, "80", "neg"},
 		{"going down to zero", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "terminating"))}, "80", "neg"},
+		{"the last one terminates, and serves", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "terminating", "serving"))}, "80", "bound 10.0.1.4:8080"},
+		{"the last one terminates, and serves no more", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "terminating", "serving=no"))}, "80", "neg"},
+		{"one terminates, one is ready", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "terminating", "serving")), eps("b", "cart", "http:8080", ep("10.0.1.5", "serving"))}, "80", "bound 10.0.1.5:8080"},
+		{"one terminates, one is not ready", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "terminating", "serving"), ep("10.0.1.5", "unready", "serving=no"))}, "80", "bound 10.0.1.4:8080"},
+		{"one terminates in another family", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "terminating", "serving")), v6(eps("b", "cart", "http:8080", ep("fd00::4")))}, "80", "bound [fd00::4]:8080"},
+		{"serving without terminating is not ready", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "unready", "serving"))}, "80", "bound"},
+		{"one pod in two families", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), v6(eps("b", "cart", "http:8080", ep("fd00::4", "pod=x"))), po("x", "10.0.1.4", "host", func(p *corev1.Pod) {
+			p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: "fd00::4"})
+		})}, "80", "bound 10.0.1.4:8080>host>192.168.0.1:4141 [fd00::4]:8080>host>[fd00::1]:4141"},
+		{"a port of UDP beside one of TCP", []any{web, udp(eps("a", "cart", "http:8081", ep("10.0.1.4"))), eps("b", "cart", "http:8080", ep("10.0.1.4"))}, "http", "bound 10.0.1.4:8080"},
+		{"one address at two ports", []any{web, eps("a", "cart", "http:8080 admin:9000", ep("10.0.1.4"))}, "admin", "bound 10.0.1.4:9000"},
+		{"a target without a number in the slice", []any{web, noPort(eps("a", "cart", "http:8080", ep("10.0.1.4")))}, "80", "neg"},
 		{"terminating but ready", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "terminating"))}, "80", "bound 10.0.1.4:8080"},
 		// Hops.
 		{"a sidecar", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "sidecar")}, "80", "bound 10.0.1.4:8080>sidecar>10.0.1.4:4141"},
@@ -233,6 +247,11 @@ func fqdn(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	return s
 }
 
+func noPort(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	s.Ports[0].Port = nil
+	return s
+}
+
 func udp(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	s.Ports[0].Protocol = new(corev1.ProtocolUDP)
 	return s
@@ -269,14 +288,19 @@ func TestEndpoint(t *testing.T) {
 func TestNames(t *testing.T) {
 	x := newIndex(t)
 	for name, want := range map[string]string{
-		"/#/io.l5d.k8s/shop/http/cart":  "pending",
-		"/#/io.l5d.k8s/Shop/HTTP/Cart":  "pending",
-		"/#/io.l5d.k8s/shop/http":       "neg",
-		"/#/io.l5d.k8s/shop/http/cart/": "",
-		"/#/io.l5d.k8s/shop/80/cart/x":  "neg",
-		"/#/io.l5d.fs/a/b/c":            "neg",
-		"/$/inet/db/80":                 "neg",
-		"/":                             "neg",
+		"/#/io.l5d.k8s/shop/http/cart":                   "pending",
+		"/#/io.l5d.k8s/Shop/HTTP/Cart":                   "pending",
+		"/#/io.l5d.k8s/shop/http":                        "neg",
+		"/#/io.l5d.k8s/shop/http/cart/":                  "",
+		"/#/io.l5d.k8s/shop/80/cart/x":                   "neg",
+		"/#/io.l5d.k8s/shop/80/cart/version/v1":          "pending",
+		"/#/io.l5d.k8s/shop/80/cart/version/v1/x":        "neg",
+		"/#/io.l5d.k8s.external/shop/80/cart":            "pending",
+		"/#/io.l5d.k8s.external/shop/80/cart/version/v1": "pending",
+		"/#/io.l5d.k8s.ns/shop/80/cart":                  "neg",
+		"/#/io.l5d.fs/a/b/c":                             "neg",
+		"/$/inet/db/80":                                  "neg",
+		"/":                                              "neg",
 	} {
 		p, err := naming.ParsePath(name)
 		if (err != nil) != (want == "") {

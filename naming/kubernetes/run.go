@@ -2,99 +2,107 @@ package kubernetes
 
 import (
 	"context"
-	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	core "k8s.io/client-go/informers/core/v1"
-	discovery "k8s.io/client-go/informers/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
+
+	"github.com/tulle-mesh/tulle/naming/kubernetes/internal/feed"
 )
+
+// running selects the pods that have not ended. In clusters with many jobs the others are many, and the Index
+// knows nothing of them anyway.
+const running = "status.phase!=Succeeded,status.phase!=Failed"
 
 // Run feeds the Index from an API server until ctx ends, and then returns nil with every
 // goroutine gone. Lost watches are taken up again for ever, with the last picture standing
 // meanwhile. It needs list and watch of services, pods and endpointslices.discovery.k8s.io
 // in all namespaces, and is called once.
 func (x *Index) Run(ctx context.Context, client kubernetes.Interface) error {
-	// No resync: the Index is computed from the objects and has nothing to repair.
-	const resync = 0
-	var delivered []cache.DoneChecker
-	var running sync.WaitGroup
-	defer running.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for _, feed := range []struct {
-		informer cache.SharedIndexInformer
-		apply    func(object any)
-		remove   func(namespace, name string)
-	}{
+	services := client.CoreV1().Services(metav1.NamespaceAll)
+	endpoints := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
+	pods := client.CoreV1().Pods(metav1.NamespaceAll)
+	feeds := []feed.Feed{
 		{
-			core.NewServiceInformer(client, metav1.NamespaceAll, resync, nil),
-			func(o any) { x.ApplyService(o.(*corev1.Service)) },
-			x.DeleteService,
+			Kind: "services", Example: &corev1.Service{},
+			List: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return services.List(ctx, o) }, Watch: services.Watch,
+			Apply:  func(o runtime.Object) { x.ApplyService(o.(*corev1.Service)) },
+			Remove: x.DeleteService, Known: x.knownServices,
 		},
 		{
-			discovery.NewEndpointSliceInformer(client, metav1.NamespaceAll, resync, nil),
-			func(o any) { x.ApplySlice(o.(*discoveryv1.EndpointSlice)) },
-			x.DeleteSlice,
+			Kind: "endpointslices", Example: &discoveryv1.EndpointSlice{},
+			List: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return endpoints.List(ctx, o) }, Watch: endpoints.Watch,
+			Apply:  func(o runtime.Object) { x.ApplySlice(o.(*discoveryv1.EndpointSlice)) },
+			Remove: x.DeleteSlice, Known: x.knownSlices,
 		},
 		{
-			core.NewPodInformer(client, metav1.NamespaceAll, resync, nil),
-			func(o any) { x.ApplyPod(o.(*corev1.Pod)) },
-			x.DeletePod,
+			Kind: "pods", Example: &corev1.Pod{}, Selector: running,
+			List: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return pods.List(ctx, o) }, Watch: pods.Watch,
+			Apply:  func(o runtime.Object) { x.ApplyPod(o.(*corev1.Pod)) },
+			Remove: x.DeletePod, Known: x.knownPods,
 		},
-	} {
-		if err := feed.informer.SetTransform(trim); err != nil {
-			return fmt.Errorf("set up informer: %w", err)
-		}
-		if err := feed.informer.SetWatchErrorHandlerWithContext(x.watchFailed); err != nil {
-			return fmt.Errorf("set up informer: %w", err)
-		}
-		registration, err := feed.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    feed.apply,
-			UpdateFunc: func(_, o any) { feed.apply(o) },
-			DeleteFunc: func(o any) {
-				// o may be a tombstone, which at least has the key.
-				if k, err := cache.DeletionHandlingObjectToName(o); err == nil {
-					feed.remove(k.Namespace, k.Name)
-				}
-			},
+	}
+	var left atomic.Int32
+	left.Store(int32(len(feeds)))
+	var group sync.WaitGroup
+	for _, f := range feeds {
+		f.Client, f.Trim, f.Logger = client, trim, x.cfg.Logger
+		f.Read = sync.OnceFunc(func() {
+			if left.Add(-1) == 0 {
+				x.MarkSynced()
+				x.cfg.Logger.Info("cluster read")
+			}
 		})
-		if err != nil {
-			return fmt.Errorf("set up informer: %w", err)
-		}
-		delivered = append(delivered, registration.HasSyncedChecker())
-		running.Go(func() { feed.informer.RunWithContext(ctx) })
+		group.Go(func() { f.Run(ctx) })
 	}
-	if cache.WaitFor(ctx, "", delivered...) {
-		x.MarkSynced()
-		x.cfg.Logger.Info("cluster read")
-	}
-	<-ctx.Done()
+	group.Wait()
 	return nil
 }
 
-func (x *Index) watchFailed(ctx context.Context, _ *cache.Reflector, err error) {
-	if ctx.Err() == nil {
-		x.cfg.Logger.Warn("watch of the cluster failed, trying again", "error", err)
+func (x *Index) knownServices() []key {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var all []key
+	for k, s := range x.services {
+		if s.says != nil {
+			all = append(all, k)
+		}
 	}
+	return all
 }
 
-// trim drops what the Index does not read before an informer stores the object: of a Pod,
+func (x *Index) knownSlices() []key {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Collect(maps.Keys(x.slices))
+}
+
+func (x *Index) knownPods() []key {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Collect(maps.Keys(x.pods))
+}
+
+// trim drops what the Index does not read of an object that waits for the others of a list: of a Pod,
 // that is nearly all. What is no object of ours is left as it is.
 func trim(object any) (any, error) {
 	switch o := object.(type) {
 	case *corev1.Service:
-		kept := &corev1.Service{ObjectMeta: trimMeta(o.ObjectMeta)}
+		kept := &corev1.Service{ObjectMeta: trimMeta(o.ObjectMeta), Status: o.Status}
+		kept.Labels = o.Labels
 		for _, p := range o.Spec.Ports {
 			kept.Spec.Ports = append(kept.Spec.Ports, corev1.ServicePort{Name: p.Name, Protocol: p.Protocol, Port: p.Port, TargetPort: p.TargetPort})
 		}
 		return kept, nil
 	case *discoveryv1.EndpointSlice:
-		kept := &discoveryv1.EndpointSlice{ObjectMeta: trimMeta(o.ObjectMeta, discoveryv1.LabelServiceName), AddressType: o.AddressType, Ports: o.Ports}
+		kept := &discoveryv1.EndpointSlice{ObjectMeta: trimMeta(o.ObjectMeta), AddressType: o.AddressType, Ports: o.Ports}
+		kept.Labels = o.Labels
 		for _, e := range o.Endpoints {
 			k := discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions, NodeName: e.NodeName}
 			if r := e.TargetRef; r != nil {
