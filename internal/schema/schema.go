@@ -202,6 +202,25 @@ func IdleUnless[T any](f Field[T], why string, so func(n *yaml.Node) bool) Field
 	}
 }
 
+// Deferred is f, read and without effect, because what it is for is not there yet,
+// as is said elsewhere.
+func Deferred[T any](f Field[T]) Field[T] {
+	return Field[T]{
+		Key: f.Key,
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*T) {
+			f.Read(r, path, n)
+			return nil
+		},
+		Leaves: func(path string) []Leaf {
+			all := f.Leaves(path)
+			for i := range all {
+				all[i].Default = Later
+			}
+			return all
+		},
+	}
+}
+
 // Refused is a key that is known and never taken, and why.
 func Refused[T any](key, why string) Field[T] {
 	return Field[T]{
@@ -212,6 +231,14 @@ func Refused[T any](key, why string) Field[T] {
 		},
 		Leaves: func(path string) []Leaf { return []Leaf{{path, Refusal}} },
 	}
+}
+
+// Nowhere is where the value goes of a field that is read and not used.
+func Nowhere[T, V any](*T) *V { return new(V) }
+
+// Is returns a test for IdleUnless: whether a node is one of these values.
+func Is(values ...string) func(*yaml.Node) bool {
+	return func(n *yaml.Node) bool { return slices.Contains(values, n.Value) }
 }
 
 // Scalar is a field with a single value; unset is what holds without it.
@@ -400,6 +427,21 @@ func Object[P, T any](key string, base T, at func(*P) *T, check func(*T) error, 
 				return words
 			}
 			return nil
+		},
+		Leaves: func(path string) []Leaf { return Leaves(path, fields) },
+	}
+}
+
+// Group is a field that is a mapping of more fields of the same T.
+func Group[T any](key string, fields ...Field[T]) Field[T] {
+	return Field[T]{
+		Key: key,
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*T) {
+			sets, ok := Read(r, path, n, fields, nil)
+			if !ok {
+				return nil
+			}
+			return func(t *T) { *t = Apply(*t, sets) }
 		},
 		Leaves: func(path string) []Leaf { return Leaves(path, fields) },
 	}
