@@ -183,6 +183,12 @@ func TestBindDtab(t *testing.T) {
 		{"Fail stops the earlier rule too", "/svc => /ok1 ; /svc => !", "/svc", "!"},
 		{"rules in a chain", "/srv => /to/ok1 ; /host => /srv ; /svc => /host", "/svc/world", "/ok1/world"},
 		{"an override is a later rule", "/host => /srv ; /svc => /host ; /host/world => /tmp/world-v2 ; /tmp => /ok9", "/svc/world", "/ok9/world-v2"},
+		{"the rest of the path goes to every alternative", "/svc => /old ; /svc/cart => /new | /newer ; /svc/* => ~ ; /old => /ok1 ; /newer => /ok2", "/svc/cart/x", "/ok2/x"},
+		{"a longer prefix may be skipped", "/svc => /old ; /svc/cart => /new | /newer ; /svc/* => ~ ; /old => /ok1", "/svc/cart/x", "/ok1/cart/x"},
+		{"a namer that knows no such name moves on", "/svc => /to/none | /ok1", "/svc", "/ok1"},
+		{"a namer that has not answered is waited for", "/svc => /wait | /ok1", "/svc", "?"},
+		{"an empty answer of a rule does not move on", "/svc => $ | /ok1", "/svc", "$"},
+		{"a rule that fails does not move on", "/svc => ! | /ok1", "/svc", "!"},
 		{"weights meet failover", "/svc => /a & 9*/b ; /a => /no ; /b => /no2 | /ok1", "/svc", "/ok1"},
 	} {
 		p, err := naming.ParsePath(c.path)
@@ -401,8 +407,9 @@ func BenchmarkBindHostile(b *testing.B) {
 }
 
 func BenchmarkBind(b *testing.B) {
-	d := mustDtab(b, "/srv => /to/ok1 ; /host => /srv ; /svc => /host ; /host/world => /srv/world-v1")
+	d := mustDtab(b, "/srv => /to/ok1 ; /host => /srv ; /tmp => /srv ; /svc => /host ; /host/world => /tmp/world-v2 & 9*/srv/world-v1")
 	p := naming.Path{"svc", "world"}
+	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := naming.Bind(d, p, resolve); err != nil {
 			b.Fatal(err)

@@ -2,9 +2,11 @@ package naming_test
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -55,6 +57,37 @@ func FuzzParseDtab(f *testing.F) {
 		}
 		// Whatever the rules, binding comes to an end.
 		naming.Bind(d, naming.Path{"a", "b", "c"}, resolve)
+	})
+}
+
+func FuzzDelegate(f *testing.F) {
+	for _, s := range [][2]string{
+		{"", "/ok1"}, {"/svc=>/a|/b; /a=>~; /b=>/ok1", "/svc/x"}, {"/svc=>/to/b & 9*(~ | $); /b=>/err | /wait; /to=>!", "/svc"}, {"/a=>/a/b & /a | /a", "/a"},
+	} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, rules, path string) {
+		p, err := naming.ParsePath(path)
+		if err != nil {
+			return
+		}
+		d, err := naming.ParseDtab(rules)
+		if err != nil {
+			return
+		}
+		explained := naming.Delegate(d, p, resolve)
+		text := explained.JSON(replicas)
+		if len(text) < 1<<16 { // what is nested deeply or long takes long to read
+			checkReadsBack(t, text)
+		}
+		want, wantErr := naming.Bind(d, p, resolve)
+		got, err := explained.BoundTree()
+		if errors.Is(wantErr, naming.ErrWork) || strings.Contains(explained.Message, naming.ErrWork.Error()) {
+			return
+		}
+		if (err == nil) != (wantErr == nil) || show(got) != show(want) {
+			t.Fatalf("%s, %v; want %s, %v", show(got), err, show(want), wantErr)
+		}
 	})
 }
 
@@ -209,6 +242,36 @@ func TestBindLaws(t *testing.T) {
 			leaf, ok := got.Pick(r)
 			if ok && !holds(got, leaf) {
 				t.Fatalf("picked %v, which is no leaf of %s", leaf, show(got))
+			}
+		}
+	})
+}
+
+// Each branch is picked as often as its weight says, whatever the random numbers are spread
+// evenly over.
+func TestWeightsAreHonoured(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		u, sum := naming.Union{}, 0.
+		for i, w := range rapid.SliceOfN(rapid.Float64Range(0, 100), 2, 6).Draw(t, "weights") {
+			u, sum = append(u, naming.Weighted{Weight: w, Tree: naming.Leaf{fmt.Sprint("ok", i)}}), sum+w
+		}
+		tree, err := naming.Bind(naming.Dtab{{Prefix: naming.Prefix{"t"}, Dst: u}}, naming.Path{"t"}, resolve)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const n = 10_000
+		picked := map[string]float64{}
+		for i := range n {
+			leaf, _ := tree.Pick((float64(i) + .5) / n)
+			picked[leaf.ID.String()]++
+		}
+		for i, w := range u {
+			want := w.Weight / sum
+			if sum == 0 {
+				want = 1 / float64(len(u))
+			}
+			if got := picked[fmt.Sprint("/ok", i)] / n; math.Abs(got-want) > 1./n {
+				t.Fatalf("%v of %s are for branch %d, want %v", got, u, i, want)
 			}
 		}
 	})
