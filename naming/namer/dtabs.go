@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/naming"
 )
 
 // dtabs answers for everything below /api/1/dtabs.
@@ -101,10 +103,10 @@ func (a *API) watch(w http.ResponseWriter, r *http.Request, namespace string) {
 
 // revision is the JSON form of a Revision.
 type revision struct {
-	Version string    `json:"version"`
-	Time    time.Time `json:"time"`
-	By      string    `json:"by"`
-	Dtab    []rule    `json:"dtab"`
+	Version string      `json:"version"`
+	Time    time.Time   `json:"time"`
+	By      string      `json:"by"`
+	Dtab    naming.Dtab `json:"dtab"`
 }
 
 func (a *API) history(w http.ResponseWriter, r *http.Request, namespace string) {

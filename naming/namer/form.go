@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -59,12 +60,6 @@ func accepted(r *http.Request) string {
 	return typeJSON
 }
 
-// rule is the JSON form of a dentry.
-type rule struct {
-	Prefix string `json:"prefix"`
-	Dst    string `json:"dst"`
-}
-
 // print returns the dtab in the form of a media type, with a newline.
 func print(d naming.Dtab, as string) []byte {
 	if as != typeJSON {
@@ -73,13 +68,12 @@ func print(d naming.Dtab, as string) []byte {
 	return line(rules(d))
 }
 
-// rules returns the JSON form of a dtab.
-func rules(d naming.Dtab) []rule {
-	all := make([]rule, len(d))
-	for i, e := range d {
-		all[i] = rule{e.Prefix.String(), e.Dst.String()}
+// rules returns a dtab that is a list in JSON even if it is empty.
+func rules(d naming.Dtab) naming.Dtab {
+	if d == nil {
+		return naming.Dtab{}
 	}
-	return all
+	return d
 }
 
 // line is v as JSON with a newline; trees keep their & and >.
@@ -107,8 +101,14 @@ func readDtab(w http.ResponseWriter, r *http.Request) (naming.Dtab, error) {
 	if as != typeJSON {
 		return naming.ParseDtab(string(body))
 	}
-	var rules []*rule
+	var rules []*naming.Dentry
 	if err := json.Unmarshal(body, &rules); err != nil {
+		if parse := (*naming.ParseError)(nil); errors.As(err, &parse) {
+			return nil, parse // its message alone, as for text
+		}
+		if other := (*json.UnmarshalTypeError)(nil); errors.As(err, &other) {
+			return nil, fmt.Errorf(`read dtab: found %s at byte %d; want a list such as [{"prefix":"/svc","dst":"/host"}]`, other.Value, other.Offset)
+		}
 		return nil, fmt.Errorf("read dtab: %w", err)
 	}
 	dtab := make(naming.Dtab, len(rules))
@@ -116,12 +116,7 @@ func readDtab(w http.ResponseWriter, r *http.Request) (naming.Dtab, error) {
 		if r == nil {
 			return nil, fmt.Errorf("The dtab contains invalid dentries: %s", body) //lint:ignore ST1005 the text is namerd's
 		}
-		if dtab[i].Prefix, err = naming.ParsePrefix(r.Prefix); err != nil {
-			return nil, err
-		}
-		if dtab[i].Dst, err = naming.ParseTree(r.Dst); err != nil {
-			return nil, err
-		}
+		dtab[i] = *r
 	}
 	return dtab, nil
 }

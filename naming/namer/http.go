@@ -18,8 +18,11 @@ type APIConfig struct {
 	Store Store
 	// Registry answers for names; without one, questions about names get 501.
 	Registry Registry
-	// Seen has the names that proxies use, which plans are made for; nil: none.
+	// Seen has the names that proxies use, which plans are made for; nil: none. Names that are
+	// bound as a stream are added.
 	Seen *Seen
+	// BoundNames returns the ids that are known to exist, in any order; nil: none.
+	BoundNames func() []string
 	// Authorize returns who sent a request, for logs and the history, or why that one may not
 	// do verb (get, list, watch, create, update or delete) to a namespace, which is empty for
 	// all of them. An error with a method StatusCode() int is answered with that status,
@@ -37,20 +40,29 @@ type Registry interface {
 	Replicas(id string) (value *watch.Value[naming.Replicas], release func())
 }
 
-// API is namerd's HTTP API, as namerctl and pipelines of Linkerd 1.x speak it:
+// API is namerd's HTTP API, as namerctl, pipelines and proxies of Linkerd 1.x speak it:
 //
-//	GET           /api/1/dtabs         ["default"]
-//	GET, HEAD     /api/1/dtabs/<ns>    the dtab; its version is in ETag
-//	POST          /api/1/dtabs/<ns>    create; 409 if it exists
-//	PUT           /api/1/dtabs/<ns>    write; with If-Match, 412 if the version differs
+//	GET           /api/1/dtabs             ["default"]
+//	GET, HEAD     /api/1/dtabs/<ns>        the dtab; its version is in ETag
+//	POST          /api/1/dtabs/<ns>        create; 409 if it exists
+//	PUT           /api/1/dtabs/<ns>        write; with If-Match, 412 if the version differs
 //	DELETE        /api/1/dtabs/<ns>
+//	GET           /api/1/bind/<ns>         what ?path= is bound to, with the rules of ?dtab= added
+//	GET           /api/1/addr/<ns>         the replica set of the bound id ?path=
+//	GET           /api/1/resolve/<ns>      both in one
+//	GET, POST     /api/1/delegate[/<ns>]   everything that the rules make of a path
+//	GET           /api/1/bound-names       the ids that exist
 //
 // and what Tulle has in addition:
 //
 //	GET           /api/1/dtabs/<ns>/history    what was written, newest first
+//	POST          /api/1/plan/<ns>             what a dtab would change for the names in use
+//
+// Questions about names take ?caller=<namespace>, for rules that lead to /caller.
 //
 // With ?watch=true a GET does not end, and sends a line at every change until the request's
-// context ends. Everything else is 404. Unlike namerd it takes DNS labels only as names.
+// context ends; delegate and what Tulle added do not know it. Everything else is 404. Unlike
+// namerd it takes DNS labels only as namespaces.
 type API struct{ cfg APIConfig }
 
 // NewAPI returns the API. It starts nothing.
@@ -69,6 +81,18 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch route {
 	case "dtabs":
 		a.dtabs(w, r, namespace)
+	case "bind":
+		a.names(w, r, namespace, bind)
+	case "addr":
+		a.names(w, r, namespace, addr)
+	case "resolve":
+		a.names(w, r, namespace, resolve)
+	case "delegate":
+		a.delegate(w, r, namespace)
+	case "plan":
+		a.plan(w, r, namespace)
+	case "bound-names":
+		a.boundNames(w, r)
 	default:
 		w.WriteHeader(http.StatusNotFound)
 	}

@@ -80,7 +80,7 @@ func TestAPI(t *testing.T) {
 		{"PUT", shop, `[null]`, []string{"Content-Type", asJSON}, "400 The dtab contains invalid dentries: [null]", ""},
 		{"PUT", shop, `[{"prefix":"a","dst":"/b"}]`, []string{"Content-Type", asJSON}, "400 '/' expected but 'a' found at '[a]'", ""},
 		{"PUT", shop, `[{"prefix":"/a","dst":"b"}]`, []string{"Content-Type", asJSON}, "400 a path, '(', '~', '!' or '$' expected but 'b' found at '[b]'", ""},
-		{"PUT", shop, `{}`, []string{"Content-Type", asJSON}, "400 read dtab: json: cannot unmarshal object into Go value of type []*namer.rule", ""},
+		{"PUT", shop, `{}`, []string{"Content-Type", asJSON}, "400 read dtab: found object at byte 1; want a list such as [{\"prefix\":\"/svc\",\"dst\":\"/host\"}]", ""},
 		{"PUT", shop, strings.Repeat(" ", 1<<20+1), []string{"Content-Type", asDtab}, "400 read dtab: http: request body too large", ""},
 		{"PUT", "/api/1/dtabs/fresh", "", []string{"Content-Type", asDtab, "If-Match", "AAAAAAAAAAE="}, "404", ""},
 		{"PUT", "/api/1/dtabs/fresh", "", []string{"Content-Type", asDtab}, "204", ""},

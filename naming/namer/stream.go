@@ -107,6 +107,7 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	hello := *first.Hello
+	s.dtab = hello.DtabNamespace
 	if h.cfg.Admit != nil {
 		if err := h.cfg.Admit(r, hello); err != nil {
 			h.cfg.Logger.Warn("proxy not admitted", "proxy", hello.Proxy, "node", hello.Node, "error", err)
@@ -123,7 +124,7 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.followText("namers", h.cfg.Namers, func(text, version string) *api.FromNamer {
 		return &api.FromNamer{Namers: &api.Namers{Text: text, Version: version}}
 	})
-	s.followDtab(hello.DtabNamespace)
+	s.followDtab()
 	if hello.Mode == api.ModeHost {
 		s.followPods(hello.Node)
 	}
@@ -144,6 +145,7 @@ type session struct {
 	w      io.Writer
 	out    *http.ResponseController
 	in     *bufio.Scanner
+	dtab   string // the namespace of the proxy's dtab
 
 	// By the reader alone, until it is gone.
 	names    map[string]*subscription
@@ -226,9 +228,9 @@ func (s *session) followText(key string, value *watch.Value[[]byte], message fun
 	}))
 }
 
-func (s *session) followDtab(namespace string) {
-	s.always = append(s.always, s.subscribe("dtab "+namespace, func() *topic {
-		value, release := s.stream.cfg.Store.Watch(namespace)
+func (s *session) followDtab() {
+	s.always = append(s.always, s.subscribe("dtab "+s.dtab, func() *topic {
+		value, release := s.stream.cfg.Store.Watch(s.dtab)
 		return newTopic(value, release,
 			func(a, b *Versioned) bool { return a.Version == b.Version },
 			func(v *Versioned) *api.FromNamer {
@@ -293,7 +295,7 @@ func (s *session) run(ctx context.Context) error {
 		s.unfollow(name)
 	}
 	for n := range s.used {
-		s.stream.cfg.Seen.remove(n)
+		s.stream.cfg.Seen.remove(s.dtab, n)
 	}
 	for _, sub := range s.always {
 		s.unsubscribe(sub)
@@ -352,18 +354,18 @@ func (s *session) use(u *api.Use) error {
 	for _, n := range u.Remove {
 		if s.used[n] {
 			delete(s.used, n)
-			s.stream.cfg.Seen.remove(n)
+			s.stream.cfg.Seen.remove(s.dtab, n)
 		}
 	}
 	for _, n := range u.Add {
-		if s.used[n] {
+		if s.used[n] || len(n.Path)+len(n.Namespace) > maxUsed {
 			continue
 		}
 		if len(s.used) >= maxNames {
 			return fmt.Errorf("use %s: more than %d names are in use", n.Path, maxNames)
 		}
 		s.used[n] = true
-		s.stream.cfg.Seen.add(n)
+		s.stream.cfg.Seen.add(s.dtab, n)
 	}
 	return nil
 }
