@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -35,7 +35,7 @@ type addrJSON struct {
 
 type addressJSON struct {
 	IP   string   `json:"ip"`
-	Port int      `json:"port"`
+	Port uint16   `json:"port"`
 	Meta metaJSON `json:"meta"`
 }
 
@@ -56,16 +56,16 @@ func (a Addr) MarshalJSON() ([]byte, error) {
 	case StateBound:
 		form.Addrs, form.Meta = make([]addressJSON, 0, len(a.Endpoints)), &struct{}{}
 		for _, e := range a.Endpoints {
-			host, port, err := net.SplitHostPort(e.Address)
-			if err != nil {
-				host = e.Address // not an address that we could have made: shown as it is
+			ip := e.Address // if it is no address that we could have made: shown as it is
+			at, err := netip.ParseAddrPort(e.Address)
+			if err == nil {
+				ip = at.Addr().String()
 			}
-			number, _ := strconv.Atoi(port)
 			meta := metaJSON{Node: e.Node, Hop: e.Hop, Via: e.Via, Identity: e.Identity}
 			if e.Weight != 1 {
 				meta.Weight = double(e.Weight)
 			}
-			form.Addrs = append(form.Addrs, addressJSON{host, number, meta})
+			form.Addrs = append(form.Addrs, addressJSON{ip, at.Port(), meta})
 		}
 	}
 	return jsonLine(form), nil
@@ -90,8 +90,12 @@ func (a *Addr) UnmarshalJSON(text []byte) error {
 	case StateBound:
 		endpoints := make([]Endpoint, 0, len(form.Addrs))
 		for _, x := range form.Addrs {
+			ip, err := netip.ParseAddr(x.IP)
+			if err != nil {
+				return fmt.Errorf("read a replica set: %q is no IP address", x.IP)
+			}
 			e := Endpoint{
-				Address: net.JoinHostPort(x.IP, strconv.Itoa(x.Port)), Node: x.Meta.Node,
+				Address: netip.AddrPortFrom(ip, x.Port).String(), Node: x.Meta.Node,
 				Hop: x.Meta.Hop, Via: x.Meta.Via, Identity: x.Meta.Identity, Weight: float64(x.Meta.Weight),
 			}
 			if e.Weight <= 0 {

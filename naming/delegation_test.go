@@ -361,7 +361,8 @@ func TestAddrJSON(t *testing.T) {
 		!naming.Replicas(a).Equal(naming.Of(naming.Endpoint{Address: "1.2.3.4:1", Weight: 1}, naming.Endpoint{Address: "[::1]:2", Weight: 1})) {
 		t.Errorf("%+v, %v", a, err)
 	}
-	for _, text := range []string{`{"type":"gone"}`, `{}`, `[]`, `{"type":"bound","addrs":[{"ip":1}]}`} {
+	for _, text := range []string{`{"type":"gone"}`, `{}`, `[]`, `{"type":"bound","addrs":[{"ip":1}]}`, `{"type":"bound","addrs":[{"ip":"db.test","port":1}]}`,
+		`{"type":"bound","addrs":[{"ip":"1.2.3.4","port":65536}]}`} {
 		if err := json.Unmarshal([]byte(text), &a); err == nil {
 			t.Errorf("%s is read as %+v", text, a)
 		}
