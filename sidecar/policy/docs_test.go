@@ -44,7 +44,7 @@ func TestKeysAreDocumented(t *testing.T) {
 // Every block loads without a warning, and together they show every key.
 func TestExamplesLoad(t *testing.T) {
 	shown := map[string]bool{}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(readPage(t), -1)
+	blocks := regexp.MustCompile("(?s)```yaml policy\n(.*?)```").FindAllStringSubmatch(readPage(t), -1)
 	for _, block := range blocks {
 		p, err := Parse(page, []byte(block[1]))
 		if err != nil {
