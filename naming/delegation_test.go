@@ -391,3 +391,41 @@ func BenchmarkDelegate(b *testing.B) {
 		naming.Delegate(d, naming.Path{"svc", "world"}, resolve)
 	}
 }
+
+func TestDelegationPending(t *testing.T) {
+	for dst, want := range map[string]bool{
+		"/ok1": false, "/wait": true, "~": false, "/ok1 | /wait": true, "/ok1 & (~ | /to/wait)": true, "/ok1 & /err": false,
+	} {
+		if got := naming.Delegate(mustDtab(t, "/svc=>"+dst), naming.Path{"svc"}, resolve).Pending(); got != want {
+			t.Errorf("%s is pending: %v, want %v", dst, got, want)
+		}
+	}
+}
+
+// Trees that cannot be written, but that a namer may answer with, are simplified.
+func TestDelegateOddTrees(t *testing.T) {
+	for want, tree := range map[string]naming.Tree{
+		`{"type":"delegate","path":"/svc","delegate":{"type":"neg","path":"/svc"}}` + "\n":                        naming.Alt{},
+		`{"type":"delegate","path":"/svc","delegate":{"type":"neg","path":"/svc"}}` + "\n ":                       naming.Union{},
+		`{"type":"delegate","path":"/svc","delegate":{"type":"pending","path":"/wait"}}` + "\n":                   naming.Alt{naming.Leaf{"wait"}},
+		`{"type":"delegate","path":"/svc","delegate":{"type":"pending","path":"/wait"}}` + "\n ":                  naming.Union{{Weight: 2, Tree: naming.Leaf{"wait"}}},
+		`{"type":"neg","path":"/svc"}` + "\n":                                                                     naming.Neg,
+		`{"type":"fail","path":"/svc"}` + "\n":                                                                    naming.Fail,
+		`{"type":"alt","path":"/svc","alt":[{"type":"neg","path":"~"},{"type":"pending","path":"/wait"}]}` + "\n": naming.Alt{naming.Neg, naming.Leaf{"wait"}},
+	} {
+		namers := func(p naming.Path) naming.Resolution {
+			if p[0] == "svc" {
+				return naming.Resolution{Tree: tree}
+			}
+			return resolve(p)
+		}
+		d := naming.Delegate(nil, naming.Path{"svc"}, namers)
+		if got := string(d.JSON(replicas)); got != strings.TrimSuffix(want, " ") {
+			t.Errorf("%v:\n%s, want\n%s", tree, got, want)
+		}
+		bound, err := naming.Bind(nil, naming.Path{"svc"}, namers)
+		if got, gotErr := d.BoundTree(); show(got) != show(bound) || (gotErr == nil) != (err == nil) {
+			t.Errorf("%v: %s, want %s", tree, show(got), show(bound))
+		}
+	}
+}
