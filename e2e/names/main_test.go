@@ -1,0 +1,125 @@
+//go:build e2e
+
+package names
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/manifests"
+)
+
+// api is the API server of all tests that do not stop it; TestMain sets it.
+var api *cluster.API
+
+func TestMain(m *testing.M) {
+	os.Exit(suite.Run(m, suite.Config{
+		Up: func(ctx context.Context) (err error) {
+			api, err = start(ctx)
+			return err
+		},
+		Down: func(context.Context) error {
+			if api == nil {
+				return nil
+			}
+			return api.Close()
+		},
+	}))
+}
+
+// start starts an API server that knows DTabs.
+func start(ctx context.Context) (*cluster.API, error) {
+	a, err := cluster.StartAPI(ctx, cluster.Options{})
+	if err != nil {
+		return nil, err
+	}
+	definition, err := dtabDefinition()
+	if err == nil {
+		err = a.Apply(ctx, definition)
+	}
+	if err == nil {
+		_, err = a.Kubectl(ctx, nil, "wait", "--for=condition=Established", "--timeout=30s", "crd/dtabs.l5d.io")
+	}
+	if err != nil {
+		_ = a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// dtabDefinition returns the CustomResourceDefinition as the chart has it.
+func dtabDefinition() (string, error) {
+	chart, err := manifests.Render("tulle", nil)
+	if err != nil {
+		return "", err
+	}
+	for doc := range strings.SplitSeq(string(chart), "---\n") {
+		if strings.Contains(doc, "kind: CustomResourceDefinition") {
+			return doc, nil
+		}
+	}
+	return "", fmt.Errorf("the chart defines no DTabs")
+}
+
+// namespace makes a Kubernetes namespace for a test.
+func namespace(t *testing.T, a *cluster.API) string {
+	t.Helper()
+	n, err := a.Client().CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n.Name
+}
+
+func dynamicClient(t *testing.T, config *rest.Config) dynamic.Interface {
+	t.Helper()
+	c, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// run runs something until the test ends, or until stop is called.
+func run(t *testing.T, what func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- what(ctx) }()
+	ended := false
+	stop = func() {
+		if ended {
+			return
+		}
+		ended = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func logger(t *testing.T) *slog.Logger {
+	var to io.Writer = io.Discard
+	if testing.Verbose() {
+		to = t.Output()
+	}
+	return slog.New(slog.NewTextHandler(to, nil))
+}
+
+// patience is how long tests wait for what takes milliseconds on a machine that is idle.
+const patience = 30 * time.Second
