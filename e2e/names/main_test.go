@@ -26,6 +26,13 @@ import (
 var api *cluster.API
 
 func TestMain(m *testing.M) {
+	if kubeconfig := os.Getenv(readerOf); kubeconfig != "" {
+		if err := read(kubeconfig); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(suite.Run(m, suite.Config{
 		Up: func(ctx context.Context) (err error) {
 			api, err = start(ctx)
