@@ -103,7 +103,7 @@ func TestExternal(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				x := resolvingIndex(t, map[string]string{"lb.test": "192.0.2.7 192.0.2.8"})
+				x := resolvingIndex(t, watch.New("192.0.2.7 192.0.2.8"))
 				x.MarkSynced()
 				live := followID(t, x, id+c.id)
 				if c.service != nil {
@@ -119,11 +119,16 @@ func TestExternal(t *testing.T) {
 	}
 }
 
-func resolvingIndex(t *testing.T, hosts map[string]string) *Index {
+// resolvingIndex has a DNS that knows lb.test.
+func resolvingIndex(t *testing.T, addresses *watch.Value[string]) *Index {
 	t.Helper()
 	x, err := NewIndex(Config{Lookup: func(_ context.Context, _, host string) ([]netip.Addr, error) {
+		known := ""
+		if host == "lb.test" {
+			known = addresses.Get()
+		}
 		var all []netip.Addr
-		for a := range strings.FieldsSeq(hosts[host]) {
+		for a := range strings.FieldsSeq(known) {
 			all = append(all, netip.MustParseAddr(a))
 		}
 		if all == nil {
@@ -140,7 +145,7 @@ func resolvingIndex(t *testing.T, hosts map[string]string) *Index {
 // A load balancer comes, moves and goes; its host names are followed for as long as somebody asks.
 func TestExternalLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hosts := map[string]string{"lb.test": "192.0.2.7"}
+		hosts := watch.New("192.0.2.7")
 		x := resolvingIndex(t, hosts)
 		x.MarkSynced()
 		v, release := x.Replicas(naming.Path{"#", "io.l5d.k8s.external", "shop", "80", "cart"})
@@ -154,7 +159,7 @@ func TestExternalLife(t *testing.T) {
 		}
 		step("it comes", "bound 192.0.2.7:80", func() { x.ApplyService(balanced(svc("cart", "http:80:8080"), "lb.test")) })
 		step("DNS moves it", "bound 192.0.2.9:80", func() {
-			hosts["lb.test"] = "192.0.2.9"
+			hosts.Set("192.0.2.9")
 			time.Sleep(time.Minute)
 		})
 		step("an address takes its place", "bound 192.0.2.1:80", func() { x.ApplyService(balanced(svc("cart", "http:80:8080"), "192.0.2.1")) })

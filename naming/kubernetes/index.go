@@ -173,7 +173,7 @@ func (x *Index) MarkSynced() {
 		return
 	}
 	x.isSynced = true
-	close(x.synced)
+	defer close(x.synced) // when all is published
 	for _, s := range x.services {
 		x.publish(s)
 	}
