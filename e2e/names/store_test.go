@@ -123,6 +123,14 @@ func TestStoreWrites(t *testing.T) {
 	if got := s.Names().Get(); !slices.Equal(got, []string{"web"}) {
 		t.Errorf("names are %q", got)
 	}
+	// Elsewhere too, and where nothing has been read yet.
+	other, err := store.New(store.Config{Client: dynamicClient(t, api.RESTConfig()), Namespace: ns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := other.Get(ctx, "web"); err != nil || v.Version != one {
+		t.Errorf("another replica has %+v, %v", v, err)
+	}
 	refused(namer.ErrExists)(s.Create(ctx, "web", by(t, "bob", "/a=>/c")))
 	two := must(s.Update(ctx, "web", by(t, "bob", "/svc=>/c|!"), one))
 	refused(namer.ErrVersion)(s.Update(ctx, "web", by(t, "eve", "/a=>/e"), one))
@@ -438,9 +446,6 @@ func TestStoreGuarded(t *testing.T) {
 			for range each {
 				for {
 					v, err := s.Get(ctx, "web")
-					if errors.Is(err, namer.ErrNotFound) {
-						continue // it has not heard of it yet
-					}
 					if err != nil {
 						t.Error(err)
 						return

@@ -1,7 +1,7 @@
 // Package store keeps dtabs in Kubernetes: it is a namer.Store on the objects dtabs.l5d.io of one Kubernetes
 // namespace, one for each dtab namespace, as namerd has them.
 //
-// It reads from a watch and answers from memory; it writes by compare and swap. It does not define the
+// It follows the objects by a watch, and writes by compare and swap. It does not define the
 // kind, which the chart does, and it has no leader: any number of replicas read, write and note in the status
 // who changed what, each what it sees first.
 //
@@ -47,6 +47,9 @@ const (
 	maxDelay   = time.Minute
 )
 
+// lookPatience is how long a reader waits for the API server before the last that is known has to do.
+const lookPatience = time.Second
+
 // Config says where the objects are.
 type Config struct {
 	// Client may get, list, watch, create, update and delete dtabs.l5d.io in the Namespace, and patch
@@ -60,8 +63,7 @@ type Config struct {
 // Store implements [namer.Store]. Nothing is known, and readers wait, until Run has read the objects once.
 //
 // Versions change when rules do: a write of the rules that are there already succeeds and changes nothing.
-// A write returns when this Store has seen it too, so that who writes reads it here; other
-// replicas see it a moment later.
+// A write returns when this Store has seen it too; what other replicas watch has it a moment later.
 type Store struct {
 	log       *slog.Logger
 	client    dynamic.Interface
@@ -273,39 +275,52 @@ func (s *Store) Watch(namespace string) (*watch.Value[*namer.Versioned], func())
 	return &e.dtab, release
 }
 
-// Get implements namer.Store. It waits until the objects have been read.
+// Get implements namer.Store. It asks the API server, so that what was written at one replica is read at every
+// other. While that does not answer, it is what the watch has told last.
 func (s *Store) Get(ctx context.Context, namespace string) (*namer.Versioned, error) {
-	dtab, release := s.Watch(namespace)
-	defer release()
-	v, err := dtab.Wait(ctx, func(v *namer.Versioned) bool { return v != nil })
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("wait until Kubernetes has told the dtabs: %w", err)
-	case v.Version == "":
-		return nil, namer.ErrNotFound
-	}
-	return v, nil
-}
-
-// History implements namer.Store. What did not parse is not part of it.
-func (s *Store) History(ctx context.Context, namespace string) ([]namer.Revision, error) {
-	if _, err := s.Get(ctx, namespace); err != nil {
+	now, err := s.look(ctx, namespace)
+	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	e := s.entries[namespace]
-	if e == nil || e.state == nil {
-		s.mu.Unlock()
-		return nil, namer.ErrNotFound
+	return now.served, nil
+}
+
+// History implements namer.Store, and asks as Get does. What did not parse is not part of it.
+func (s *Store) History(ctx context.Context, namespace string) ([]namer.Revision, error) {
+	now, err := s.look(ctx, namespace)
+	if err != nil {
+		return nil, err
 	}
-	now := e.state
-	s.mu.Unlock()
 	var all []namer.Revision
 	for _, r := range now.history {
 		dtab, _ := parse(r.Dentries) // what does not parse is not in it
 		all = append(all, namer.Revision{Versioned: namer.Versioned{Dtab: dtab, Version: now.object.version(r.Generation)}, Time: r.Time.Time, By: r.By})
 	}
 	return all, nil
+}
+
+// look returns the newest state that is to be had, or namer.ErrNotFound.
+func (s *Store) look(ctx context.Context, name string) (*state, error) {
+	asking, cancel := context.WithTimeout(ctx, lookPatience)
+	now, _, fault := s.present(asking, name)
+	cancel()
+	if fault == nil {
+		if now == nil {
+			return nil, namer.ErrNotFound
+		}
+		return now, nil
+	}
+	e, release := s.follow(name)
+	defer release()
+	if _, err := e.dtab.Wait(ctx, func(v *namer.Versioned) bool { return v != nil }); err != nil {
+		return nil, fmt.Errorf("wait until Kubernetes has told the dtabs: %w: %w", err, fault)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.state == nil {
+		return nil, namer.ErrNotFound
+	}
+	return e.state, nil
 }
 
 // recordAll writes the status of objects that have changed, until the queue is shut down.

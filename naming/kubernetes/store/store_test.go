@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
 
@@ -26,9 +27,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var errAway = errors.New("there is no API server")
+
+// newStore returns a store without an API server, to be fed by hand.
 func newStore(t testing.TB) *Store {
 	t.Helper()
-	s, err := New(Config{Client: fake.NewSimpleDynamicClient(runtime.NewScheme()), Namespace: "tulle"})
+	client := fake.NewSimpleDynamicClient(runtime.NewScheme())
+	client.PrependReactor("get", "dtabs", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errAway
+	})
+	s, err := New(Config{Client: client, Namespace: "tulle"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +287,7 @@ func TestNotReadYet(t *testing.T) {
 	s := newStore(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, err := s.Get(ctx, "web"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, namer.ErrNotFound) {
+	if _, err := s.Get(ctx, "web"); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errAway) || errors.Is(err, namer.ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := New(Config{Namespace: "tulle"}); err == nil {
