@@ -49,6 +49,8 @@ e2e: cluster-check packages build $(cluster) ## the tests on a real cluster; KEE
 ifeq ($(keep)$(filter -run%,$(ARGS)),)
 	@echo "e2e: the cluster, and that it leaves nothing behind"
 	@$(GO) test -tags e2e -count=1 -timeout 15m -v -run '^Test(Cluster|API)$$' ./e2e/cluster $(ARGS)
+	@echo "e2e: names, against an API server alone"
+	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/names $(ARGS)
 	@echo "e2e: a million requests through failures"
 	@$(soak)
 endif
