@@ -4,6 +4,7 @@ package names
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -53,18 +54,23 @@ func start(ctx context.Context) (*cluster.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	definition, err := dtabDefinition()
-	if err == nil {
-		err = a.Apply(ctx, definition)
-	}
-	if err == nil {
-		_, err = a.Kubectl(ctx, nil, "wait", "--for=condition=Established", "--timeout=30s", "crd/dtabs.l5d.io")
-	}
-	if err != nil {
-		_ = a.Close()
-		return nil, err
+	if err := define(ctx, a); err != nil {
+		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
+}
+
+// define tells an API server about DTabs.
+func define(ctx context.Context, a *cluster.API) error {
+	definition, err := dtabDefinition()
+	if err != nil {
+		return err
+	}
+	if err := a.Apply(ctx, definition); err != nil {
+		return err
+	}
+	_, err = a.Kubectl(ctx, nil, "wait", "--for=condition=Established", "--timeout=30s", "crd/dtabs.l5d.io")
+	return err
 }
 
 // dtabDefinition returns the CustomResourceDefinition as the chart has it.

@@ -59,7 +59,14 @@ func TestScale(t *testing.T) {
 	}
 	defer func() { _ = a.Close() }()
 	began := time.Now()
-	if err := populate(t.Context(), a.Client(), services); err != nil {
+	config := a.RESTConfig()
+	config.QPS = -1 // without a limit
+	config.ContentType = kruntime.ContentTypeProtobuf
+	client, err := clients.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := populate(t.Context(), client, services); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d services with 10 pods each are there after %.1f s", services, time.Since(began).Seconds())

@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/tulle-mesh/tulle/e2e/cluster"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
@@ -483,5 +484,32 @@ func TestStoreGuarded(t *testing.T) {
 		if len(r.Dtab) != replicas*each+1-i || !strings.HasPrefix(r.By, "w") {
 			t.Errorf("revision %d has %d rules, by %q", i, len(r.Dtab), r.By)
 		}
+	}
+}
+
+// Before the kind is defined nothing is known, and the hint is there; afterwards no restart is needed.
+func TestStoreUndefined(t *testing.T) {
+	ctx := t.Context()
+	a, err := cluster.StartAPI(ctx, cluster.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = a.Close() }()
+	s := newStore(t, "default", a.RESTConfig())
+	if _, err := s.Put(ctx, "web", by(t, "ada", "/a=>/b")); err == nil || !strings.Contains(err.Error(), "apply the chart") {
+		t.Errorf("without a definition it is %v", err)
+	}
+	if s.Names().Get() != nil {
+		t.Error("names are known")
+	}
+	if err := define(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	awaitValue(t, s.Names(), func(n []string) bool { return n != nil })
+	must(t)(s.Put(ctx, "web", by(t, "ada", "/a=>/b")))
+	await(t, s, "web", "/a=>/b")
+	// It can be applied again, as every upgrade does.
+	if err := define(ctx, a); err != nil {
+		t.Fatal(err)
 	}
 }

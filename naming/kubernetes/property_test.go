@@ -10,8 +10,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"pgregory.net/rapid"
 
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
 // Whatever the history, what is published is what an Index says that is given only the
@@ -27,10 +27,15 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 			var b strings.Builder
 			for _, n := range names {
 				for _, p := range ports {
-					v, release := x.Replicas(rewrite.KubernetesID("shop", p, n))
-					fmt.Fprintf(&b, "%s:%s %+v\n", n, p, v.Get())
-					if releases = append(releases, release); !keep {
-						release()
+					for _, id := range []naming.Path{
+						{"#", internal, "shop", p, n}, {"#", internal, "shop", p, n, "v", "1"},
+						{"#", external, "shop", p, n}, {"#", external, "shop", p, n, "v", "1"},
+					} {
+						v, release := x.Replicas(id)
+						fmt.Fprintf(&b, "%s %+v\n", id, v.Get())
+						if releases = append(releases, release); !keep {
+							release()
+						}
 					}
 				}
 			}
@@ -53,7 +58,14 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 			switch rapid.IntRange(0, 5).Draw(t, "kind") {
 			case 0:
 				k = "service " + n
-				objects[k] = svc(n, rapid.SampledFrom([]string{"http:80:8080", "http:81:web", ":80:8080"}).Draw(t, "port"))
+				s := svc(n, rapid.SampledFrom([]string{"http:80:8080", "http:81:web", ":80:8080"}).Draw(t, "port"))
+				if coin.Draw(t, "label") {
+					s.Labels = map[string]string{"v": "1"}
+				}
+				if coin.Draw(t, "balanced") {
+					balanced(s, ip.Draw(t, "at"))
+				}
+				objects[k] = s
 			case 1:
 				l := rapid.SampledFrom([]string{"l1", "l2", "l3"}).Draw(t, "slice")
 				k = "slice " + l
@@ -64,11 +76,15 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 						flags = append(flags, "pod="+name.Draw(t, "pod"))
 					}
 					if !coin.Draw(t, "ready") {
-						flags = append(flags, "unready")
+						flags = append(flags, rapid.SliceOfDistinct(rapid.SampledFrom([]string{"unready", "terminating", "serving", "serving=no"}), rapid.ID[string]).Draw(t, "conditions")...)
 					}
 					endpoints = append(endpoints, ep(ip.Draw(t, "ip"), flags...))
 				}
-				objects[k] = eps(l, n, rapid.SampledFrom([]string{"http:8080", "web:9090", "", ":8080"}).Draw(t, "ports"), endpoints...)
+				next := eps(l, n, rapid.SampledFrom([]string{"http:8080", "web:9090", "", ":8080"}).Draw(t, "ports"), endpoints...)
+				if coin.Draw(t, "label") {
+					labelled(next, "v", "1")
+				}
+				objects[k] = next
 			case 2, 3:
 				k = "pod " + n
 				objects[k] = po(n, ip.Draw(t, "ip"), rapid.SampledFrom([]string{"", api.ModeSidecar, api.ModeHost}).Draw(t, "mode"), func(p *corev1.Pod) {

@@ -30,8 +30,8 @@ const MaxHistory = 10
 // Versioned is a dtab as it is stored. It is immutable.
 type Versioned struct {
 	Dtab naming.Dtab
-	// Version changes with every write and is never used again for the same namespace. It
-	// is opaque bytes; empty only if the namespace does not exist.
+	// Version changes with every write of other rules and is never used again for the same
+	// namespace. It is opaque bytes; empty only if the namespace does not exist.
 	Version string
 }
 

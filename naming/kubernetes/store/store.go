@@ -31,6 +31,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/util/workqueue"
 
@@ -111,8 +112,14 @@ func (s *Store) Run(ctx context.Context) error {
 	example.SetGroupVersionKind(Resource().GroupVersion().WithKind(Kind))
 	f := feed.Feed{
 		Kind: "dtabs.l5d.io", Example: example, Client: s.client, Logger: s.log,
-		List:   func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return s.objects.List(ctx, o) },
-		Watch:  s.objects.Watch,
+		List: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := s.objects.List(ctx, o)
+			return list, explain(err)
+		},
+		Watch: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			w, err := s.objects.Watch(ctx, o)
+			return w, explain(err)
+		},
 		Apply:  func(o runtime.Object) { s.apply(decode(o.(*unstructured.Unstructured))) },
 		Remove: func(_, name string) { s.remove(name) },
 		Known:  s.known, Read: s.markRead,

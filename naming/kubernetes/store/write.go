@@ -174,13 +174,18 @@ func isMissing(err error) bool {
 	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
+// explain says what to do if the kind does not exist.
+func explain(err error) error {
+	if apierrors.IsNotFound(err) && !isMissing(err) {
+		return fmt.Errorf("no dtabs.l5d.io in Kubernetes: apply the chart, which defines them: %w", err)
+	}
+	return err
+}
+
 // refusal is what the API server says, in the words of a Store.
 func refusal(verb, name string, err error) error {
-	switch {
-	case apierrors.IsNotFound(err) && !isMissing(err):
-		err = fmt.Errorf("no dtabs.l5d.io in Kubernetes: apply the chart, which defines them: %w", err)
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsRequestEntityTooLargeError(err):
+	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsRequestEntityTooLargeError(err) {
 		err = fmt.Errorf("%w: %w", namer.ErrForbidden, err)
 	}
-	return fmt.Errorf("%s dtab %s: %w", verb, name, err)
+	return fmt.Errorf("%s dtab %s: %w", verb, name, explain(err))
 }
