@@ -31,11 +31,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Between attempts to reach an API server that does not answer: from 10 ms, doubling, to 5 s, each made
-// longer by up to as much again, so that the controllers of many clusters do not come at once.
+// Between attempts to reach an API server that does not answer: from 10 ms, doubling, to 2.5 s, each made longer by up
+// to as much again. One that is back may cost two of them, if it no longer knows where we were: ten seconds then.
 const (
 	firstDelay = 10 * time.Millisecond
-	longest    = 5 * time.Second
+	longest    = 2500 * time.Millisecond
 	steps      = 10
 )
 

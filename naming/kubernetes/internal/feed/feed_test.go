@@ -140,11 +140,11 @@ func TestFeed(t *testing.T) {
 		lists := s.listed()
 		time.Sleep(10 * time.Minute)
 		expect("away", "b d", 2)
-		if n := s.listed() - lists; n < 50 || n > 130 {
+		if n := s.listed() - lists; n < 100 || n > 260 {
 			t.Errorf("it was asked %d times in ten minutes", n)
 		}
 		s.fail(nil)
-		time.Sleep(2 * longest)
+		time.Sleep(4 * longest)
 		expect("back", "e", 3)
 
 		cancel()
