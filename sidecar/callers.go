@@ -87,10 +87,16 @@ func (n *node) namespace(ctx context.Context, ip string) (string, error) {
 	return "", fmt.Errorf("the caller's address %s looks like that of a pod of this node, but the controller knows no such pod", ip)
 }
 
+// knows reports whether the IP is of a pod of the node, as far as is known now.
+func (n *node) knows(ip string) bool {
+	_, ok := (*n.index.Load())[ip]
+	return ok
+}
+
 // ours reports whether the IP is of a pod of the node, and waits for one that
 // is not known yet: the caller may have heard of it first.
 func (n *node) ours(ctx context.Context, ip string) bool {
-	if _, ok := (*n.index.Load())[ip]; ok {
+	if n.knows(ip) {
 		return true
 	}
 	_, ok := n.await(ctx, ip, time.Second)
