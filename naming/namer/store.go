@@ -2,7 +2,6 @@ package namer
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -129,7 +128,7 @@ func (m *Memory) entry(namespace string) *entry {
 // set stores a dtab under the next version: the number of writes, in eight bytes.
 func (e *entry) set(c Change) (version string) {
 	e.writes++
-	v := &Versioned{c.Dtab, string(binary.BigEndian.AppendUint64(nil, e.writes))}
+	v := &Versioned{c.Dtab, versionBytes(e.writes)}
 	e.history = append([]Revision{{*v, time.Now(), c.By}}, e.history[:min(len(e.history), MaxHistory-1)]...)
 	e.dtab.Set(v)
 	return v.Version
@@ -179,12 +178,7 @@ func (m *Memory) Get(_ context.Context, namespace string) (*Versioned, error) {
 
 // Create implements Store.
 func (m *Memory) Create(_ context.Context, namespace string, c Change) (string, error) {
-	return m.write(namespace, c, func(version string) error {
-		if version != "" {
-			return ErrExists
-		}
-		return nil
-	})
+	return m.write(namespace, c, mayCreate)
 }
 
 // Put implements Store.
@@ -194,7 +188,18 @@ func (m *Memory) Put(_ context.Context, namespace string, c Change) (string, err
 
 // Update implements Store.
 func (m *Memory) Update(_ context.Context, namespace string, c Change, version string) (string, error) {
-	return m.write(namespace, c, func(now string) error {
+	return m.write(namespace, c, mayUpdate(version))
+}
+
+func mayCreate(now string) error {
+	if now != "" {
+		return ErrExists
+	}
+	return nil
+}
+
+func mayUpdate(version string) func(now string) error {
+	return func(now string) error {
 		switch now {
 		case "":
 			return ErrNotFound
@@ -202,7 +207,7 @@ func (m *Memory) Update(_ context.Context, namespace string, c Change, version s
 			return nil
 		}
 		return ErrVersion
-	})
+	}
 }
 
 // Delete implements Store.
