@@ -306,6 +306,7 @@ func (s *Files) with(name string, still bool, f func(e *fileEntry, now *Versione
 		return fmt.Errorf("read history of %s: %w", name, err)
 	}
 	err = f(e, now)
+	e.settled = false // the next look compares: last may be of before
 	if !known && e.watchers == 0 && e.journal.Writes == 0 && e.wrong == "" {
 		delete(s.entries, name) // it was only asked for
 	}
