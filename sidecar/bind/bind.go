@@ -165,8 +165,8 @@ func present(v *watch.Value[*naming.Dtab]) naming.Dtab {
 	return nil
 }
 
-// Timeout is how long a request waits for a name's first answer.
-func (b *Binder) Timeout() time.Duration { return b.cfg.Timeout }
+// Config returns the configuration with its defaults.
+func (b *Binder) Config() Config { return b.cfg }
 
 // Name returns the name of id for callers in namespace, with the rules of override
 // on top. id is one element under the prefix, or, if it begins with a slash, a

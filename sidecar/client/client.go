@@ -8,7 +8,7 @@
 // connections. What an endpoint that leaves is still answering is finished.
 //
 //	set := client.NewSet(client.Config{…})
-//	c := set.Get("/#/io.l5d.k8s/default/http/world")
+//	c := set.Get("/#/io.l5d.k8s/default/http/world", false)
 //	picker, err := c.Picker(ctx)
 //	e, probe := c.Pick(picker, now, nil)
 //	e.Begin(now)
@@ -75,6 +75,7 @@ type Client struct {
 	used    atomic.Int64 // in the time of package clock
 	picker  atomic.Pointer[Picker]
 	policy  atomic.Pointer[policy.Client]
+	guest   atomic.Bool // only guests have asked for it; set with set.mu held
 
 	mu        sync.Mutex
 	endpoints map[naming.Endpoint]*Endpoint // by endpoint without its weight

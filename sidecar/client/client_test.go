@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
@@ -75,8 +76,8 @@ func endpoint(address string) naming.Endpoint { return naming.Endpoint{Address: 
 func TestEndpointsKeepTheirLoad(t *testing.T) {
 	names := &table{}
 	s := newSet(names)
-	c := s.Get("/a")
-	if s.Get("/a") != c {
+	c := s.Get("/a", false)
+	if s.Get("/a", false) != c {
 		t.Fatal("one name has two clients")
 	}
 	meshed := naming.Endpoint{Address: "10.0.0.2:80", Hop: naming.HopHost, Via: "10.9.9.9:4141", Identity: "spiffe://a/b", Weight: 1}
@@ -102,7 +103,7 @@ func TestPickerWaitsForTheFirstAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := &table{}
 		s := newSet(names)
-		c := s.Get("/a")
+		c := s.Get("/a", false)
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := c.Picker(short); !errors.Is(err, context.DeadlineExceeded) {
@@ -127,25 +128,68 @@ func TestClientsAreBounded(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); _ = s.Run(ctx) }()
 		names.value("/keep").Set(naming.Of())
-		for i := range 2 * maxClients {
-			if s.Get("/keep").Current(clock.Now()) == nil {
+		for i := range 2 * DefaultLimit {
+			if s.Get("/keep", false).Current(clock.Now()) == nil {
 				t.Fatal("the client has no picker")
 			}
-			s.Get(fmt.Sprintf("/%d", i))
+			s.Get(fmt.Sprintf("/%d", i), false)
 			time.Sleep(100 * time.Millisecond) // virtual: clients are told apart by when they were used
 		}
-		if n := len(*s.clients.Load()); n > maxClients || names.following() != n {
-			t.Errorf("%d clients follow %d names, want at most %d", n, names.following(), maxClients)
+		if n := len(*s.clients.Load()); n > DefaultLimit || names.following() != n {
+			t.Errorf("%d clients follow %d names, want at most %d", n, names.following(), DefaultLimit)
 		}
 		if (*s.clients.Load())["/keep"] == nil {
 			t.Error("the client in constant use was dropped")
 		}
-		time.Sleep(idleFor + 2*time.Minute)
+		time.Sleep(DefaultIdleTTL + 2*time.Minute)
 		synctest.Wait()
 		if n := len(*s.clients.Load()); n != 0 || names.following() != 0 {
 			t.Errorf("after a long pause %d clients follow %d names", n, names.following())
 		}
 		cancel()
 		<-done
+	})
+}
+
+// Requests with rules of their own have as many clients as others, and push none of
+// theirs out. Who comes without such rules makes a client one of the others.
+func TestGuestsTakeNobodysPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		names := &table{}
+		s := NewSet(Config{
+			Source: names, Policy: watch.New(policy.Default()), Metrics: telemetry.New(reg), Limit: 10,
+			Pools: pool.NewSet(func(context.Context, pool.Target) (net.Conn, error) { return nil, errors.New("unused") }),
+		})
+		var own []*Client
+		for i := range 10 {
+			own = append(own, s.Get(fmt.Sprintf("/%d", i), false))
+		}
+		var guest *Client
+		for i := range 100 {
+			time.Sleep(time.Second) // virtual
+			guest = s.Get(fmt.Sprintf("/guest/%d", i), true)
+			if s.Get("/3", true) != own[3] {
+				t.Fatal("a guest has another client of a name that has one")
+			}
+		}
+		for i, c := range own {
+			if c.Closed() || s.Get(c.ID, false) != c {
+				t.Errorf("the client %d had to go", i)
+			}
+		}
+		if n := names.following(); n != 20 {
+			t.Errorf("%d names are followed, want 20", n)
+		}
+		if s.Get(guest.ID, false) != guest || names.following() != 19 {
+			t.Error("a client that others use, too, is not one of theirs")
+		}
+		if n, err := testutil.GatherAndCount(reg, "tulle_requeues_total"); err != nil || n != names.following() {
+			t.Errorf("%d clients are exported, %d are there (%v)", n, names.following(), err)
+		}
+		forget(s)
+		if n, err := testutil.GatherAndCount(reg); err != nil || n != 0 {
+			t.Errorf("%d series are left (%v)", n, err)
+		}
 	})
 }

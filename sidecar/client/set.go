@@ -1,7 +1,9 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,12 +16,11 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
-// idleFor is how long an unused client follows its replica set.
-const idleFor = 10 * time.Minute
-
-// maxClients bounds the set, so that callers who invent names cannot fill the
-// memory. Linkerd 1.x has the same default.
-const maxClients = 1000
+// What holds where a Config says nothing; Linkerd 1.x has the same defaults.
+const (
+	DefaultLimit   = 1000
+	DefaultIdleTTL = 10 * time.Minute
+)
 
 // Source follows replica sets.
 type Source interface {
@@ -32,6 +33,10 @@ type Config struct {
 	Pools   *pool.Set
 	Policy  *watch.Value[*policy.Policy] // never nil inside
 	Metrics *telemetry.Metrics
+	// Limit is how many clients are kept, so that callers who invent names cannot
+	// fill the memory; and as many more that only guests have asked for. 0: DefaultLimit.
+	Limit   int
+	IdleTTL time.Duration // how long an unused client follows its replica set; 0: DefaultIdleTTL
 }
 
 // Set holds the clients in use. It is safe for concurrent use.
@@ -43,45 +48,64 @@ type Set struct {
 
 // NewSet returns an empty set.
 func NewSet(cfg Config) *Set {
+	cfg.Limit, cfg.IdleTTL = cmp.Or(cfg.Limit, DefaultLimit), cmp.Or(cfg.IdleTTL, DefaultIdleTTL)
 	s := &Set{cfg: cfg}
 	s.clients.Store(&map[string]*Client{})
 	return s
 }
 
-// Get returns the client of a bound name, and follows the name from then on.
-// It does not block; for a known name it takes no lock.
-func (s *Set) Get(id string) *Client {
-	if c := (*s.clients.Load())[id]; c != nil {
+// Get returns the client of a bound name, and follows the name from then on. A
+// guest is a request that came to the name by rules of its own: its clients take no
+// other client's place. It does not block; for a known name it takes no lock.
+func (s *Set) Get(id string, guest bool) *Client {
+	if c := (*s.clients.Load())[id]; c != nil && (guest || !c.guest.Load()) {
 		return c
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := *s.clients.Load()
-	if c := old[id]; c != nil {
+	clients := maps.Clone(*s.clients.Load())
+	c := clients[id]
+	switch {
+	case c == nil:
+		c = newClient(s, id)
+		c.guest.Store(guest)
+		clients[id] = c
+	case guest || !c.guest.Load():
 		return c
+	default:
+		c.guest.Store(false)
 	}
-	c := newClient(s, id)
-	clients := make(map[string]*Client, len(old)+1)
-	var idlest *Client
-	for k, v := range old {
-		clients[k] = v
-		if idlest == nil || v.used.Load() < idlest.used.Load() {
+	if idlest := excess(clients, c, s.cfg.Limit); idlest != nil {
+		delete(clients, idlest.ID)
+		s.forget(idlest) // requests that have its picker still end well
+	}
+	s.clients.Store(&clients)
+	return c
+}
+
+// excess returns who has to leave if c has just become one too many: of its like,
+// the one that is idle for longest.
+func excess(clients map[string]*Client, c *Client, limit int) (idlest *Client) {
+	n := 0
+	for _, v := range clients {
+		if v.guest.Load() != c.guest.Load() {
+			continue
+		}
+		n++
+		if v != c && (idlest == nil || v.used.Load() < idlest.used.Load()) {
 			idlest = v
 		}
 	}
-	if len(clients) >= maxClients {
-		delete(clients, idlest.ID)
-		idlest.close() // requests that have its picker still end well
+	if n <= limit {
+		return nil
 	}
-	clients[id] = c
-	s.clients.Store(&clients)
-	return c
+	return idlest
 }
 
 // Run makes changes of the policy hold and forgets idle clients until ctx ends,
 // and then all of them.
 func (s *Set) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(min(time.Minute, max(s.cfg.IdleTTL/2, time.Second)))
 	defer tick.Stop()
 	for {
 		p, changed := s.cfg.Policy.Watch()
@@ -89,9 +113,9 @@ func (s *Set) Run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-tick.C:
-			s.sweep(clock.Now() - int64(idleFor))
+			s.sweep(clock.Now() - int64(s.cfg.IdleTTL))
 		case <-ctx.Done():
-			s.sweep(clock.Now() + int64(time.Hour))
+			s.end()
 			return nil
 		}
 	}
@@ -113,10 +137,26 @@ func (s *Set) sweep(since int64) {
 	kept := map[string]*Client{}
 	for id, c := range *s.clients.Load() {
 		if c.used.Load() < since {
-			c.close()
+			s.forget(c)
 			continue
 		}
 		kept[id] = c
 	}
 	s.clients.Store(&kept)
+}
+
+// forget closes a client and takes what was counted of it out of the export.
+func (s *Set) forget(c *Client) {
+	c.close()
+	s.cfg.Metrics.ForgetClient(c.Metrics)
+}
+
+// end closes all clients. What was counted stays, for whoever looks a last time.
+func (s *Set) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range *s.clients.Load() {
+		c.close()
+	}
+	s.clients.Store(&map[string]*Client{})
 }

@@ -20,7 +20,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/schema"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 )
 
@@ -57,6 +60,16 @@ func provocations() map[string]provoked {
 		}}, request: plain, retryable: true},
 		"T107": {request: "GET / HTTP/1.1\r\n", retryable: true},
 		"T109": {words: "server: {maxInitialLineKB: 1}", request: "GET /" + strings.Repeat("x", 2000) + " HTTP/1.1\r\nHost: world\r\n\r\n"},
+		"T307": {prepare: func(t *testing.T, m *mesh) {
+			r := &document.Reader{File: "linkerd.yaml"}
+			sets, _ := schema.Read(r, "", r.Root([]byte("client: {tls: {commonName: world.test}}")), policy.LinkerdRouter(false), nil)
+			if r.Err() != nil {
+				t.Fatal(r.Err())
+			}
+			says := schema.Apply(*policy.Linkerd(), sets)
+			m.policy.Set(&says)
+			m.table.service("world", m.backend(t, func(http.ResponseWriter, *http.Request) { t.Error("something was sent in clear text") }))
+		}, request: plain, retryable: true},
 		"T110": {words: "server: {maxHeaderFields: 1}", request: "GET / HTTP/1.1\r\nHost: world\r\nA: b\r\n\r\n"},
 		"T111": {words: "server: {maxConcurrentRequests: 1}", prepare: holding, request: plain, retryable: true},
 		"T112": {words: "server: {maxConnections: 1}", prepare: holding, retryable: true},

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
@@ -28,6 +31,8 @@ const identityTimeout = 10 * time.Second
 
 // OutgoingConfig is what an Outgoing router works with.
 type OutgoingConfig struct {
+	// Label names the router in metrics, logs and reports; empty is "outgoing".
+	Label   string
 	Binder  *bind.Binder
 	Clients *client.Set
 	Metrics *telemetry.Metrics
@@ -35,6 +40,13 @@ type OutgoingConfig struct {
 	// Namespace returns the namespace of the caller at an IP. It may wait a
 	// little for news of a caller that is unknown.
 	Namespace func(ctx context.Context, source string) (string, error)
+	// Identifiers find out what requests are for: the first that can tell counts.
+	// None is the same as IdentifyHeaderToken of the Host.
+	Identifiers []Identifier
+	// Local reports whether the rules count that a request from an IP brings along,
+	// in l5d-dtab and l5d-ctx-dtab; nil: always. It is asked only if there are any,
+	// and must be quick.
+	Local func(source string) bool
 	// Identified is closed once the proxy has a certificate to show. Requests
 	// wait for it as they wait for names.
 	Identified <-chan struct{}
@@ -49,18 +61,24 @@ type OutgoingConfig struct {
 // Outgoing takes requests from applications and sends each to an endpoint of
 // the name it asks for.
 type Outgoing struct {
-	cfg      OutgoingConfig
-	server   server
-	services services
-	nowhere  *telemetry.Route // counts what was not routed
+	cfg         OutgoingConfig
+	server      server
+	services    services
+	identifiers []identifier       // nil for the Host
+	nowhere     *telemetry.Route   // counts what was not routed
+	dropped     prometheus.Counter // requests whose own rules did not count
 }
 
 // NewOutgoing returns a router that is not yet serving.
 func NewOutgoing(cfg OutgoingConfig) *Outgoing {
+	label := cmp.Or(cfg.Label, "outgoing")
+	limits := cfg.Binder.Config()
 	o := &Outgoing{
-		cfg: cfg, server: newServer("outgoing", cfg.Metrics, cfg.Logger),
-		services: services{policy: cfg.Policy, metrics: cfg.Metrics, all: map[[2]string]*service{}},
-		nowhere:  cfg.Metrics.Route("outgoing", "", ""),
+		cfg: cfg, server: newServer(label, cfg.Metrics, cfg.Logger), identifiers: newIdentifiers(cfg.Identifiers),
+		services: services{
+			router: label, policy: cfg.Policy, metrics: cfg.Metrics, limit: limits.Paths, idleTTL: limits.IdleTTL, all: map[[2]string]*service{},
+		},
+		nowhere: cfg.Metrics.Route(label, "", ""), dropped: cfg.Metrics.OverridesDropped(label),
 	}
 	o.server.policy, o.server.grace, o.server.leaving = cfg.Policy, cfg.Grace, cfg.Leaving
 	o.server.exchange, o.server.access = o.exchange, cfg.AccessLog
@@ -140,6 +158,9 @@ func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status i
 		return 0, &Problem{Status: 503, Code: codeUnknownCaller, Message: err.Error(), Retryable: true,
 			Hint: "a pod is known within seconds of its start while the controller runs; try again, and look at the controller if it goes on"}
 	}
+	if problem := o.admit(x, r); problem != nil {
+		return 0, problem
+	}
 	if problem := o.identify(x, r); problem != nil {
 		return 0, problem
 	}
@@ -180,25 +201,27 @@ func (o *Outgoing) ready(ctx context.Context) *Problem {
 		Hint: "check that the controller runs and that cert-manager signs its requests: see the log of the proxy and of the controller"}
 }
 
-// identify finds out whom the request is for, and under which rules of its own.
-func (o *Outgoing) identify(x *exchange, r *routing) *Problem {
-	if len(x.req.Authority) == 0 {
-		return &Problem{Status: 400, Code: codeNoHost, Message: "Unknown destination: Host header is absent",
-			Hint: "name the service in the Host header or in the URL"}
-	}
+// admit looks whether the request has not come too far, and what rules of its own
+// count.
+func (o *Outgoing) admit(x *exchange, r *routing) *Problem {
 	if limit := o.cfg.Policy.Get().Server.MaxCallDepth; countVia(&x.req.Header) >= limit {
 		return &Problem{Status: 400, Code: codeLoop,
 			Message: fmt.Sprintf("Maximum number of calls (%d) has been exceeded. Please check for proxy loops.", limit),
 			Hint:    "a name leads back to this proxy; look at the dtab"}
 	}
-	if h := &x.req.Header; h.HasKind(wire.KindDtab) || h.HasKind(wire.KindCtxDtab) {
-		var problem *Problem
-		if r.override, problem = overrides(h); problem != nil {
-			return problem
-		}
+	h := &x.req.Header
+	if !h.HasKind(wire.KindDtab) && !h.HasKind(wire.KindCtxDtab) {
+		return nil
 	}
-	r.name, _ = o.cfg.Binder.Name(r.namespace, x.req.Authority, r.override, x.started) // no authority begins with a slash
-	return nil
+	if o.cfg.Local != nil && !o.cfg.Local(x.s.source) {
+		// Who may write rules may go wherever this proxy may.
+		h.Drop(func(k wire.Kind) bool { return k == wire.KindDtab || k == wire.KindCtxDtab })
+		o.dropped.Inc()
+		return nil
+	}
+	var problem *Problem
+	r.override, problem = overrides(h)
+	return problem
 }
 
 // overrides collects the request's own rules: those of its context, then the
@@ -229,7 +252,7 @@ func (o *Outgoing) bind(ctx context.Context, r *routing) *Problem {
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
 		return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
-			Message: "Exceeded " + spell(o.cfg.Binder.Timeout()) + " binding timeout while resolving name: " + r.name.Service,
+			Message: "Exceeded " + spell(o.cfg.Binder.Config().Timeout) + " binding timeout while resolving name: " + r.name.Service,
 			Hint:    "check that the proxy reaches the controller: see /admin/ready and the log of the proxy"}
 	case err != nil:
 		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
@@ -243,6 +266,11 @@ func (o *Outgoing) bind(ctx context.Context, r *routing) *Problem {
 		}
 	}
 	r.binding = o.remember(r, leaf)
+	if r.client.Policy().TLS.Enabled {
+		return &Problem{Status: 502, Code: codeWantsTLS, Retryable: true,
+			Message: "the policy wants TLS towards " + r.client.ID + ", which this version does not speak: it sends nothing there in clear text",
+			Hint:    "take tls off the client's policy if clear text will do, or reach the service past this proxy"}
+	}
 	return nil
 }
 
@@ -256,10 +284,8 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 		}
 	}
 	id := leaf.ID.String()
-	b := &binding{
-		id: leaf.ID, service: o.services.get(r.namespace, r.name.Service), client: o.cfg.Clients.Get(id),
-		route: o.cfg.Metrics.Route("outgoing", r.name.Service, id),
-	}
+	b := &binding{id: leaf.ID, client: o.cfg.Clients.Get(id, len(r.override) > 0)}
+	b.service, b.route = o.services.get(r.namespace, r.name.Service, b.client)
 	if len(known) >= maxBindings {
 		known = nil
 	}
@@ -269,7 +295,8 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 }
 
 func (o *Outgoing) noRoute(r *routing) *Problem {
-	return noRoute(r.name.Service, r.namespace, rules(o.cfg.Binder.Base()), rules(r.override))
+	b := o.cfg.Binder
+	return noRoute(r.name.Service, r.namespace, rules(b.Stored()), rules(b.Base()), rules(r.override))
 }
 
 // spell writes a time limit as Linkerd 1.x does.

@@ -47,6 +47,7 @@ const (
 	codeTotalLate     = "T304" // the request took longer than it may, with retries
 	codeBusyEndpoints = "T305" // each endpoint has as many requests as it may
 	codeNack          = "T306" // the endpoint said that it did not process the request
+	codeWantsTLS      = "T307" // the client's policy wants TLS, which is not spoken yet
 	codeNotOurs       = "T401" // incoming: the endpoint is not behind this proxy
 	codeNoEndpoint    = "T402" // incoming: the request does not say which endpoint
 	codeAppDown       = "T403" // incoming: the application refused the connection
@@ -101,20 +102,25 @@ func badDtab(header string, err error) *Problem {
 }
 
 // noRoute is the answer for a name that leads nowhere, in the form that users
-// of Linkerd 1.x know.
-func noRoute(service, namespace string, base, override []string) *Problem {
+// of Linkerd 1.x know. stored are rules that an interpreter keeps.
+func noRoute(service, namespace string, stored, base, override []string) *Problem {
 	var b strings.Builder
-	b.WriteString("Unable to route request!\n\nservice name: " + service + "\ndtab:\nbase dtab:\n")
-	for _, d := range base {
-		b.WriteString("  " + d + "\n")
+	b.WriteString("Unable to route request!\n\nservice name: " + service)
+	for _, part := range []struct {
+		heading string
+		rules   []string
+	}{{"dtab", stored}, {"base dtab", base}, {"override dtab", override}} {
+		b.WriteString("\n" + part.heading + ":")
+		for _, d := range part.rules {
+			b.WriteString("\n  " + d)
+		}
 	}
-	b.WriteString("override dtab:")
-	for _, d := range override {
-		b.WriteString("\n  " + d)
+	hint := "check that what the rules above lead to is there and has endpoints, and that no rule stops it"
+	if namespace != "" {
+		hint = "the caller belongs to the namespace " + namespace + ": check that the Service is there (else write service.namespace), " +
+			"that it has the port (80 or one named http, if none is written) and ready endpoints, and that no rule above stops it"
 	}
-	return &Problem{Status: 502, Code: codeNoRoute, Message: b.String(), Retryable: true,
-		Hint: "the caller belongs to the namespace " + namespace + ": check that the Service is there (else write service.namespace), " +
-			"that it has the port (80 or one named http, if none is written) and ready endpoints, and that no rule above stops it"}
+	return &Problem{Status: 502, Code: codeNoRoute, Message: b.String(), Retryable: true, Hint: hint}
 }
 
 // unreachable is the answer when connecting failed, in the form that users of

@@ -19,7 +19,7 @@ import (
 
 // endpoints returns those that requests for world are balanced over.
 func (m *mesh) endpoints() []*client.Endpoint {
-	return m.clients.Get(bound("world")).Current(clock.Now()).All()
+	return m.clients.Get(bound("world"), false).Current(clock.Now()).All()
 }
 
 // A change of the policy under load loses no request and no connection, and

@@ -4,17 +4,16 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/sidecar/classify"
+	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/retry"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
-
-// maxServices bounds the services that are kept, as callers can invent names.
-const maxServices = 1000
 
 // service is what holds for one service name of one namespace, whatever it is
 // bound to and whatever overrides its requests carry.
@@ -23,9 +22,16 @@ type service struct {
 	budget  *retry.Budget
 	metrics *telemetry.Service
 	terms   atomic.Pointer[terms]
-	active  atomic.Int64 // requests under way
-	used    atomic.Int64 // in the time of package clock
-	evicted atomic.Bool  // services.get makes another
+	active  atomic.Int64      // requests under way
+	used    atomic.Int64      // in the time of package clock
+	evicted atomic.Bool       // services.get makes another
+	routes  map[string]*route // by the client's id; guarded by services.mu
+}
+
+// route counts a service's requests that went to one client.
+type route struct {
+	client  *client.Client
+	metrics *telemetry.Route
 }
 
 // terms are a service's policy in the words of the parts.
@@ -52,44 +58,97 @@ func (s *service) adopt(p policy.Service) {
 	s.terms.Store(termsOf(p))
 }
 
-// services holds those in use. Names remember theirs, so it is asked once for
+// services holds those in use, within bounds, as callers can invent names. Names remember theirs, so it is asked once for
 // each. It is safe for concurrent use.
 type services struct {
+	router  string // its label in metrics
 	policy  *watch.Value[*policy.Policy]
 	metrics *telemetry.Metrics
+	limit   int           // how many are kept
+	idleTTL time.Duration // how long an unused one is kept
 
 	mu  sync.Mutex
 	all map[[2]string]*service // by namespace and name
 }
 
-// get returns the service of a name.
-func (s *services) get(namespace, name string) *service {
+// get returns the service of a name, and what counts its requests to a client.
+func (s *services) get(namespace, name string, c *client.Client) (*service, *telemetry.Route) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := [2]string{namespace, name}
-	if known := s.all[key]; known != nil {
-		return known
-	}
-	if len(s.all) >= maxServices {
-		idlest := key
-		for k, v := range s.all {
-			if idlest == key || v.used.Load() < s.all[idlest].used.Load() {
-				idlest = k
-			}
+	known := s.all[key]
+	if known == nil {
+		if len(s.all) >= s.limit {
+			s.evictIdlest()
 		}
-		s.all[idlest].evicted.Store(true)
-		delete(s.all, idlest)
+		p := s.policy.Get().Service(name)
+		known = &service{
+			name: name, budget: retry.NewBudget(budgetOf(p.Retries.Budget)), metrics: s.metrics.Service(name), routes: map[string]*route{},
+		}
+		known.terms.Store(termsOf(p))
+		s.all[key] = known
 	}
-	p := s.policy.Get().Service(name)
-	made := &service{name: name, budget: retry.NewBudget(budgetOf(p.Retries.Budget)), metrics: s.metrics.Service(name)}
-	made.terms.Store(termsOf(p))
-	made.used.Store(clock.Now())
-	s.all[key] = made
-	return made
+	known.used.Store(clock.Now())
+	r := known.routes[c.ID]
+	if r == nil {
+		if len(known.routes) >= maxBindings {
+			s.prune(known)
+		}
+		r = &route{metrics: s.metrics.Route(s.router, name, c.ID)}
+		known.routes[c.ID] = r
+	}
+	r.client = c
+	return known, r.metrics
 }
 
-// run makes changes of the policy hold until ctx ends.
+func (s *services) evictIdlest() {
+	var idlest [2]string
+	for k, v := range s.all {
+		if first := s.all[idlest]; first == nil || v.used.Load() < first.used.Load() {
+			idlest = k
+		}
+	}
+	s.evict(idlest)
+}
+
+// evict forgets a service, and what was counted of it.
+func (s *services) evict(key [2]string) {
+	known := s.all[key]
+	delete(s.all, key)
+	known.evicted.Store(true)
+	for _, r := range known.routes {
+		s.metrics.ForgetRoute(r.metrics)
+	}
+	s.metrics.ForgetService(known.metrics)
+}
+
+// prune forgets what was counted of clients that are no more.
+func (s *services) prune(known *service) {
+	for id, r := range known.routes {
+		if r.client.Closed() {
+			s.metrics.ForgetRoute(r.metrics)
+			delete(known.routes, id)
+		}
+	}
+}
+
+// sweep forgets what was not used since then.
+func (s *services) sweep(since int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, known := range s.all {
+		if known.used.Load() < since && known.active.Load() == 0 {
+			s.evict(key)
+		} else {
+			s.prune(known)
+		}
+	}
+}
+
+// run makes changes of the policy hold, and forgets idle services, until ctx ends.
 func (s *services) run(ctx context.Context) {
+	tick := time.NewTicker(min(time.Minute, max(s.idleTTL/2, time.Second)))
+	defer tick.Stop()
 	for {
 		p, changed := s.policy.Watch()
 		s.mu.Lock()
@@ -99,6 +158,8 @@ func (s *services) run(ctx context.Context) {
 		s.mu.Unlock()
 		select {
 		case <-changed:
+		case <-tick.C:
+			s.sweep(clock.Now() - int64(s.idleTTL))
 		case <-ctx.Done():
 			return
 		}

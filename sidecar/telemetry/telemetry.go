@@ -4,11 +4,13 @@
 // path or client, so that counting is a few atomic adds; binding one takes a
 // lock. The labels are a closed list, and the number of services and clients that
 // get series of their own is capped: a caller who invents names cannot fill the
-// memory.
+// memory. A handle that was asked for as often as it was given back is gone from the
+// export; what it counts afterwards is lost.
 //
 //	m := telemetry.New(prometheus.NewRegistry())
 //	h := m.Route("outgoing", "/svc/world", "/#/io.l5d.k8s/default/http/world")
 //	h.Observe(true, 3*time.Millisecond)
+//	m.ForgetRoute(h)
 package telemetry
 
 import (
@@ -35,6 +37,7 @@ type Metrics struct {
 	requeues    *prometheus.CounterVec
 	connects    *prometheus.CounterVec
 	accrual     *prometheus.CounterVec
+	overrides   *prometheus.CounterVec
 
 	mu       sync.Mutex
 	routes   map[[3]string]*Route
@@ -68,12 +71,13 @@ func New(reg prometheus.Registerer) *Metrics {
 		requeues:    counter("tulle_requeues_total", "Attempts after one that reached no application.", "client"),
 		connects:    counter("tulle_connects_total", "Connections made to endpoints, by result (success, failure).", "client", "result"),
 		accrual:     counter("tulle_endpoint_transitions_total", "What failure accrual did to endpoints (ejected, probed, revived).", "client", "transition"),
+		overrides:   counter("tulle_overrides_dropped_total", "Requests that brought rules of their own (l5d-dtab, l5d-ctx-dtab) and were routed without, because not everybody may.", "router"),
 		routes:      map[[3]string]*Route{},
 		services:    map[string]*Service{},
 		clients:     map[string]*Client{},
 		problems:    map[[2]string]prometheus.Counter{},
 	}
-	reg.MustRegister(m.requests, m.duration, m.errors, m.connections, m.active, m.retries, m.exhausted, m.requeues, m.connects, m.accrual)
+	reg.MustRegister(m.requests, m.duration, m.errors, m.connections, m.active, m.retries, m.exhausted, m.requeues, m.connects, m.accrual, m.overrides)
 	return m
 }
 
@@ -81,6 +85,9 @@ func New(reg prometheus.Registerer) *Metrics {
 type Route struct {
 	success, failure prometheus.Counter
 	duration         prometheus.Observer
+
+	key   [3]string
+	users int // guarded by Metrics.mu
 }
 
 // Observe counts one answered request.
@@ -102,9 +109,11 @@ func (m *Metrics) Route(router, service, client string) *Route {
 		key[1], key[2] = other, other
 	}
 	if r := m.routes[key]; r != nil {
+		r.users++
 		return r
 	}
 	r := &Route{
+		key: key, users: 1,
 		success:  m.requests.WithLabelValues(key[0], key[1], key[2], "success"),
 		failure:  m.requests.WithLabelValues(key[0], key[1], key[2], "failure"),
 		duration: m.duration.WithLabelValues(key[0], key[1], key[2]),
@@ -113,10 +122,26 @@ func (m *Metrics) Route(router, service, client string) *Route {
 	return r
 }
 
+// ForgetRoute gives a handle back.
+func (m *Metrics) ForgetRoute(r *Route) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r.users--; r.users > 0 || r.key[1] == other {
+		return
+	}
+	delete(m.routes, r.key)
+	m.requests.DeleteLabelValues(r.key[0], r.key[1], r.key[2], "success")
+	m.requests.DeleteLabelValues(r.key[0], r.key[1], r.key[2], "failure")
+	m.duration.DeleteLabelValues(r.key[:]...)
+}
+
 // Service counts what is sent again for one service.
 type Service struct {
 	Retries   prometheus.Counter
 	Exhausted prometheus.Counter // the retry budget was empty
+
+	name  string
+	users int // guarded by Metrics.mu
 }
 
 // Service returns the handle of a service.
@@ -129,10 +154,23 @@ func (m *Metrics) Service(name string) *Service {
 	}
 	s := m.services[name]
 	if s == nil {
-		s = &Service{m.retries.WithLabelValues(name), m.exhausted.WithLabelValues(name)}
+		s = &Service{Retries: m.retries.WithLabelValues(name), Exhausted: m.exhausted.WithLabelValues(name), name: name}
 		m.services[name] = s
 	}
+	s.users++
 	return s
+}
+
+// ForgetService gives a handle back.
+func (m *Metrics) ForgetService(s *Service) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.users--; s.users > 0 || s.name == other {
+		return
+	}
+	delete(m.services, s.name)
+	m.retries.DeleteLabelValues(s.name)
+	m.exhausted.DeleteLabelValues(s.name)
 }
 
 // Client counts what happens between the proxy and the endpoints of one bound
@@ -142,6 +180,9 @@ type Client struct {
 	Connected, Failed prometheus.Counter // connections
 	Ejected, Probed   prometheus.Counter // endpoints
 	Revived           prometheus.Counter
+
+	id    string
+	users int // guarded by Metrics.mu
 }
 
 // Client returns the handle of a bound name.
@@ -161,10 +202,26 @@ func (m *Metrics) Client(id string) *Client {
 			Ejected:   m.accrual.WithLabelValues(id, "ejected"),
 			Probed:    m.accrual.WithLabelValues(id, "probed"),
 			Revived:   m.accrual.WithLabelValues(id, "revived"),
+			id:        id,
 		}
 		m.clients[id] = c
 	}
+	c.users++
 	return c
+}
+
+// ForgetClient gives a handle back.
+func (m *Metrics) ForgetClient(c *Client) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.users--; c.users > 0 || c.id == other {
+		return
+	}
+	delete(m.clients, c.id)
+	of := prometheus.Labels{"client": c.id}
+	for _, series := range []*prometheus.CounterVec{m.requeues, m.connects, m.accrual} {
+		series.DeletePartialMatch(of)
+	}
 }
 
 // other labels what has no series of its own.
@@ -194,6 +251,12 @@ func (m *Metrics) Error(router, code string) {
 	}
 	m.mu.Unlock()
 	c.Inc()
+}
+
+// OverridesDropped returns the count of a router's requests whose own rules were not
+// listened to.
+func (m *Metrics) OverridesDropped(router string) prometheus.Counter {
+	return m.overrides.WithLabelValues(router)
 }
 
 // Connections returns the gauge of a router's open client connections.

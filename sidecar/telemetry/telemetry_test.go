@@ -51,12 +51,56 @@ func TestHandlesAreBounded(t *testing.T) {
 	}
 }
 
+// What is given back as often as it was asked for is exported no more, and makes room.
+func TestForgotten(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := New(reg)
+	empty := testutil.CollectAndCount(m.requests)
+	for range 3 * maxSeries {
+		route, service, client := m.Route("outgoing", "/s", "/c"), m.Service("/s"), m.Client("/c")
+		again, at := m.Route("outgoing", "/s", "/c"), m.Service("/s")
+		route.Observe(true, time.Second)
+		m.ForgetRoute(route)
+		m.ForgetService(service)
+		if got := testutil.ToFloat64(m.requests.WithLabelValues("outgoing", "/s", "/c", "success")); got != 1 {
+			t.Fatalf("in use by somebody else: %v requests are counted, want 1", got)
+		}
+		m.ForgetRoute(again)
+		m.ForgetService(at)
+		m.ForgetClient(client)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, series := range f.GetMetric() {
+			t.Errorf("%s is left: %v", f.GetName(), series)
+		}
+	}
+	if n := testutil.CollectAndCount(m.requests); n != empty {
+		t.Errorf("%d series", n)
+	}
+	// Those who share a series cannot take it away.
+	for i := range maxSeries + 1 {
+		m.Route("outgoing", fmt.Sprint(i), "/c")
+	}
+	shared := m.Route("outgoing", "late", "/c")
+	m.ForgetRoute(shared)
+	m.ForgetRoute(shared)
+	shared.Observe(true, time.Second)
+	if got := testutil.ToFloat64(m.requests.WithLabelValues("outgoing", other, other, "success")); got != 1 {
+		t.Errorf("%v are counted as other, want 1", got)
+	}
+}
+
 func TestConventions(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := New(reg)
 	m.Route("outgoing", "/svc/a", "/c").Observe(true, time.Millisecond)
 	m.Error("outgoing", "T201")
 	m.Connections("outgoing").Inc()
+	m.OverridesDropped("outgoing").Inc()
 	service, client := m.Service("/svc/a"), m.Client("/c")
 	service.Retries.Inc()
 	service.Exhausted.Inc()
