@@ -75,7 +75,7 @@ var layers = []layer{
 	{path: "naming/namer", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/dns", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/file", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/", "net/http"}},
-	{path: "naming/registry", may: []string{"naming", "internal/watch", "internal/document"}, forbid: []string{"k8s.io/", "net/http"}},
+	{path: "naming/registry", may: []string{"naming", "internal/watch", "internal/document", "internal/schema"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming/transform", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http", "net"}},
 	{path: "naming/rewrite", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming", forbid: []string{"k8s.io/", "net/http", "net", "os"}},

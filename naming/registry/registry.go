@@ -23,8 +23,12 @@ package registry
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
@@ -95,17 +99,63 @@ type Config struct {
 	Source   Source
 	// Getenv looks up a variable of the environment; nil: there is none.
 	Getenv func(string) string
-	// Addresses returns the addresses of this machine, for Localhost; nil: it has none.
+	// Inet follows the host names in files, by the ids /$/inet/<host>/<port>; nil asks Source.
+	Inet func(id string) (value *watch.Value[naming.Replicas], release func())
+	// Addresses returns the addresses of this machine, for Localhost; nil asks its interfaces.
 	Addresses func() []netip.Addr
 	// Logger gets a line for each file that could not be read; nil discards them.
 	Logger *slog.Logger
 }
 
 // Registry answers for names. It is safe for concurrent use.
-type Registry struct{}
+type Registry struct {
+	cfg    Config
+	namers []*namer // those asked first come first
 
-// New checks the configuration. It does no I/O.
-func New(c Config) (*Registry, error) { return &Registry{}, nil }
+	mu           sync.Mutex
+	transformers map[string]*transformer // by prefix, printed
+	followed     map[string]*followed    // by id
+
+	newsMu sync.Mutex // never held while anything is called
+	news   []*followed
+	wake   chan struct{} // has a token if there is news
+}
+
+// New checks the configuration; the error joins all that is wrong with it. It does no I/O.
+func New(c Config) (*Registry, error) {
+	if c.Getenv == nil {
+		c.Getenv = func(string) string { return "" }
+	}
+	if c.Addresses == nil {
+		c.Addresses = interfaceAddresses
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Inet == nil {
+		c.Inet = c.Source.Replicas
+	}
+	r := &Registry{
+		cfg: c, transformers: map[string]*transformer{}, followed: map[string]*followed{}, wake: make(chan struct{}, 1),
+	}
+	var errs []error
+	if c.Distinct {
+		errs = append(errs, distinct(c.Namers))
+	}
+	for i, n := range c.Namers {
+		compiled, err := r.namer(n)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("namers[%d]: %w", i, err))
+			continue
+		}
+		r.namers = append(r.namers, compiled)
+	}
+	slices.Reverse(r.namers) // those listed last are asked first
+	if err := errors.Join(append(errs, ambiguous(r.namers))...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
 
 // Default returns the namers that hold where nothing is configured: Kubernetes,
 // KubernetesExternal and Files, at their own prefixes.
@@ -117,34 +167,58 @@ func Default() []Namer {
 	return all
 }
 
-// Run keeps files and transformed replica sets current until ctx ends; it returns nil.
-func (r *Registry) Run(ctx context.Context) error {
-	<-ctx.Done()
+// distinct refuses prefixes that are empty or that another one begins with.
+func distinct(namers []Namer) error {
+	var errs []error
+	for i, n := range namers {
+		if len(n.Prefix) == 0 {
+			errs = append(errs, fmt.Errorf("namers[%d]: the prefix is empty", i))
+			continue
+		}
+		for j, other := range namers[:i] {
+			if begins(n.Prefix, other.Prefix) || begins(other.Prefix, n.Prefix) {
+				errs = append(errs, fmt.Errorf("namers[%d]: prefix %s and prefix %s of namers[%d] overlap; each must be its own", i, n.Prefix, other.Prefix, j))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ambiguous refuses namers that may have the same ids and do not transform them alike: an id
+// is the name of connections and metrics, and must not mean two things.
+func ambiguous(namers []*namer) error {
+	for i, n := range namers {
+		for _, other := range namers[:i] {
+			if n.mayShareIDs(other) && n.transformation.String() != other.transformation.String() {
+				return fmt.Errorf("namers %s at prefix %s and %s at prefix %s can have the same names and have different transformers; give them different prefixes",
+					n.Kind, n.Prefix, other.Kind, other.Prefix)
+			}
+		}
+	}
 	return nil
 }
 
-// Resolver returns the resolver of all names that a dtab says nothing about. state says what
-// is known of a bound id, without blocking; it is given ids that Replicas knows, always those
-// without transformers: that these leave nothing is no reason to try an alternative.
-func (r *Registry) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return func(naming.Path) naming.Resolution { return naming.Resolution{} }
+func begins(p, prefix naming.Path) bool {
+	return len(p) >= len(prefix) && p[:len(prefix)].Equal(prefix)
 }
 
-// Replicas returns the live replica set of a bound id until release is called: of one that a
-// Resolver or a Transformation of this registry returned, or asked for. Others are Neg or failed.
-func (r *Registry) Replicas(id string) (value *watch.Value[naming.Replicas], release func()) {
-	return watch.New(naming.Replicas{State: naming.StateNeg}), func() {}
-}
-
-// Transformation is what a list of transformers does to bound trees. A nil one does nothing.
-type Transformation struct{}
-
-// Transformation returns the transformers of an interpreter, which apply in order. Replicas
-// knows their ids from now on.
-func (r *Registry) Transformation(ts []Transformer) (*Transformation, error) { return nil, nil }
-
-// Apply returns what the transformers make of t. resolve is for Const and Replace, whose paths
-// are bound without a dtab; its errors are returned.
-func (t *Transformation) Apply(tree naming.BoundTree, resolve naming.Resolver) (naming.BoundTree, error) {
-	return tree, nil
+// Run keeps files and transformed replica sets current until ctx ends; it returns nil.
+func (r *Registry) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, n := range r.namers {
+		if n.files != nil {
+			wg.Go(func() { n.files.Run(ctx) })
+		}
+	}
+	for {
+		select {
+		case <-r.wake:
+			for _, f := range r.takeNews() {
+				f.update(r)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
