@@ -80,7 +80,7 @@ func TestIDs(t *testing.T) {
 		if len(id)+len(b.Residual) != len(p) || !p[len(id):].Equal(b.Residual) {
 			t.Fatalf("%s is %s and %s", p, b.ID, b.Residual)
 		}
-		if again := r.Resolver(state)(id.Join("more")); again.Bound == nil || !again.Bound.ID.Equal(b.ID) {
+		if again := r.Resolver(state)(id); again.Bound == nil || !again.Bound.ID.Equal(b.ID) {
 			t.Fatalf("%s is %s, and its id is %s", p, b.ID, show(again))
 		}
 	})
