@@ -192,9 +192,13 @@ func (n *network) serve(h http.Handler) (stop func()) {
 }
 
 // start runs a client on the network until stop is called.
-func (n *network) start(t *testing.T, hello api.Hello) (c *client.Client, stop func()) {
+func (n *network) start(t *testing.T, hello api.Hello, inUse ...func() []api.Name) (c *client.Client, stop func()) {
 	t.Helper()
-	c, err := client.New(client.Config{URL: "http://namer:4181", Hello: hello, Logger: quiet, Dial: n.dial})
+	cfg := client.Config{URL: "http://namer:4181", Hello: hello, Logger: quiet, Dial: n.dial}
+	if len(inUse) > 0 {
+		cfg.InUse = inUse[0]
+	}
+	c, err := client.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

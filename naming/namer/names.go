@@ -158,6 +158,10 @@ func explain(l *live, q question, dtab naming.Dtab) answer {
 
 // names answers a question about a name, once or as a stream.
 func (a *API) names(w http.ResponseWriter, r *http.Request, namespace string, evaluate func(*live, question, naming.Dtab) answer) {
+	if namespace == "" {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
 	if !namespaceOK(w, namespace) {
 		return
 	}

@@ -39,7 +39,7 @@ type plannedLeaf struct {
 // plan answers POST /api/1/plan/<ns> with what the dtab of the body would change for the names
 // in use, and for those of the query. It writes nothing.
 func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
-	if r.Method != http.MethodPost {
+	if r.Method != http.MethodPost || namespace == "" {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
@@ -128,12 +128,12 @@ func compare(l *live, n api.Name, before, after naming.Dtab) (_ plannedName, kno
 	p.Before, answered = leaves(was)
 	p.After, remain = leaves(will)
 	p.Changed = !slices.Equal(p.Before, p.After)
-	p.Lost = remain < answered-tiny && will.Kind != naming.BoundPending
+	waits := errAfter == nil && will.Kind == naming.BoundPending
+	p.Lost = remain < answered-tiny && !waits
 	if remain < 1-tiny {
 		p.Reason = reason(will, errAfter)
 	}
-	pending := errBefore == nil && was.Kind == naming.BoundPending || errAfter == nil && will.Kind == naming.BoundPending
-	return p, !pending
+	return p, !waits && (errBefore != nil || was.Kind != naming.BoundPending)
 }
 
 // tiny is what shares may differ by because numbers are rounded.
