@@ -1,8 +1,11 @@
 // Package dns follows host names: it answers for the bound names
 // /$/inet/<host>/<port> with the addresses that DNS has for the host.
 //
-// It asks the system's resolver and does not cache beyond that. A name that
-// does not resolve has no endpoints; a resolver that fails keeps the last answer.
+// It asks the system's resolver and does not cache beyond that. Go's resolver does
+// not tell how long an answer holds, so that every name is looked up again after
+// 30 seconds, the longest time that any is trusted, whatever its records say. A
+// name that does not resolve has no endpoints; a resolver that fails keeps the
+// last answer.
 //
 //	n := dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})
 //	value, release := n.Replicas("/$/inet/example.org/80")

@@ -500,3 +500,65 @@ func TestDefault(t *testing.T) {
 		t.Errorf("the default is %s", got)
 	}
 }
+
+// The default dtab, an override and every state of a Service, bound as a proxy does.
+func TestDefaultDtab(t *testing.T) {
+	base, err := naming.ParseDtab("/caller => /$/dev.tulle.service/shop ; /srv => /caller ; /host => /srv ; /svc => /host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const k = "/#/io.l5d.k8s/"
+	r, err := registry.New(registry.Config{Namers: registry.Default(), Source: newSource()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := map[string]naming.Replicas{}
+	resolve := r.Resolver(func(id naming.Path) naming.Replicas { return states[id.String()] })
+	bind := func(override, name string) string {
+		local, err := naming.ParseDtab(override)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := naming.Bind(base.Concat(local...), naming.Path{"svc", name}, resolve)
+		switch {
+		case err != nil:
+			return err.Error()
+		case b.Kind == naming.BoundLeaf:
+			return b.Leaf.ID.String()
+		}
+		return [...]string{"pending", "neg", "fail", "empty", "leaf", "union"}[b.Kind]
+	}
+	expect := func(override, name, want string) {
+		t.Helper()
+		if got := bind(override, name); got != want {
+			t.Errorf("%s with %q is %s, want %s", name, override, got, want)
+		}
+	}
+	neg, bound := naming.Replicas{State: naming.StateNeg}, naming.Of(naming.Endpoint{Address: "10.0.0.1:80"})
+
+	expect("", "world", "pending")
+	states[k+"shop/80/world"] = bound
+	expect("", "world", k+"shop/80/world")
+	states[k+"shop/80/world"] = neg
+	expect("", "world", "pending")
+	states[k+"shop/http/world"] = bound
+	expect("", "world", k+"shop/http/world")
+	states[k+"shop/http/world"] = naming.Of() // nobody ready, yet no failover
+	expect("", "world", k+"shop/http/world")
+	states[k+"shop/http/world"] = naming.Replicas{State: naming.StateFailed, Cause: "no access"}
+	expect("", "world", "resolve "+k+"shop/http/world: no access")
+	states[k+"shop/http/world"] = neg
+	expect("", "world", "neg")
+
+	states[k+"shop/80/world-v1"], states[k+"shop/80/world-v2"] = bound, bound
+	expect("/host/world => /srv/world-v2", "world", k+"shop/80/world-v2")
+	expect("/host/world => /srv/world-v2 | /srv/world-v1", "world", k+"shop/80/world-v2")
+	states[k+"shop/80/world-v2"], states[k+"shop/http/world-v2"] = neg, neg
+	expect("/host/world => /srv/world-v2 | /srv/world-v1", "world", k+"shop/80/world-v1")
+	expect("/host/world => /srv/world-v1 & 9*/srv/world-v2", "world", k+"shop/80/world-v1")
+	expect("/host/world => /$/inet/db.test/81 | /srv/world-v1", "world", "/$/inet/db.test/81")
+	expect("/host/world => /$/wrong | /srv/world-v1", "world", "Unknown namer: wrong for path: /$/wrong")
+
+	states[k+"test/80/api"], states[k+"test/http/api"] = neg, neg
+	expect("", "api.test", "/$/inet/api.test/80")
+}

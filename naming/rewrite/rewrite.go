@@ -2,10 +2,9 @@
 // nothing of the world, and the shape of the names of Kubernetes Services.
 //
 // It turns paths into trees and ids. It does not look anything up: what is known about an
-// id is for the caller to say, who has it from the namer or from DNS.
+// id is for others to say; package registry puts them together.
 //
-// Invariant: an answer depends on the path alone, but for Kubernetes names, whose state
-// the caller gives.
+// Invariant: an answer depends on the path alone.
 //
 //	/$/dev.tulle.service/shop/cart       → /#/io.l5d.k8s/shop/80/cart | /#/io.l5d.k8s/shop/http/cart
 //	/$/dev.tulle.service/shop/cart.eu:81 → /#/io.l5d.k8s/eu/81/cart | /$/inet/cart.eu/81
@@ -36,50 +35,6 @@ const (
 	inet       = "inet"
 	rinet      = "io.buoyant.rinet"
 )
-
-// maxFileElements bounds the directories that a name may lead through, since
-// each costs a question.
-const maxFileElements = 8
-
-// Resolver returns the resolver of a proxy: Resolve for /$/ names, and for the names of
-// Kubernetes Services and of files what state says of their id. Everything else is Neg.
-//
-// A name under /$/inet is bound at once and its state not asked for: that a host does not
-// resolve is no reason to try an alternative.
-//
-// Of a path under /#/io.l5d.fs, the id is as long as the path of the file is: state is asked
-// for one element, then for two, until it knows a file; the others are residual.
-func Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return func(p naming.Path) naming.Resolution {
-		if bound, ok := Kubernetes(p); ok {
-			return ask(bound, state)
-		}
-		elements, ok := File(p)
-		if !ok {
-			return Resolve(p)
-		}
-		for n := range min(len(elements), maxFileElements) {
-			end := len(p) - len(elements) + n + 1
-			r := ask(naming.Bound{ID: p[:end:end], Residual: p[end:]}, state)
-			if r != (naming.Resolution{}) {
-				return r
-			}
-		}
-		return naming.Resolution{}
-	}
-}
-
-func ask(bound naming.Bound, state func(id naming.Path) naming.Replicas) naming.Resolution {
-	switch r := state(bound.ID); r.State {
-	case naming.StateNeg:
-		return naming.Resolution{}
-	case naming.StateBound:
-		return naming.Resolution{Bound: &bound}
-	case naming.StateFailed:
-		return naming.Resolution{Err: fmt.Errorf("resolve %s: %s", bound.ID, r.Cause)}
-	}
-	return naming.Resolution{Pending: true}
-}
 
 // File returns the elements of a name /#/io.l5d.fs/<element>[/element…]. It is false for
 // other names and for the namer's own.

@@ -15,7 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
+	"github.com/tulle-mesh/tulle/naming/registry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -67,7 +67,11 @@ func (w *world) set(service string, state naming.State) {
 }
 
 func (w *world) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return rewrite.Resolver(state)
+	r, err := registry.New(registry.Config{Namers: registry.Default(), Source: w})
+	if err != nil {
+		return func(naming.Path) naming.Resolution { return naming.Resolution{Err: err} }
+	}
+	return r.Resolver(state)
 }
 
 func (w *world) names() *watch.Value[Names] { return watch.New[Names](w) }

@@ -20,7 +20,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
+	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -55,7 +55,11 @@ func (t *table) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 }
 
 func (t *table) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return rewrite.Resolver(state)
+	r, err := registry.New(registry.Config{Namers: registry.Default(), Source: t})
+	if err != nil {
+		return func(naming.Path) naming.Resolution { return naming.Resolution{Err: err} }
+	}
+	return r.Resolver(state)
 }
 
 // bound is what the Service of a name, or of name:port, in the namespace ns is

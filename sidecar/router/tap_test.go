@@ -21,7 +21,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
+	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -101,7 +101,11 @@ type everywhere struct {
 }
 
 func (e everywhere) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return rewrite.Resolver(state)
+	r, err := registry.New(registry.Config{Namers: registry.Default(), Source: e})
+	if err != nil {
+		return func(naming.Path) naming.Resolution { return naming.Resolution{Err: err} }
+	}
+	return r.Resolver(state)
 }
 
 func (e everywhere) Replicas(string) (*watch.Value[naming.Replicas], func()) {
