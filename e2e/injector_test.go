@@ -23,7 +23,7 @@ func TestControllerDown(t *testing.T) {
 	kubectl(t, "scale", "-n", "tulle", "deployment/tulle-controller", "--replicas=0")
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		_, _ = mesh.Kubectl(ctx, nil, "scale", "-n", "tulle", "deployment/tulle-controller", "--replicas=1")
+		_, _ = mesh.Kubectl(ctx, nil, "scale", "-n", "tulle", "deployment/tulle-controller", "--replicas=2")
 		_, _ = mesh.Kubectl(ctx, nil, "rollout", "status", "-n", "tulle", "--timeout=120s", "deployment/tulle-controller")
 	})
 	await(t, "the controller's pods to be gone", func(context.Context) (bool, string) {
@@ -51,7 +51,7 @@ func TestControllerDown(t *testing.T) {
 		t.Errorf("the mesh does not route while the controller is down: %d %q %v", status, body, err)
 	}
 
-	kubectl(t, "scale", "-n", "tulle", "deployment/tulle-controller", "--replicas=1")
+	kubectl(t, "scale", "-n", "tulle", "deployment/tulle-controller", "--replicas=2")
 	kubectl(t, "rollout", "status", "-n", "tulle", "--timeout=120s", "deployment/tulle-controller")
 	for _, a := range waiting {
 		a.ready(t) // nobody had to restart it

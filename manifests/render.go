@@ -167,8 +167,9 @@ func split(text string) ([]object, error) {
 // order puts what others need first, and last the webhook, which from then on is asked about pods.
 func order() []string {
 	return []string{
-		"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-		"Issuer", "Certificate", "ConfigMap", "Service", "Deployment", "DaemonSet", "MutatingWebhookConfiguration",
+		"Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+		"Issuer", "Certificate", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "DaemonSet",
+		"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration",
 	}
 }
 

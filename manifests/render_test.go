@@ -13,8 +13,10 @@ import (
 	admission "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -41,6 +43,11 @@ func parse(t *testing.T, text []byte) []runtime.Object {
 			if err != nil {
 				t.Fatalf("%v in\n%s", err, doc)
 			}
+			continue
+		}
+		if fields, ok := content.(map[string]any); ok && fields["kind"] == "CustomResourceDefinition" {
+			// Its types are a module that nothing else needs; the API server itself reads it in e2e.
+			objects = append(objects, &unstructured.Unstructured{Object: fields})
 			continue
 		}
 		object, _, err := decoder.Decode(doc, nil, nil)
@@ -81,7 +88,8 @@ func TestRenderedObjects(t *testing.T) {
 	for _, o := range objects {
 		got = append(got, o.GetObjectKind().GroupVersionKind().Kind+" "+o.(metav1.Object).GetName())
 		switch o.(type) {
-		case *corev1.Namespace, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *admission.MutatingWebhookConfiguration:
+		case *unstructured.Unstructured, *corev1.Namespace, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding,
+			*admission.MutatingWebhookConfiguration, *admission.ValidatingWebhookConfiguration:
 		default:
 			if ns := o.(metav1.Object).GetNamespace(); ns != "tulle" {
 				t.Errorf("%s is in namespace %q", got[len(got)-1], ns)
@@ -89,12 +97,13 @@ func TestRenderedObjects(t *testing.T) {
 		}
 	}
 	want := []string{
-		"Namespace tulle", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
-		"ClusterRole tulle-controller", "ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
+		"Namespace tulle", "CustomResourceDefinition dtabs.l5d.io", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
+		"ClusterRole tulle-controller", "ClusterRole tulle-dtab-editor", "ClusterRole tulle-dtab-viewer",
+		"ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
 		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
 		"ConfigMap tulle-controller", "ConfigMap tulle-policy",
-		"Service tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
-		"MutatingWebhookConfiguration tulle-injector",
+		"Service tulle-controller", "PodDisruptionBudget tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
+		"ValidatingWebhookConfiguration tulle-dtabs", "MutatingWebhookConfiguration tulle-injector",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -351,7 +360,11 @@ func TestPermissions(t *testing.T) {
 		}
 	}
 	for _, r := range all[rbacv1.ClusterRole](objects) {
-		add("cluster", r.Rules)
+		where := "cluster"
+		if r.Name != "tulle-controller" {
+			where = r.Name // for people
+		}
+		add(where, r.Rules)
 	}
 	for _, r := range all[rbacv1.Role](objects) {
 		add(r.Namespace, r.Rules)
@@ -359,19 +372,88 @@ func TestPermissions(t *testing.T) {
 	watch := []string{"get", "list", "watch"}
 	want := map[string][]string{
 		"cluster namespaces": watch, "cluster pods": watch, "cluster services": watch, "cluster endpointslices": watch,
-		"cluster tokenreviews":      {"create"},
+		"cluster tokenreviews": {"create"}, "cluster subjectaccessreviews": {"create"},
 		"tulle certificaterequests": {"create", "get", "list", "watch", "delete"},
+		"tulle dtabs":               {"get", "list", "watch", "create", "update", "delete"},
+		"tulle dtabs/status":        {"patch"},
+		"tulle-dtab-viewer dtabs":   watch,
+		"tulle-dtab-editor dtabs":   {"get", "list", "watch", "create", "update", "patch", "delete"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+	roles := all[rbacv1.ClusterRole](objects)
+	for name, label := range map[string]string{"tulle-dtab-viewer": "view", "tulle-dtab-editor": "edit"} {
+		if roles[name].Labels["rbac.authorization.k8s.io/aggregate-to-"+label] != "true" {
+			t.Errorf("%s is not part of %s: %v", name, label, roles[name].Labels)
+		}
+	}
+}
+
+// An uninstall must not take everybody's dtabs along, and an upgrade must reach the definition, which Helm's folder crds
+// does not allow.
+func TestDefinitionOfDtabs(t *testing.T) {
+	definition := all[unstructured.Unstructured](render(t, "mesh", nil))["dtabs.l5d.io"]
+	if definition == nil || definition.GetAnnotations()["helm.sh/resource-policy"] != "keep" {
+		t.Errorf("the definition is %v", definition)
+	}
+}
+
+// Dtabs are judged in the mesh's namespace alone, and can be repaired while the controller is away.
+func TestDtabWebhook(t *testing.T) {
+	objects := render(t, "mesh", nil)
+	config := all[admission.ValidatingWebhookConfiguration](objects)["tulle-dtabs"]
+	hook := config.Webhooks[0]
+	if config.Annotations["cert-manager.io/inject-ca-from"] != "mesh/tulle-controller" || len(config.Webhooks) != 1 {
+		t.Errorf("the webhook is %+v", config)
+	}
+	if *hook.FailurePolicy != admission.Ignore || *hook.SideEffects != admission.SideEffectClassNone || *hook.TimeoutSeconds > 5 ||
+		*hook.ClientConfig.Service.Path != "/validate-dtab" || hook.ClientConfig.Service.Namespace != "mesh" {
+		t.Errorf("the webhook is %+v", hook)
+	}
+	if got := hook.NamespaceSelector.MatchLabels; !maps.Equal(got, map[string]string{corev1.LabelMetadataName: "mesh"}) {
+		t.Errorf("the namespaces are %v", got)
+	}
+	if rule := hook.Rules[0]; !slices.Equal(rule.Resources, []string{"dtabs"}) || !slices.Equal(rule.Operations, []admission.OperationType{"CREATE", "UPDATE"}) {
+		t.Errorf("the rule is %+v", rule)
+	}
+	account := all[corev1.ServiceAccount](objects)["tulle-controller"]
+	if want := "system:serviceaccount:" + account.Namespace + ":" + account.Name; !strings.Contains(hook.MatchConditions[0].Expression, "!= '"+want+"'") {
+		t.Errorf("the controller is asked about its own writes: %v", hook.MatchConditions)
+	}
+}
+
+// Replicas are apart, and no drain takes all of them.
+func TestReplicas(t *testing.T) {
+	objects := render(t, "mesh", nil)
+	controller := all[appsv1.Deployment](objects)["tulle-controller"]
+	if n := *controller.Spec.Replicas; n != 2 {
+		t.Errorf("%d replicas", n)
+	}
+	var keys []string
+	for _, c := range controller.Spec.Template.Spec.TopologySpreadConstraints {
+		keys = append(keys, c.TopologyKey)
+		checkSelector(t, c.LabelSelector, controller.Spec.Template)
+		if c.WhenUnsatisfiable != corev1.ScheduleAnyway {
+			t.Errorf("on one node the second replica would wait: %+v", c)
+		}
+	}
+	if !slices.Equal(keys, []string{corev1.LabelHostname, corev1.LabelTopologyZone}) {
+		t.Errorf("spread over %v", keys)
+	}
+	budget := all[policyv1.PodDisruptionBudget](objects)["tulle-controller"].Spec
+	checkSelector(t, budget.Selector, controller.Spec.Template)
+	if budget.MaxUnavailable.IntValue() != 1 || budget.MinAvailable != nil {
+		t.Errorf("the budget is %+v", budget)
 	}
 }
 
 // Text of the user's ends up as the same text, whatever is in it.
 func TestUserText(t *testing.T) {
 	const image, dtab = `reg/a:1" # 'b`, "/svc => /host ; # \"quoted\": {{ no template }}\n/host=>/srv"
+	const namers = "# a comment\n- kind: io.l5d.k8s\n  prefix: '/edge' # 1.0\n"
 	objects := render(t, "tulle", map[string]any{
-		"proxy": map[string]any{"image": image}, "dtabs": map[string]any{"internal": dtab},
+		"proxy": map[string]any{"image": image}, "dtabs": map[string]any{"internal": dtab}, "namers": namers,
 		"injector": map[string]any{"resources": map[string]any{"requests": map[string]any{"cpu": 2}, "limits": map[string]any{"memory": nil}}},
 	})
 	if got := all[appsv1.DaemonSet](objects)["tulle-host"].Spec.Template.Spec.Containers[0].Image; got != image {
@@ -379,12 +461,13 @@ func TestUserText(t *testing.T) {
 	}
 	var settings struct {
 		Dtabs  map[string]string
+		Namers string
 		Inject map[string]any
 	}
 	if err := yaml.Unmarshal([]byte(all[corev1.ConfigMap](objects)["tulle-controller"].Data["controller.yaml"]), &settings); err != nil {
 		t.Fatal(err)
 	}
-	if settings.Dtabs["internal"] != dtab || settings.Dtabs["default"] == "" || settings.Inject["proxy-image"] != image {
+	if settings.Dtabs["internal"] != dtab || settings.Dtabs["default"] == "" || settings.Inject["proxy-image"] != image || settings.Namers != namers {
 		t.Errorf("the settings are %+v", settings)
 	}
 	if settings.Inject["proxy-cpu-request"] != "2" || settings.Inject["proxy-memory-limit"] != nil {
@@ -397,8 +480,12 @@ func TestSettingsRestart(t *testing.T) {
 	hash := func(values map[string]any) string {
 		return all[appsv1.Deployment](render(t, "tulle", values))["tulle-controller"].Spec.Template.Annotations["tulle.dev/settings-hash"]
 	}
-	if hash(nil) == hash(map[string]any{"dtabs": map[string]any{"default": "/a=>/b"}}) {
-		t.Error("another dtab leaves the pods as they are")
+	for _, values := range []map[string]any{
+		{"dtabs": map[string]any{"default": "/a=>/b"}}, {"namers": "- kind: io.l5d.k8s"}, {"namer": map[string]any{"access": "open"}},
+	} {
+		if hash(nil) == hash(values) {
+			t.Errorf("%v leaves the pods as they are", values)
+		}
 	}
 }
 
@@ -412,6 +499,7 @@ func TestValuesRefused(t *testing.T) {
 		{`{controller: {replicas: 0}, injector: {defaultMode: both}, issuer: {caDuration: 10y}}`,
 			[]string{"controller.replicas: ", "injector.defaultMode: ", "issuer.caDuration: "}},
 		{`{dtabs: {Default: ""}}`, []string{"dtabs"}},
+		{`{namers: [{kind: io.l5d.k8s}], namer: {access: some}}`, []string{"namers: got array, want string", "namer.access: "}},
 		{`{host: {resources: {limits: {gpu: 1}}}}`, []string{"host.resources.limits: ", "gpu"}},
 	} {
 		var values map[string]any

@@ -16,6 +16,7 @@ func TestSettingsOfTheChart(t *testing.T) {
 		"trustDomain": "corp.test",
 		"injector":    map[string]any{"defaultMode": "sidecar"},
 		"dtabs":       map[string]any{"web": "/svc => /srv ;"},
+		"namers":      "- kind: io.l5d.k8s\n  prefix: /edge\n",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +35,7 @@ func TestSettingsOfTheChart(t *testing.T) {
 			t.Fatalf("%v in\n%s", err, settings)
 		}
 		if cfg.Namespace != "mesh" || cfg.TrustDomain != "corp.test" || cfg.Inject.DefaultMode != "sidecar" || cfg.Dtabs["web"] != "/svc => /srv ;" ||
-			cfg.Policy != "/etc/tulle/policy.yaml" {
+			cfg.Policy != "/etc/tulle/policy.yaml" || cfg.DtabStore != storeKubernetes || cfg.NamerAccess != accessRBAC || !strings.Contains(cfg.Namers, "/edge") {
 			t.Errorf("got %+v", cfg)
 		}
 		return

@@ -89,7 +89,7 @@ func DefaultConfig() Config {
 		TLSCertFile: mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
 		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
-		DtabStore: storeMemory, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: accessRBAC,
+		DtabStore: storeKubernetes, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: accessRBAC,
 		Inject: InjectConfig{
 			DefaultMode: string(webhook.ModeHost), ProxyImage: "tulle.dev/tulle-proxy:dev", ProxyPullPolicy: "IfNotPresent",
 			DtabNamespace: "default", ProxyCPURequest: "10m", ProxyMemoryRequest: "32Mi",

@@ -24,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
+	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/naming/registry"
@@ -112,11 +113,11 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	if err := c.register(metrics); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	store, err := newCounted(bare, metrics)
+	kept, err := newCounted(bare, metrics)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	c.store, c.seeds = store, newSeeds(store, cfg.Dtabs, log)
+	c.store, c.seeds = kept, newSeeds(kept, cfg.Dtabs, log)
 	access, err := newAccess(clients.access, cfg.Namespace, cfg.NamerAccess == accessOpen, metrics, log)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -157,6 +158,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	injector, err := webhook.NewServer(webhook.ServerConfig{
 		Config:     func() webhook.Config { return cfg.injector(c.files.CA()) },
 		Namespace:  c.namespaces.Find,
+		DTab:       store.Check,
 		Registerer: metrics,
 		Logger:     log,
 	})
@@ -170,7 +172,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 
 	dtabs := c.serve("namer API", cfg.NamerAddress, false)
 	seen := &namer.Seen{}
-	edit := namer.NewAPI(namer.APIConfig{Store: store, Registry: names, Seen: seen, Authorize: access.authorize, Logger: log})
+	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, Authorize: access.authorize, Logger: log})
 	dtabs.Handler = run.Streams(dtabs, edit)
 
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()
@@ -178,7 +180,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	// The same API as at its own port, for those who send tokens through a network that others can read.
 	routes.Handle("/api/1/", run.Streams(mesh, edit))
 	stream := namer.NewStream(namer.StreamConfig{
-		Store: store, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Seen: seen, Logger: log,
+		Store: kept, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Seen: seen, Logger: log,
 		Admit: func(r *http.Request, hello api.Hello) error { return c.admit(authenticator, r, hello) },
 	})
 	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, promhttp.InstrumentHandlerInFlight(c.proxies, stream)))

@@ -113,7 +113,7 @@ func start(t *testing.T) *cluster {
 	certmanager := cmfake.NewClientset()
 	k.sign(t, certmanager)
 
-	c, err := newController(cfg, clients{core, core, metadatafake.NewSimpleMetadataClient(scheme, namespace), certmanager}, slog.New(slog.DiscardHandler))
+	c, err := newController(cfg, clients{core: core, access: core, metadata: metadatafake.NewSimpleMetadataClient(scheme, namespace), certmanager: certmanager}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,6 +280,25 @@ func TestController(t *testing.T) {
 		}
 	})
 
+	t.Run("webhook for dtabs", func(t *testing.T) {
+		review := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","namespace":"tulle","name":"default","operation":"CREATE",
+			"resource":{"group":"l5d.io","version":"v1alpha1","resource":"dtabs"},
+			"object":{"apiVersion":"l5d.io/v1alpha1","kind":"DTab","metadata":{"name":"default"},"dentries":[{"prefix":"/svc","dst":"/host"},{"prefix":"/host","dst":"/srv & "}]}}}`
+		r, err := http.NewRequest(http.MethodPost, "https://"+k.address["webhook"]+"/validate-dtab", strings.NewReader(review))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		status, body := k.do(t, r)
+		var answer admissionv1.AdmissionReview
+		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 200 {
+			t.Fatalf("got %d %s, %v", status, body, err)
+		}
+		if answer.Response.Allowed || !strings.HasPrefix(answer.Response.Result.Message, "dentries[1].dst: ") || !strings.Contains(answer.Response.Result.Message, "found at '/srv & []'") {
+			t.Errorf("got %+v", answer.Response.Result)
+		}
+	})
+
 	t.Run("policy", func(t *testing.T) {
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(k.ca.Roots())
@@ -398,7 +417,7 @@ func TestPortsThatAreTaken(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.WebhookAddress, cfg.NamerAddress, cfg.MeshAddress, cfg.AdminAddress = "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:0", "127.0.0.1:-2"
 	cfg.DtabStore = storeMemory
-	c, err := newController(cfg, clients{fake.NewClientset(), fake.NewClientset(), metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()), cmfake.NewClientset()}, slog.New(slog.DiscardHandler))
+	c, err := newController(cfg, clients{core: fake.NewClientset(), access: fake.NewClientset(), metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()), certmanager: cmfake.NewClientset()}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

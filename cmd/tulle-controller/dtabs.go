@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
+	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
@@ -195,9 +195,16 @@ func (c *counted) History(ctx context.Context, namespace string) ([]namer.Revisi
 // newStore returns the store that the settings name, and what keeps it up to date, nil if nothing need.
 func newStore(cfg Config, clients clients, log *slog.Logger) (namer.Store, func(context.Context) error, error) {
 	switch cfg.DtabStore {
+	case storeFile:
+		files := namer.NewFiles(namer.FilesConfig{Dir: cfg.DtabDir, Logger: log})
+		return files, files.Run, nil
 	case storeMemory:
-		store, err := namer.NewMemory(nil)
-		return store, nil, err
+		memory, err := namer.NewMemory(nil)
+		return memory, nil, err
 	}
-	return nil, nil, fmt.Errorf("no store %q", cfg.DtabStore)
+	objects, err := store.New(store.Config{Client: clients.dynamic, Namespace: cfg.Namespace, Logger: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return objects, objects.Run, nil
 }

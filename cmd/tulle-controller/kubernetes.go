@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
@@ -38,6 +39,7 @@ type clients struct {
 	core        kubernetes.Interface
 	access      kubernetes.Interface // for questions of strangers, who must not use up the others' rate
 	metadata    metadata.Interface
+	dynamic     dynamic.Interface
 	certmanager versioned.Interface
 }
 
@@ -56,7 +58,7 @@ func connect(kubeconfig string) (clients, error) {
 	config.UserAgent = "tulle-controller"
 	config.QPS, config.Burst = callsPerSecond, callsBurst
 	var c clients
-	var errs [4]error
+	var errs [5]error
 	// Pods and slices come by the thousand; protobuf halves what it costs to read them.
 	protobuf := rest.CopyConfig(config)
 	protobuf.ContentType = runtime.ContentTypeProtobuf
@@ -66,6 +68,7 @@ func connect(kubeconfig string) (clients, error) {
 	questions.QPS, questions.Burst = questionsPerSecond, questionsBurst
 	c.access, errs[3] = kubernetes.NewForConfig(questions)
 	c.metadata, errs[1] = metadata.NewForConfig(config)
+	c.dynamic, errs[4] = dynamic.NewForConfig(config)
 	c.certmanager, errs[2] = versioned.NewForConfig(config)
 	if err := errors.Join(errs[:]...); err != nil {
 		return clients{}, fmt.Errorf("make the Kubernetes clients: %w", err)

@@ -3,8 +3,7 @@
 //
 // It is wiring only. The parts are packages webhook, naming/namer with naming/kubernetes, and
 // certs/issuer; each server has its own port, and one set of informers serves them all. Replicas
-// share nothing but the Kubernetes API. Dtabs are kept in memory: what is written over namerd's HTTP
-// API is gone with the process, and other replicas do not see it.
+// share nothing but the Kubernetes API, which keeps the dtabs, too, and tells who may change them.
 package main
 
 import (

@@ -65,7 +65,10 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "issuer-group" .Values.issuer.group
   "certificate-duration" .Values.issuer.certificateDuration
   "log-level" .Values.logLevel
+  "dtab-store" "kubernetes"
   "dtabs" .Values.dtabs
+  "namers" .Values.namers
+  "namer-access" .Values.namer.access
   "policy" "/etc/tulle/policy.yaml"
   "inject" $inject | toYaml }}
 {{- end }}
