@@ -25,9 +25,12 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/internal/run"
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
+	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -106,10 +109,15 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	if err != nil {
 		return nil, err
 	}
+	names, err := registry.New(registry.Config{Namers: registry.Default(), Source: services{c.index}, Logger: silent})
+	if err != nil {
+		return nil, err
+	}
+	seen := &namer.Seen{}
 	mesh := http.NewServeMux()
 	mesh.Handle("POST "+certs.Path, identity)
 	mesh.Handle("POST "+api.WatchPath, namer.NewStream(namer.StreamConfig{
-		Store: store, Source: c.index, Logger: silent,
+		Store: store, Source: c.index, Seen: seen, Logger: silent,
 		Admit: func(r *http.Request, _ api.Hello) error {
 			_, err := issuer.Authenticate(accounts, r)
 			return err
@@ -121,7 +129,8 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 		return s
 	}
 	c.servers = []run.Component{
-		{Name: "namer", Run: run.HTTP(server(namer.NewAPI(namer.APIConfig{Store: store, Logger: silent})), c.listeners.namer, time.Second)},
+		{Name: "namer", Run: run.HTTP(server(namer.NewAPI(namer.APIConfig{Store: store, Registry: names, Seen: seen, Logger: silent})), c.listeners.namer, time.Second)},
+		{Name: "names", Run: names.Run},
 		{Name: "mesh API", Run: run.HTTPS(server(mesh), c.listeners.mesh, tlsConfig.Clone(), time.Second)},
 		{Name: "injector", Run: run.HTTPS(server(admission), c.listeners.webhook, tlsConfig.Clone(), time.Second)},
 	}
@@ -129,6 +138,18 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	roots.AppendCertsFromPEM(c.ca.Roots())
 	c.inject = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 10 * time.Second}
 	return c, nil
+}
+
+// services answers for the names that end at Services, which is all there is here.
+type services struct{ index *kubernetes.Index }
+
+// Replicas implements registry.Source.
+func (s services) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	path, err := naming.ParsePath(id)
+	if err != nil {
+		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()}), func() {}
+	}
+	return s.index.Replicas(path)
 }
 
 func (c *control) listen() (err error) {
