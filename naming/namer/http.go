@@ -38,6 +38,8 @@ type Registry interface {
 	Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver
 	// Replicas returns the live replica set of a bound id until release is called.
 	Replicas(id string) (value *watch.Value[naming.Replicas], release func())
+	// Knows reports whether all transformers of a bound id, /%/…, are its own.
+	Knows(id naming.Path) bool
 }
 
 // API is namerd's HTTP API, as namerctl, pipelines and proxies of Linkerd 1.x speak it:

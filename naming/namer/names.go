@@ -132,9 +132,18 @@ func resolve(l *live, q question, dtab naming.Dtab) answer {
 	return addr(l, question{path: leaf.ID}, nil)
 }
 
-// addr answers with the replica set of a bound id.
+// addr answers with the replica set of a bound id. What a proxy's own transformers put in front
+// of it is the proxy's business.
 func addr(l *live, q question, _ naming.Dtab) answer {
-	r := l.state(q.path)
+	id := q.path
+	for len(id) > 0 && id[0] == "%" && !l.registry.Knows(id) {
+		inner := slices.IndexFunc(id[1:], func(e string) bool { return e == "#" || e == "$" || e == "%" })
+		if inner < 0 {
+			break
+		}
+		id = id[1+inner:]
+	}
+	r := l.state(id)
 	if r.State == naming.StatePending {
 		return answer{}
 	}

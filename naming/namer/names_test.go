@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,32 +20,28 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
+	"github.com/tulle-mesh/tulle/naming/registry"
 )
 
-// registry knows names of Kubernetes by the states of a source, and the built-in ones.
-type registry struct{ *source }
+// leaves makes a source the one of a registry.
+type leaves struct{ *source }
 
-func (g registry) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return func(p naming.Path) naming.Resolution {
-		if len(p) < 5 || p[0] != "#" {
-			return rewrite.Resolve(p)
-		}
-		switch r := state(p[:5]); r.State {
-		case naming.StatePending:
-			return naming.Resolution{Pending: true}
-		case naming.StateNeg:
-			return naming.Resolution{}
-		}
-		return naming.Resolution{Bound: &naming.Bound{ID: p[:5], Residual: p[5:]}}
-	}
+func (l leaves) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	return l.name(id), l.use(id)
 }
 
-func (g registry) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
-	if !strings.HasPrefix(id, "/#/") && !strings.HasPrefix(id, "/$/") {
-		return watch.New(naming.Replicas{State: naming.StateNeg}), func() {}
+// known returns a registry of the default namers and of one with a transformer.
+func known(t testing.TB, src *source) *registry.Registry {
+	t.Helper()
+	r, err := registry.New(registry.Config{
+		Namers: append(registry.Default(), registry.Namer{Kind: registry.Kubernetes, Prefix: naming.Path{"edge"},
+			Transformers: []registry.Transformer{{Kind: registry.Port, Port: "4141"}}}),
+		Source: leaves{src},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return g.name(id), g.use(id)
+	return r
 }
 
 const (
@@ -64,7 +61,7 @@ func newNames(t testing.TB, rules string) (*namer.API, *source, *namer.Memory, *
 	src.name(cart1).Set(at("10.0.0.1:80"))
 	src.name(cart2).Set(at("10.0.0.2:80"))
 	src.name(gone).Set(naming.Replicas{State: naming.StateNeg})
-	return namer.NewAPI(namer.APIConfig{Store: store, Registry: registry{src}, Seen: seen, Logger: quiet,
+	return namer.NewAPI(namer.APIConfig{Store: store, Registry: known(t, src), Seen: seen, Logger: quiet,
 		BoundNames: func() []string { return []string{cart2, cart1} }}), src, store, seen
 }
 
@@ -111,6 +108,11 @@ func TestNames(t *testing.T) {
 		{"addr", "addr/shop" + query("path", cart1), "200 " + shown1},
 		{"addr of nothing", "addr/shop" + query("path", gone), `200 {"type":"neg"}`},
 		{"addr that failed", "addr/shop" + query("path", "/#/io.l5d.k8s/shop/http/bad"), `200 {"type":"failed","cause":"no luck"}`},
+		{"addr of a transformer", "addr/shop" + query("path", "/%/io.l5d.port/4141/#/edge/shop/http/cart-v1"), "200 " + strings.Replace(shown1, "80", "4141", 1)},
+		{"addr of a proxy's transformer", "addr/shop" + query("path", "/%/io.l5d.port/99"+cart1), "200 " + shown1},
+		{"addr of two", "addr/shop" + query("path", "/%/io.l5d.localhost/%/io.l5d.k8s.localnode/10.1.2.2"+cart1), "200 " + shown1},
+		{"addr of a transformer alone", "addr/shop" + query("path", "/%/io.l5d.nothing"), `200 {"type":"neg"}`},
+		{"addr of no name", "addr/shop" + query("path", "/svc/cart"), `200 {"type":"neg"}`},
 		{"resolve", "resolve/shop" + query("path", "/svc/alt"), "200 " + shown1},
 		{"resolve nothing", "resolve/shop" + query("path", "/svc/gone"), `200 {"type":"neg"}`},
 		{"resolve empty", "resolve/shop" + query("path", "/svc/nil"), `200 {"type":"neg"}`},
@@ -347,8 +349,9 @@ func TestPlan(t *testing.T) {
 		defer n.serve(namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: src, Seen: seen, Logger: quiet}))()
 		hello := sidecar
 		hello.DtabNamespace = "shop"
-		use := []api.Name{{Namespace: "mine", Path: "/svc/here"}, {Namespace: "mine", Path: "/svc/cart-v1"}, {Path: strings.Repeat("x", 3000)}}
-		c, stop := n.start(t, hello, func() []api.Name { return use })
+		var use atomic.Pointer[[]api.Name]
+		use.Store(&[]api.Name{{Namespace: "mine", Path: "/svc/here"}, {Namespace: "mine", Path: "/svc/cart-v1"}, {Path: strings.Repeat("x", 3000)}})
+		c, stop := n.start(t, hello, func() []api.Name { return *use.Load() })
 		defer stop()
 		<-c.Synced()
 		synctest.Wait()
@@ -390,7 +393,7 @@ func TestPlan(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, want)
 			}
 		}
-		use = nil
+		use.Store(&[]api.Name{})
 		time.Sleep(api.Heartbeat + time.Second) // virtual
 		synctest.Wait()
 		if names := seen.Names("shop"); len(names) != 0 {
@@ -430,7 +433,7 @@ func TestAuthorize(t *testing.T) {
 	var refuse error
 	var log bytes.Buffer
 	h := namer.NewAPI(namer.APIConfig{
-		Store: memory(t, map[string]string{"shop": "/svc=>/a"}), Registry: registry{newSource()},
+		Store: memory(t, map[string]string{"shop": "/svc=>/a"}), Registry: known(t, newSource()),
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		Authorize: func(r *http.Request, verb, namespace string) (string, error) {
 			asked = append(asked, verb+" "+namespace)

@@ -85,6 +85,14 @@ func settled(r naming.Replicas) (*watch.Value[naming.Replicas], func()) {
 	return watch.New(r), func() {}
 }
 
+// Knows reports whether all transformers of an id are this registry's; an id without any is known.
+func (r *Registry) Knows(id naming.Path) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, _, ok := r.steps(id)
+	return ok
+}
+
 // steps returns the transformers of an id that change its endpoints, the innermost first, and
 // the id without any. It is false for one that is not known, and called with mu held.
 func (r *Registry) steps(id naming.Path) (steps []*transformer, rest naming.Path, ok bool) {
