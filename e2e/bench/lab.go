@@ -39,6 +39,7 @@ var text = strings.Repeat("0123456789", 10)
 type lab struct {
 	dir          string
 	tulle, envoy string // programs
+	controller   string
 	wrkScript    string
 	proxyCPUs    []int
 	loadCPUs     []int

@@ -45,6 +45,7 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 		rounds  = flags.Int("rounds", 7, "how often everything is measured")
 		seconds = flags.Int("seconds", 3, "how long each measurement takes")
 		program = flags.String("tulle", "build/tulle-proxy", "the proxy to measure")
+		control = flags.String("controller", "build/tulle-controller", "the controller to measure")
 		file    = flags.String("out", "build/bench.json", "where to write the results")
 	)
 	flags.Usage = func() {
@@ -67,6 +68,9 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 	}
 	l := &lab{}
 	if l.tulle, err = filepath.Abs(*program); err != nil {
+		return err
+	}
+	if l.controller, err = filepath.Abs(*control); err != nil {
 		return err
 	}
 	cpus, err := allowedCPUs()
@@ -100,8 +104,10 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 	b := &bench{lab: l, rounds: *rounds, seconds: *seconds, progress: out}
 	others, err := othersDuring(func() error {
 		defer l.close()
-		if err := l.open(ctx); err != nil {
-			return err
+		if slices.ContainsFunc(chosen, func(row row) bool { return !row.names }) {
+			if err := l.open(ctx); err != nil {
+				return err
+			}
 		}
 		b.measure(ctx, &r, files)
 		return nil
@@ -130,6 +136,9 @@ func (l *lab) prepare(ctx context.Context, r *report, out io.Writer) {
 	}
 	uses := func(need debian.Need) func(row) bool {
 		return func(row row) bool {
+			if row.names {
+				return false
+			}
 			switch need.Program {
 			case "nginx":
 				return true
@@ -241,4 +250,5 @@ func (b *bench) measure(ctx context.Context, r *report, files uint64) {
 		f, err := b.allocations(ctx)
 		done(allocations, f, err)
 	}
+	b.measureNames(ctx, todo, done)
 }

@@ -20,6 +20,7 @@ type row struct {
 	name, what, unit, peer string
 	must, aim              float64
 	work                   workload // of the rows about processor time
+	names                  bool     // it is about names, and needs no peers and no backends
 }
 
 const (
@@ -27,21 +28,36 @@ const (
 	idleRSS     = "idle-rss"
 	rssEach     = "rss-per-idle-connection"
 	allocations = "allocations-per-request"
+
+	lookup         = "name-lookup"
+	lookupAllocs   = "name-lookup-allocations"
+	coldBind       = "name-bind"
+	endpointChange = "endpoint-change"
+	dtabChange     = "dtab-change"
+	namerMemory    = "namer-memory"
+	namerStart     = "namer-start"
 )
 
 // rows are all that can be measured.
 func rows() []row {
 	answers, requests := workload{path: "/64k"}, workload{path: "/post", post: 64 << 10}
 	return []row{
-		{"cpu-100b", "CPU per request, 100 B answers", "us", haproxy, 1.10, 0.85, small},
-		{"cpu-64k-answers", "CPU per request, 64 KiB answers", "us", haproxy, 1.25, 1, answers},
-		{"cpu-64k-requests", "CPU per request, 64 KiB requests", "us", haproxy, 1.25, 1, requests},
-		{addedP99, "added p99 at half of the lower peak rate", "us", haproxy, 1.25, 1, workload{}},
-		{"cpu-100b-envoy", "CPU per request, 100 B answers", "us", envoy, 0.9, 0.6, small},
-		{"cpu-100b-caddy", "CPU per request, 100 B answers", "us", caddy, 0.35, 0.25, small},
-		{idleRSS, "memory of an idle proxy", "MB", "", 16, 12, workload{}},
-		{rssEach, "memory per idle connection", "KB", "", 12, 6, workload{}},
-		{allocations, "heap allocations per request", "", "", 2, 0, workload{}},
+		{"cpu-100b", "CPU per request, 100 B answers", "us", haproxy, 1.10, 0.85, small, false},
+		{"cpu-64k-answers", "CPU per request, 64 KiB answers", "us", haproxy, 1.25, 1, answers, false},
+		{"cpu-64k-requests", "CPU per request, 64 KiB requests", "us", haproxy, 1.25, 1, requests, false},
+		{addedP99, "added p99 at half of the lower peak rate", "us", haproxy, 1.25, 1, workload{}, false},
+		{"cpu-100b-envoy", "CPU per request, 100 B answers", "us", envoy, 0.9, 0.6, small, false},
+		{"cpu-100b-caddy", "CPU per request, 100 B answers", "us", caddy, 0.35, 0.25, small, false},
+		{idleRSS, "memory of an idle proxy", "MB", "", 16, 12, workload{}, false},
+		{rssEach, "memory per idle connection", "KB", "", 12, 6, workload{}, false},
+		{allocations, "heap allocations per request", "", "", 2, 0, workload{}, false},
+		{lookup, "look-up of a name that is bound", "ns", "", 60, 60, workload{}, true},
+		{lookupAllocs, "heap allocations of that", "", "", 0, 0, workload{}, true},
+		{coldBind, "bind of a new name by five rules", "us", "", 25, 25, workload{}, true},
+		{endpointChange, "an endpoint's change at 1,000 proxies, p99", "ms", "", 250, 250, workload{}, true},
+		{dtabChange, "a dtab's change at 1,000 proxies, p99", "ms", "", 500, 500, workload{}, true},
+		{namerMemory, "memory of a controller of 10,000 pods", "MB", "", 200, 200, workload{}, true},
+		{namerStart, "its start", "s", "", 10, 10, workload{}, true},
 	}
 }
 
