@@ -164,12 +164,12 @@ func split(text string) ([]object, error) {
 	return objects, nil
 }
 
-// order puts what others need first, and last the webhook, which from then on is asked about pods.
+// order puts what others need first, and last the webhooks, which from then on are asked about pods and dtabs.
 func order() []string {
 	return []string{
 		"Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
 		"Issuer", "Certificate", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "DaemonSet",
-		"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration",
+		"MutatingWebhookConfiguration",
 	}
 }
 

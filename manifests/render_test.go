@@ -88,8 +88,7 @@ func TestRenderedObjects(t *testing.T) {
 	for _, o := range objects {
 		got = append(got, o.GetObjectKind().GroupVersionKind().Kind+" "+o.(metav1.Object).GetName())
 		switch o.(type) {
-		case *unstructured.Unstructured, *corev1.Namespace, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding,
-			*admission.MutatingWebhookConfiguration, *admission.ValidatingWebhookConfiguration:
+		case *unstructured.Unstructured, *corev1.Namespace, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *admission.MutatingWebhookConfiguration:
 		default:
 			if ns := o.(metav1.Object).GetNamespace(); ns != "tulle" {
 				t.Errorf("%s is in namespace %q", got[len(got)-1], ns)
@@ -103,7 +102,7 @@ func TestRenderedObjects(t *testing.T) {
 		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
 		"ConfigMap tulle-controller", "ConfigMap tulle-policy",
 		"Service tulle-controller", "PodDisruptionBudget tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
-		"ValidatingWebhookConfiguration tulle-dtabs", "MutatingWebhookConfiguration tulle-injector",
+		"MutatingWebhookConfiguration tulle-dtabs", "MutatingWebhookConfiguration tulle-injector",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -402,7 +401,7 @@ func TestDefinitionOfDtabs(t *testing.T) {
 // Dtabs are judged in the mesh's namespace alone, and can be repaired while the controller is away.
 func TestDtabWebhook(t *testing.T) {
 	objects := render(t, "mesh", nil)
-	config := all[admission.ValidatingWebhookConfiguration](objects)["tulle-dtabs"]
+	config := all[admission.MutatingWebhookConfiguration](objects)["tulle-dtabs"]
 	hook := config.Webhooks[0]
 	if config.Annotations["cert-manager.io/inject-ca-from"] != "mesh/tulle-controller" || len(config.Webhooks) != 1 {
 		t.Errorf("the webhook is %+v", config)
