@@ -20,6 +20,7 @@ import (
 // Config is what a proxy is told. The tags are the keys of its settings, see
 // package internal/setting; DefaultConfig has the defaults.
 type Config struct {
+	Config           string `setting:"config" help:"configuration of Linkerd 1.x whose routers to run, in place of modes and their settings; - is standard input; see docs/linkerd.md"`
 	Mode             string `setting:"mode" help:"where the proxy runs: sidecar (in a pod, for it), host (on a node, for its pods) or standalone (anywhere, without a controller)"`
 	Node             string `setting:"node" help:"name of the node"`
 	Namespace        string `setting:"namespace" help:"namespace of the proxy's own pod"`
@@ -72,15 +73,19 @@ func (c *Config) Validate() error {
 			bad("%s is %q, which is no address such as 127.0.0.1:4140", key, value)
 		}
 	}
-	address("outgoing", c.Outgoing)
-	address("admin", c.Admin)
 	switch name := handover.Presence(c.Handover, c.PodName); {
 	case c.Handover == "":
-	case c.Mode == api.ModeSidecar:
+	case c.Mode == api.ModeSidecar && c.Config == "":
 		bad("handover is set, which mode %s does not read: a pod has one proxy", c.Mode)
 	case c.Handover[0] != '@' || len(name) > handover.MaxName:
 		bad("handover is %q, which must begin with @ and, with /%s, have %d bytes at most", c.Handover, c.PodName, handover.MaxName)
 	}
+	if c.Config != "" {
+		c.validateFile(bad)
+		return errors.Join(errs...)
+	}
+	address("outgoing", c.Outgoing)
+	address("admin", c.Admin)
 	switch c.Mode {
 	case ModeStandalone:
 		if _, err := naming.ParseDtab(c.Dtab); err != nil {
@@ -106,10 +111,8 @@ func (c *Config) Validate() error {
 	if _, err := netip.ParseAddr(c.PodIP); err != nil {
 		bad("pod-ip is %q, which is no IP address", c.PodIP)
 	}
-	if u, err := url.Parse(c.Controller); err != nil || u.Scheme != "https" || u.Host == "" {
-		bad("controller is %q, which is no https URL", c.Controller)
-	}
-	if c.ControllerCA == "" && c.ControllerCAFile == "" {
+	c.validateController(bad)
+	if !c.controlled() {
 		bad("neither controller-ca nor controller-ca-file is set, so the controller cannot be trusted")
 	}
 	if _, err := c.identity(); err != nil {
@@ -117,6 +120,30 @@ func (c *Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// validateFile reports what cannot be set beside Config.
+func (c *Config) validateFile(bad func(format string, args ...any)) {
+	if c.Mode == api.ModeHost {
+		bad("mode is %s beside config: a proxy that runs a configuration of Linkerd 1.x is %s", c.Mode, ModeStandalone)
+	}
+	for _, s := range [][2]string{{"dtab", c.Dtab}, {"fs-root", c.FsRoot}, {"policy", c.Policy}} {
+		if s[1] != "" {
+			bad("%s is set beside config, which says this itself, for each router", s[0])
+		}
+	}
+	if c.controlled() {
+		c.validateController(bad)
+	}
+}
+
+func (c *Config) validateController(bad func(format string, args ...any)) {
+	if u, err := url.Parse(c.Controller); err != nil || u.Scheme != "https" || u.Host == "" {
+		bad("controller is %q, which is no https URL", c.Controller)
+	}
+}
+
+// controlled reports whether there is a controller that can be trusted.
+func (c *Config) controlled() bool { return c.ControllerCA != "" || c.ControllerCAFile != "" }
 
 // identity returns the SPIFFE ID of the proxy.
 func (c *Config) identity() (spiffeid.ID, error) {

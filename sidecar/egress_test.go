@@ -6,9 +6,7 @@ import (
 )
 
 func TestEgress(t *testing.T) {
-	c := DefaultConfig()
-	c.PodIP, c.Outgoing, c.Incoming = "10.0.0.1", "0.0.0.0:4140", ":4141"
-	allow := c.egress()
+	allow := egress("10.0.0.1", false, "0.0.0.0:4140", ":4141")
 	for address, want := range map[string]bool{
 		"93.184.216.34:80": true, "10.0.0.1:30080": true, "10.0.0.2:4140": true, "[2001:db8::1]:80": true,
 		"10.0.0.1:4140": false, "10.0.0.1:4141": false, "127.0.0.1:10250": false, "127.1.2.3:80": false, "[::1]:80": false,

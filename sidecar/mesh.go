@@ -3,19 +3,14 @@ package sidecar
 import (
 	"context"
 	"crypto/tls"
-	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/run"
-	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
-	"github.com/tulle-mesh/tulle/sidecar/policy"
-	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
-	"github.com/tulle-mesh/tulle/sidecar/telemetry"
 )
 
 // mesh is what a proxy has because there is a controller: an identity, names of
@@ -29,27 +24,42 @@ type mesh struct {
 	namespace func(context.Context, string) (string, error)
 }
 
-// newMesh reads the CA file and asks for the addresses of the machine.
-func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, behaviour *watch.Value[*policy.Policy], registry prometheus.Registerer, leaving func() bool, log *slog.Logger) (*mesh, error) {
-	roots, err := cfg.roots()
+// controllerTLS returns how the controller is trusted. It reads the CA file.
+func (c *Config) controllerTLS() (*tls.Config, error) {
+	roots, err := c.roots()
 	if err != nil {
 		return nil, err
 	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, nil
+}
+
+// newNamer makes the client of the controller's namer.
+func (p *Proxy) newNamer(mode string) (*namer.Client, error) {
+	controller, err := p.cfg.controllerTLS()
+	if err != nil {
+		return nil, err
+	}
+	return namer.New(namer.Config{
+		URL: p.cfg.Controller, TLS: controller, Token: certs.FileToken(p.cfg.TokenFile), Logger: p.log, InUse: p.inUse,
+		Hello: api.Hello{Proxy: p.cfg.PodName, Node: p.cfg.Node, Mode: mode, DtabNamespace: p.cfg.DtabNamespace},
+	})
+}
+
+// newMesh makes what the mesh gives, once there are a namer and a policy. It asks
+// for the addresses of the machine.
+func (p *Proxy) newMesh() (*mesh, error) {
+	cfg := p.cfg
 	id, err := cfg.identity()
 	if err != nil {
 		return nil, err
 	}
-	m := &mesh{}
-	controller := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
-	m.identity, err = certs.New(certs.Config{
-		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), ID: id, Logger: log,
-	})
+	controller, err := cfg.controllerTLS()
 	if err != nil {
 		return nil, err
 	}
-	m.namer, err = namer.New(namer.Config{
-		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), Logger: log,
-		Hello: api.Hello{Proxy: cfg.PodName, Node: cfg.Node, Mode: cfg.Mode, DtabNamespace: cfg.DtabNamespace},
+	m := &mesh{namer: p.namer}
+	m.identity, err = certs.New(certs.Config{
+		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), ID: id, Logger: p.log,
 	})
 	if err != nil {
 		return nil, err
@@ -61,24 +71,17 @@ func newMesh(cfg Config, pools *pool.Set, metrics *telemetry.Metrics, behaviour 
 		m.namespace, ours = m.node.namespace, m.node.ours
 	}
 	m.incoming = router.NewIncoming(router.IncomingConfig{
-		TLS: m.identity.ServerTLS(), Identified: m.identity.Ready(), Pools: pools, Metrics: metrics, Policy: behaviour, Ours: ours, Grace: grace, Leaving: leaving, Logger: log,
+		TLS: m.identity.ServerTLS(), Identified: m.identity.Ready(), Pools: p.pools, Metrics: p.counts, Policy: p.policy.Value(),
+		Ours: ours, Grace: p.grace, Leaving: p.leaving, Logger: p.log,
 	})
-	prometheus.WrapRegistererWithPrefix("tulle_", registry).MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "namer_connected",
-			Help: "1 while the stream from the namer is up."}, func() float64 {
-			if m.namer.Connected() {
-				return 1
-			}
-			return 0
-		}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "identity_expiry_seconds",
-			Help: "Unix time at which the proxy's certificate expires; 0 before the first."}, func() float64 {
-			if t := m.identity.NotAfter(); !t.IsZero() {
-				return float64(t.Unix())
-			}
-			return 0
-		}),
-	)
+	p.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tulle_identity_expiry_seconds", Help: "Unix time at which the proxy's certificate expires; 0 before the first.",
+	}, func() float64 {
+		if t := m.identity.NotAfter(); !t.IsZero() {
+			return float64(t.Unix())
+		}
+		return 0
+	}))
 	return m, nil
 }
 
@@ -115,7 +118,6 @@ func (m *mesh) ready(ctx context.Context) error {
 func (m *mesh) support() []run.Component {
 	components := []run.Component{
 		{Name: "identity", Run: m.identity.Run},
-		{Name: "namer client", Run: m.namer.Run},
 	}
 	if m.node != nil {
 		components = append(components, run.Component{Name: "pods of the node", Run: m.node.run})

@@ -41,7 +41,7 @@ func (oneAddress) Pods(string) (*watch.Value[[]api.Pod], func()) {
 
 // control runs identity and a namer that sends the policy until stop is called,
 // and returns the configuration of a sidecar of theirs.
-func control(t *testing.T, policy *watch.Value[[]byte], backend string) (cfg Config, stop func()) {
+func control(t *testing.T, policy *watch.Value[[]byte], backend string, edit ...func(*namer.StreamConfig)) (cfg Config, stop func()) {
 	t.Helper()
 	ca, err := issuer.NewLocal(time.Hour)
 	if err != nil {
@@ -61,7 +61,11 @@ func control(t *testing.T, policy *watch.Value[[]byte], backend string) (cfg Con
 	}
 	routes := http.NewServeMux()
 	routes.Handle("POST "+certs.Path, identity)
-	routes.Handle("POST "+api.WatchPath, namer.NewStream(namer.StreamConfig{Store: store, Source: oneAddress(backend), Policy: policy, Logger: quiet}))
+	stream := namer.StreamConfig{Store: store, Source: oneAddress(backend), Policy: policy, Logger: quiet}
+	for _, f := range edit {
+		f(&stream)
+	}
+	routes.Handle("POST "+api.WatchPath, namer.NewStream(stream))
 	server := httptest.NewUnstartedServer(routes)
 	serving, cancel := context.WithCancel(context.Background())
 	server.Config.BaseContext = func(net.Listener) context.Context { return serving }

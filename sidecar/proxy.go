@@ -22,8 +22,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,15 +34,14 @@ import (
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/dns"
-	"github.com/tulle-mesh/tulle/naming/file"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	namer "github.com/tulle-mesh/tulle/naming/namer/client"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
-	"github.com/tulle-mesh/tulle/sidecar/accesslog"
+	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/handover"
+	"github.com/tulle-mesh/tulle/sidecar/linkerd"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
@@ -56,87 +55,145 @@ const grace = 20 * time.Second
 
 // Proxy is one proxy. New makes it, Run runs it, once.
 type Proxy struct {
-	cfg      Config
-	log      *slog.Logger
-	registry *prometheus.Registry
-	mesh     *mesh       // nil in standalone mode
-	files    *file.Namer // nil without a directory of files
-	// policy is that of the file if there is one, and otherwise the mesh's.
+	cfg     Config
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	counts  *telemetry.Metrics
+	made    time.Time
+	grace   time.Duration // for requests under way when the proxy stops
+
+	// What all routers share.
+	pools  *pool.Set
+	dns    *dns.Namer
+	hosts  *dns.Namer    // of files of addresses, which are the word of whoever runs the proxy
+	namer  *namer.Client // nil without a controller
+	names  *names
+	taken  atomic.Pointer[api.Namers] // that the mesh sent, and names follow; nil for none
+	routes []*route
+
+	mesh *mesh           // nil in standalone mode
+	file *linkerd.Config // nil without one
+	said map[string]any  // the same, word by word
+	// policy is that of the file if there is one, and otherwise the mesh's; nil
+	// where each server has its own.
 	policy     *policy.Live
 	policyFile *policy.File // nil without a file
-
-	names    *bind.Binder
-	clients  *client.Set
-	pools    *pool.Set
-	outgoing *router.Outgoing
-	access   *accesslog.Log
 
 	poller    *socket.Poller // since Run
 	listeners *handover.Set  // since Run
 	linger    time.Duration
 }
 
-// New puts a proxy together. It reads the policy and the CA file and asks for the
-// addresses of the machine; it opens nothing, so that a proxy that is only made
-// shows whether what it was told is right.
+// New puts a proxy together. It reads the policy, the CA file or the configuration
+// of Linkerd 1.x, and asks for the addresses of the machine; it opens nothing, so
+// that a proxy that is only made shows whether what it was told is right.
 func New(cfg Config, log *slog.Logger) (*Proxy, error) {
+	return newProxy(cfg, log, false)
+}
+
+// newProxy is New; one that is only to be checked may lack a controller.
+func newProxy(cfg Config, log *slog.Logger, checked bool) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Proxy{cfg: cfg, log: log, registry: prometheus.NewRegistry(), linger: linger}
-	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	metrics := telemetry.New(p.registry)
-	p.policy = policy.NewLive(log)
-	if cfg.Policy != "" {
-		p.policyFile = policy.NewFile(cfg.Policy, log)
+	p := &Proxy{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), made: time.Now(), grace: grace, linger: linger}
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.counts = telemetry.New(p.metrics)
+	p.pools = pool.NewSet(p.dialer())
+	p.dns = dns.New(dns.Config{Lookup: lookup, Allow: p.egress()})
+	p.hosts = dns.New(dns.Config{Lookup: lookup})
+	var err error
+	switch {
+	case cfg.Config != "":
+		err = p.makeFile(checked)
+	case cfg.Mode == ModeStandalone:
+		err = p.makeStandalone()
+	default:
+		err = p.makeMesh()
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.count()
+	return p, nil
+}
+
+// loadPolicy makes the policy that all routers have, which is the default one
+// until another is taken.
+func (p *Proxy) loadPolicy() error {
+	p.policy = policy.NewLive(p.log)
+	if p.cfg.Policy != "" {
+		p.policyFile = policy.NewFile(p.cfg.Policy, p.log)
 		if err := p.policyFile.Load(); err != nil {
-			return nil, err
+			return err
 		}
 		p.policy = p.policyFile.Live
 	}
 	p.countReloads()
-	p.logRequests()
-	p.pools = pool.NewSet(p.dialer())
-	s := &source{dns: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP, Allow: cfg.egress()})}
-	outgoing := router.OutgoingConfig{Metrics: metrics, Policy: p.policy.Value(), Grace: grace, Leaving: p.leaving, AccessLog: p.access, Logger: log}
-	var dtab *watch.Value[*naming.Dtab]
-	if cfg.Mode == ModeStandalone {
-		rules, err := naming.ParseDtab(cfg.Dtab)
-		if err != nil {
-			return nil, err
-		}
-		dtab = watch.New(&rules)
-		if cfg.FsRoot != "" {
-			if info, err := os.Stat(cfg.FsRoot); err != nil {
-				return nil, fmt.Errorf("fs-root: %w", err)
-			} else if !info.IsDir() {
-				return nil, fmt.Errorf("fs-root %s is no directory", cfg.FsRoot)
-			}
-			// Addresses in files are the word of whoever runs the proxy.
-			hosts := dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})
-			p.files = file.New(file.Config{Root: cfg.FsRoot, Inet: hosts.Replicas, Logger: log})
-			s.files = p.files
-		}
-		outgoing.Namespace = func(context.Context, string) (string, error) { return cfg.DefaultNamespace, nil }
-		identified := make(chan struct{})
-		close(identified) // there is nobody to prove anything to
-		outgoing.Identified = identified
-	} else {
-		m, err := newMesh(cfg, p.pools, metrics, p.policy.Value(), p.registry, p.leaving, log)
-		if err != nil {
-			return nil, err
-		}
-		p.mesh, s.namer, dtab = m, m.namer, m.namer.Dtab()
-		if p.policyFile == nil {
-			p.takePolicy(m.namer.Policy())
-		}
-		outgoing.Namespace, outgoing.Identified = m.namespace, m.identity.Ready()
+	return nil
+}
+
+// makeStandalone makes the router of a proxy without a controller.
+func (p *Proxy) makeStandalone() error {
+	if err := p.loadPolicy(); err != nil {
+		return err
 	}
-	p.names = bind.New(bind.Config{Dtab: dtab, Names: watch.New[bind.Names](s)})
-	p.clients = client.NewSet(client.Config{Source: s, Pools: p.pools, Policy: p.policy.Value(), Metrics: metrics})
-	outgoing.Binder, outgoing.Clients = p.names, p.clients
-	p.outgoing = router.NewOutgoing(outgoing)
-	return p, nil
+	dtab, err := naming.ParseDtab(p.cfg.Dtab)
+	if err != nil {
+		return err
+	}
+	namers := registry.Default()
+	if p.cfg.FsRoot != "" {
+		if info, err := os.Stat(p.cfg.FsRoot); err != nil {
+			return fmt.Errorf("fs-root: %w", err)
+		} else if !info.IsDir() {
+			return fmt.Errorf("fs-root %s is no directory", p.cfg.FsRoot)
+		}
+		for i := range namers {
+			if namers[i].Kind == registry.Files {
+				namers[i].RootDir = p.cfg.FsRoot
+			}
+		}
+	}
+	if p.names, err = p.newNames(namers); err != nil {
+		return err
+	}
+	p.routes = []*route{p.newRoute(&route{
+		label: outgoing, rules: watch.New(&dtab), names: p.names, policy: p.policy.Value(),
+		servers: []*listener{{address: p.cfg.Outgoing, policy: p.policy.Value()}},
+	}, bind.Config{}, client.Config{})}
+	p.routes[0].open(p, router.OutgoingConfig{Local: p.cfg.local(nil)})
+	return nil
+}
+
+// makeMesh makes the routers of a proxy that has a controller.
+func (p *Proxy) makeMesh() error {
+	if err := p.loadPolicy(); err != nil {
+		return err
+	}
+	var err error
+	if p.namer, err = p.newNamer(p.cfg.Mode); err != nil {
+		return err
+	}
+	if p.mesh, err = p.newMesh(); err != nil {
+		return err
+	}
+	if p.policyFile == nil {
+		p.takePolicy(p.namer.Policy())
+	}
+	if p.names, err = p.newNames(registry.Default()); err != nil {
+		return err
+	}
+	meaning := watch.New[bind.Names](p.names)
+	p.takeNamers(p.namer.Namers(), meaning)
+	p.routes = []*route{p.newRoute(&route{
+		label: outgoing, rules: p.namer.Dtab(), kept: true, names: p.names, policy: p.policy.Value(),
+		servers: []*listener{{address: p.cfg.Outgoing, policy: p.policy.Value()}},
+	}, bind.Config{Names: meaning}, client.Config{})}
+	p.routes[0].open(p, router.OutgoingConfig{
+		Namespace: p.mesh.namespace, Identified: p.mesh.identity.Ready(), Local: p.cfg.local(p.mesh.node),
+	})
+	return nil
 }
 
 // takePolicy follows the policy of the mesh for as long as the proxy lives. It is
@@ -150,6 +207,31 @@ func (p *Proxy) takePolicy(sent *watch.Value[*api.Policy]) {
 	})
 }
 
+// takeNamers follows the namers of the mesh in the same way. The old ones count
+// until all that is followed follows the new ones.
+func (p *Proxy) takeNamers(sent *watch.Value[*api.Namers], meaning *watch.Value[bind.Names]) {
+	sent.Notify(func() {
+		latest := sent.Get()
+		source := "namers of the mesh, version " + latest.Version
+		namers, warnings, err := registry.Parse(source, []byte(latest.Text))
+		var next *registry.Registry
+		if err == nil {
+			next, err = p.newRegistry(namers)
+		}
+		if err != nil {
+			p.log.Error("namers not taken, the old ones stay", "error", err)
+			return
+		}
+		for _, w := range warnings {
+			p.log.Warn(w.Text, "file", w.File, "line", w.Line)
+		}
+		p.names.replace(next)
+		p.taken.Store(latest)
+		meaning.Set(p.names) // so that all names are bound anew
+		p.log.Info("namers changed", "source", source)
+	})
+}
+
 // countReloads exports how often the policy was replaced.
 func (p *Proxy) countReloads() {
 	help := "How often a policy was taken (ok), the first one included, or refused (failed)."
@@ -157,58 +239,26 @@ func (p *Proxy) countReloads() {
 		"ok":     func() float64 { taken, _ := p.policy.Loads(); return float64(taken) },
 		"failed": func() float64 { _, refused := p.policy.Loads(); return float64(refused) },
 	} {
-		p.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		p.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "tulle_policy_reloads_total", Help: help, ConstLabels: prometheus.Labels{"result": result},
 		}, count))
 	}
-}
-
-// logRequests makes the access log, which follows the policy.
-func (p *Proxy) logRequests() {
-	p.access = accesslog.New(accesslog.Config{
-		Path: func() string { return p.policy.Value().Get().Server.HTTPAccessLog }, Logger: p.log,
-	})
-	p.policy.Value().Notify(p.access.Reopen) // for as long as both live
-	p.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "tulle_access_log_dropped_total", Help: "Lines of the access log that the disk did not take, or not in time.",
-	}, func() float64 { return float64(p.access.Dropped()) }))
 }
 
 // Reload reads the policy again at once, not only when its file was seen to
 // change, and opens the access log anew. It does not wait for the outcome, which
 // is logged.
 func (p *Proxy) Reload() {
-	p.access.Reopen()
+	for _, r := range p.routes {
+		for _, l := range r.servers {
+			l.access.Reopen()
+		}
+	}
 	if p.policyFile == nil {
 		p.log.Info("nothing to reload: there is no policy file")
 		return
 	}
 	p.policyFile.Reload()
-}
-
-// showPolicy prints what holds for one client and one service, or if neither is
-// named the whole policy; and where that comes from.
-func (p *Proxy) showPolicy(client, service string) any {
-	all := p.policy.Value().Get()
-	holds := map[string]any{"source": all.Source}
-	if client != "" {
-		holds["client"] = all.Client(client)
-	}
-	if service != "" {
-		holds["service"] = all.Service(service)
-	}
-	if client == "" && service == "" {
-		holds["policy"] = all
-	}
-	return holds
-}
-
-// waiting returns what the proxy cannot serve without and has not got yet.
-func (p *Proxy) waiting() []string {
-	if p.mesh == nil {
-		return nil
-	}
-	return p.mesh.waiting()
 }
 
 // server is a part of a proxy that has an address of its own.
@@ -224,21 +274,11 @@ type server struct {
 // except in standalone mode, where nobody starts again what ends. An address
 // that cannot be listened on is an error.
 func (p *Proxy) Run(ctx context.Context) error {
-	pages := &http.Server{
-		Handler: p.closing(admin.Handler(admin.Config{
-			Metrics: p.registry, Ready: p.waiting, Dtab: func() string { return p.names.Base().String() },
-			Policy: p.showPolicy,
-		})),
-		ReadHeaderTimeout: 5 * time.Second,
-	}
-	servers := []server{
-		{"outgoing", p.cfg.Outgoing, true, func(ln net.Listener) run.Component {
-			return run.Component{Name: "outgoing router", Run: func(ctx context.Context) error { return p.outgoing.Serve(ctx, ln) }}
-		}},
-		{"admin", p.cfg.Admin, false, func(ln net.Listener) run.Component {
-			return run.Component{Name: "admin", Run: run.HTTP(pages, ln, time.Second)}
-		}},
-	}
+	pages := &http.Server{Handler: p.closing(admin.Handler(p.pages())), ReadHeaderTimeout: 5 * time.Second}
+	servers := p.servers()
+	servers = append(servers, server{"admin", p.admin(), false, func(ln net.Listener) run.Component {
+		return run.Component{Name: "admin", Run: run.HTTP(pages, ln, time.Second)}
+	}})
 	if p.mesh != nil {
 		servers = append(servers, server{"incoming", p.cfg.Incoming, true, func(ln net.Listener) run.Component {
 			return run.Component{Name: "incoming router", Run: func(ctx context.Context) error { return p.mesh.incoming.Serve(ctx, ln) }}
@@ -295,7 +335,11 @@ func (p *Proxy) serve(ctx context.Context, servers []server, failed <-chan error
 			}
 		}},
 	}
-	attrs := []any{"mode", p.cfg.Mode, "policy", p.policy.Value().Get().Source}
+	p.tell()
+	attrs := []any{"mode", p.mode()}
+	if p.policy != nil {
+		attrs = append(attrs, "policy", p.policy.Value().Get().Source)
+	}
 	if p.mesh != nil {
 		attrs = append(attrs, "identity", p.mesh.identity.ID())
 	}
@@ -323,16 +367,19 @@ func (p *Proxy) serve(ctx context.Context, servers []server, failed <-chan error
 func (p *Proxy) support() []run.Component {
 	components := []run.Component{
 		{Name: "poller", Run: p.poller.Run},
-		{Name: "names", Run: p.names.Run},
-		{Name: "clients", Run: p.clients.Run},
 		{Name: "connections", Run: p.pools.Run},
-		{Name: "access log", Run: p.access.Run},
+	}
+	for _, n := range p.meanings() {
+		components = append(components, run.Component{Name: "namers", Run: n.run})
+	}
+	for _, r := range p.routes {
+		components = append(components, r.support()...)
 	}
 	if p.policyFile != nil {
 		components = append(components, run.Component{Name: "policy", Run: p.policyFile.Run})
 	}
-	if p.files != nil {
-		components = append(components, run.Component{Name: "files of addresses", Run: p.files.Run})
+	if p.namer != nil {
+		components = append(components, run.Component{Name: "namer client", Run: p.namer.Run})
 	}
 	if p.mesh != nil {
 		components = append(components, p.mesh.support()...)
@@ -367,29 +414,4 @@ func (p *Proxy) dialer() pool.Dial {
 		}
 		return conn, nil
 	}
-}
-
-// source asks whoever knows a name: DNS, the files, or the namer. A nil one
-// knows nothing.
-type source struct {
-	dns   *dns.Namer
-	files *file.Namer
-	namer *namer.Client
-}
-
-// Resolver implements bind.Names.
-func (s *source) Resolver(state func(id naming.Path) naming.Replicas) naming.Resolver {
-	return rewrite.Resolver(state)
-}
-
-func (s *source) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
-	switch {
-	case strings.HasPrefix(id, "/$/inet/"):
-		return s.dns.Replicas(id)
-	case strings.HasPrefix(id, "/#/io.l5d.fs/") && s.files != nil:
-		return s.files.Replicas(id)
-	case strings.HasPrefix(id, "/#/io.l5d.k8s/") && s.namer != nil:
-		return s.namer.Replicas(id)
-	}
-	return watch.New(naming.Replicas{State: naming.StateNeg}), func() {}
 }

@@ -5,13 +5,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/internal/setting"
@@ -21,27 +25,65 @@ import (
 func main() {
 	ctx, stop := run.Signals(context.Background())
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	cmd := command()
+	cmd.SetArgs(double(cmd.Flags(), os.Args[1:]))
+	switch err := cmd.ExecuteContext(ctx); {
+	case errors.Is(err, errReported):
+		os.Exit(1)
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "tulle-proxy:", err)
 		os.Exit(1)
 	}
 }
 
+// errReported is returned when what is wrong has been printed.
+var errReported = errors.New("the configuration cannot be served")
+
+// double writes flags with one hyphen, as users of Linkerd 1.x do (-config FILE,
+// -validate), with two.
+func double(known *pflag.FlagSet, args []string) []string {
+	all := slices.Clone(args)
+	for i, arg := range all {
+		if arg == "--" {
+			break
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
+		if len(name) > 1 && name[0] != '-' && arg[0] == '-' && known.Lookup(name) != nil {
+			all[i] = "-" + arg
+		}
+	}
+	return all
+}
+
 func command() *cobra.Command {
 	cfg := sidecar.DefaultConfig()
 	cmd := &cobra.Command{
-		Use:           "tulle-proxy",
-		Short:         "The proxy of the Tulle service mesh",
-		Args:          cobra.NoArgs,
+		Use:   "tulle-proxy [FILE]",
+		Short: "The proxy of the Tulle service mesh",
+		Long: `The proxy of the Tulle service mesh, in a pod, on a node, or alone.
+
+With FILE (or --config FILE, - for standard input) it runs the routers of a
+configuration of Linkerd 1.x instead. Then --validate prints a line for each
+thing in it that has no effect or cannot be served yet, and exits with 0 if
+at least one router can be, with 1 otherwise.`,
+		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	validate := cmd.Flags().Bool("validate", false, "check the settings and the policy, open nothing, and exit with 0 or 1")
 	serving := cmd.Flags().Bool("serving", false, "check whether the proxy that runs with these settings has its listeners, and exit with 0 or 1; for probes")
-	settings, err := setting.New(&cfg, cmd.Flags())
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	settings, err := setting.NewNamed(&cfg, cmd.Flags(), "settings")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
+		}
+		if len(args) > 0 {
+			if cmd.Flags().Changed("config") {
+				return fmt.Errorf("two configurations, %s and %s: there must be one", cfg.Config, args[0])
+			}
+			if err := cmd.Flags().Set("config", args[0]); err != nil {
+				return err
+			}
 		}
 		if err := settings.Load(); err != nil {
 			return err
@@ -52,6 +94,9 @@ func command() *cobra.Command {
 		var level slog.Level
 		if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
 			return fmt.Errorf("log-level is %q, allowed: debug, info, warn, error", cfg.LogLevel)
+		}
+		if cfg.Config != "" && *validate {
+			return report(cmd, cfg)
 		}
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 		proxy, err := sidecar.New(cfg, log)
@@ -68,4 +113,21 @@ func command() *cobra.Command {
 		return proxy.Run(cmd.Context())
 	}
 	return cmd
+}
+
+// report prints what there is to say of a configuration of Linkerd 1.x.
+func report(cmd *cobra.Command, cfg sidecar.Config) error {
+	r, err := sidecar.Check(cfg)
+	if err != nil {
+		cmd.PrintErrln(err)
+		return errReported
+	}
+	for _, line := range r.Lines {
+		cmd.Println(line)
+	}
+	cmd.Printf("%d of %d routers can be served\n", r.Served, r.Total)
+	if r.Served == 0 {
+		return errReported
+	}
+	return nil
 }

@@ -38,3 +38,71 @@ func TestValidate(t *testing.T) {
 		})
 	}
 }
+
+// start runs the program with these arguments, written as its users write them, and
+// returns what it prints.
+func start(t *testing.T, args ...string) (printed string, err error) {
+	t.Helper()
+	cmd := command()
+	var out strings.Builder
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(double(cmd.Flags(), args))
+	err = cmd.Execute()
+	return out.String(), err
+}
+
+func TestValidateLinkerdConfiguration(t *testing.T) {
+	file := func(content string) string {
+		path := filepath.Join(t.TempDir(), "linkerd.yaml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := file("usage: {enabled: true}\nrouters:\n- protocol: http\n  servers: [{port: 4140}]\n- protocol: h2\n  servers: [{port: 4142}]\n")
+	for _, args := range [][]string{
+		{"-config", good, "-validate"}, {"--config", good, "--validate"}, {"-validate", "-config=" + good}, {"-validate", good}, {good, "-validate"},
+	} {
+		printed, err := start(t, args...)
+		lines := strings.Split(printed, "\n")
+		if err != nil || len(lines) != 4 || !strings.HasPrefix(lines[0], good+":1: warning: ") || !strings.HasPrefix(lines[1], good+":5: missing: ") ||
+			lines[2] != "1 of 2 routers can be served" {
+			t.Errorf("%v: %v\n%s", args, err, printed)
+		}
+	}
+	wrong := file("routers:\n- protocol: htp\n  servers: [{prot: 4140}]\n")
+	if printed, err := start(t, "-validate", wrong); err != errReported || !strings.Contains(printed, wrong+":2: ") || !strings.Contains(printed, "\n"+wrong+":3: ") {
+		t.Errorf("%v\n%s", err, printed)
+	}
+	later := file("routers:\n- protocol: h2\n  servers: [{port: 4140}]\n")
+	if printed, err := start(t, "-validate", later); err != errReported || !strings.HasSuffix(printed, "0 of 1 routers can be served\n") {
+		t.Errorf("%v\n%s", err, printed)
+	}
+	if _, err := start(t, later); err == nil || !strings.Contains(err.Error(), "there is no router that can be served") {
+		t.Error(err)
+	}
+	if _, err := start(t, "-config", good, wrong); err == nil || !strings.Contains(err.Error(), "two configurations") {
+		t.Error(err)
+	}
+	if _, err := start(t, "-validate", good+"x"); err != errReported {
+		t.Error(err)
+	}
+}
+
+func TestValidateStandardInput(t *testing.T) {
+	content, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin := os.Stdin
+	os.Stdin = content
+	defer func() { os.Stdin = stdin }()
+	if _, err := in.WriteString(`{"routers": [{"protocol": "http", "servers": [{"port": 4140}]}]}`); err != nil {
+		t.Fatal(err)
+	}
+	_ = in.Close()
+	if printed, err := start(t, "-validate", "-"); err != nil || printed != "1 of 1 routers can be served\n" {
+		t.Errorf("%v %q", err, printed)
+	}
+}

@@ -1,10 +1,17 @@
-// Package admin serves a proxy's administration port: liveness, readiness and
-// metrics. It is a slow path and uses net/http.
+// Package admin serves a proxy's administration port: liveness, readiness,
+// metrics, and what the proxy knows of names. It is a slow path and uses net/http.
 //
-//	h := admin.Handler(admin.Config{Metrics: registry, Ready: func() []string { return nil }})
+// It keeps nothing: each page asks a function of its Config. Pages that Linkerd
+// 1.x has answer as there, and ours are under /admin.
+//
+// Invariant: nothing that a page does changes how requests are served.
+//
+//	h := admin.Handler(admin.Config{Metrics: registry, Ready: func() []string { return nil }, …})
 package admin
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,30 +21,42 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config is what the pages show.
+// Config is what the pages show. All functions are called from many goroutines.
 type Config struct {
 	Metrics prometheus.Gatherer
-	// Ready returns what the proxy still waits for; nothing means ready. It is
-	// called from many goroutines.
+	// Ready returns what the proxy still waits for; nothing means ready.
 	Ready func() []string
-	// Dtab returns the base dtab that the proxy routes by, in canonical form.
-	Dtab func() string
-	// Policy returns, as what becomes JSON, what holds for a client and a service,
-	// or the whole policy if both are empty.
-	Policy func(client, service string) any
+	// Note returns what a ready proxy does without at present; empty for nothing.
+	Note func() string
+	// Dtab returns the base dtab that the router with this label routes by, in
+	// canonical form; if there is no such router, that of all.
+	Dtab func(router string) string
+	// Policy returns, as what becomes JSON, what holds for a client and a service
+	// of a router, or the whole policy if both are empty.
+	Policy func(router, client, service string) any
+	// Delegate returns, as JSON, every step of what a name means. An error is
+	// ErrNoDelegation, that of ctx, or one for the reader.
+	Delegate func(context.Context, Question) ([]byte, error)
+	// NamerState returns what is known of names. The caller may change it.
+	NamerState func() NamerState
+	// Configuration returns, as what becomes JSON, what the proxy was told.
+	Configuration func() any
 }
 
 const index = `tulle-proxy
 
-/admin/ping    is the process alive
-/admin/ready   does it serve requests
-/admin/dtab    the rules it routes by
-/admin/policy  how it behaves; ?client=NAME and ?service=NAME for one of them
-/metrics       its counters, for Prometheus
+/admin/ping        is the process alive
+/admin/ready       does it serve requests, and what does it do without
+/admin/dtab        the rules it routes by; ?router=LABEL for those of one
+/admin/policy      how it behaves; ?router=LABEL, ?client=NAME and ?service=NAME for one of them
+/metrics           its counters, for Prometheus
+/config.json       what it was told
+/delegator.json    what a name means, step by step; ?path=/svc/NAME, &dtab=RULES, &namespace=ROUTER, &caller=NAMESPACE
+/bound-names.json  the names it knows
+/namer_state       the same with their endpoints; /namer_state/PREFIX.json for those of one namer
 `
 
-// Handler returns the pages: /admin/ping, /admin/ready, /admin/dtab,
-// /admin/policy, /metrics and an index.
+// Handler returns the pages that the index names.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -52,21 +71,38 @@ func Handler(c Config) http.Handler {
 			_, _ = fmt.Fprintf(w, "not ready: waiting for %s\n", strings.Join(waiting, " and "))
 			return
 		}
+		if note := c.Note(); note != "" {
+			_, _ = fmt.Fprintf(w, "ready; %s\n", note)
+			return
+		}
 		_, _ = fmt.Fprint(w, "ready\n")
 	})
-	mux.HandleFunc("GET /admin/dtab", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = fmt.Fprintln(w, c.Dtab())
+	mux.HandleFunc("GET /admin/dtab", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintln(w, c.Dtab(r.URL.Query().Get("router")))
 	})
 	mux.HandleFunc("GET /admin/policy", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		text, err := json.MarshalIndent(c.Policy(q.Get("client"), q.Get("service")), "", "  ")
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(text, '\n'))
+		show(w, c.Policy(q.Get("router"), q.Get("client"), q.Get("service")))
 	})
+	mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) { show(w, c.Configuration()) })
+	mux.Handle("/delegator.json", delegator(c))
+	mux.HandleFunc("GET /bound-names.json", boundNames(c))
+	mux.HandleFunc("GET /namer_state", namerState(c))
+	mux.HandleFunc("GET /namer_state/{prefix...}", namerState(c))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// show answers with v as JSON that people can read.
+func show(w http.ResponseWriter, v any) {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // rules are full of >
+	if err := e.Encode(v); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(text.Bytes())
 }

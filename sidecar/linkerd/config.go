@@ -20,7 +20,6 @@
 package linkerd
 
 import (
-	"errors"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/document"
@@ -45,6 +44,8 @@ type Config struct {
 	Namers []registry.Namer
 	// Warnings are words that have no effect, by line.
 	Warnings []document.Warning
+
+	files []document.Mention
 }
 
 // Protocols of a router.
@@ -133,13 +134,3 @@ type Interpreter struct {
 	// RetryMin and RetryMax are how long Namerd waits before it connects again.
 	RetryMin, RetryMax time.Duration
 }
-
-// Parse reads a configuration; file is its name, for errors. The error joins all
-// that is wrong, one line each, as file:line: key: what is wrong.
-func Parse(file string, content []byte) (*Config, error) {
-	return nil, errors.New("not read yet")
-}
-
-// CheckFiles reports every file that the configuration names and that cannot be
-// read, such as a certificate, as Parse does. A file of rules may come later.
-func (c *Config) CheckFiles() error { return nil }

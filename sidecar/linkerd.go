@@ -1,0 +1,235 @@
+package sidecar
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming/registry"
+	"github.com/tulle-mesh/tulle/sidecar/bind"
+	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/linkerd"
+	"github.com/tulle-mesh/tulle/sidecar/router"
+)
+
+// maxFile is the largest configuration in bytes, that of a ConfigMap.
+const maxFile = 1 << 20
+
+// modeConfigured is what a proxy that runs a configuration of Linkerd 1.x tells the
+// namer that it is: nobody's sidecar, and with no certificate to show.
+const modeConfigured = ModeStandalone
+
+// makeFile makes the routers of a configuration of Linkerd 1.x.
+func (p *Proxy) makeFile(checked bool) error {
+	file, content, err := readFile(p.cfg.Config)
+	if err != nil {
+		return err
+	}
+	if p.file, err = linkerd.Parse(file, content); err != nil {
+		return err
+	}
+	if err := yaml.Unmarshal(content, &p.said); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	if err := p.file.CheckFiles(); err != nil {
+		return err
+	}
+	if p.file.ShutdownGrace > 0 {
+		p.grace = p.file.ShutdownGrace
+	}
+	switch needs := p.needsController(); {
+	case p.cfg.controlled():
+		if p.namer, err = p.newNamer(modeConfigured); err != nil {
+			return err
+		}
+	case needs != "" && !checked:
+		return errors.New(needs)
+	}
+	if p.names, err = p.newNames(p.file.Namers); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	p.names.direct = true
+	for i := range p.file.Routers {
+		if err := p.makeRoute(&p.file.Routers[i]); err != nil {
+			return fmt.Errorf("%s: router %s: %w", file, p.file.Routers[i].Label, err)
+		}
+	}
+	if len(p.routes) == 0 && !checked {
+		return errors.Join(fmt.Errorf("%s: there is no router that can be served", file), join(p.missing()))
+	}
+	return nil
+}
+
+// makeRoute makes what can be served of one router, if there is anything.
+func (p *Proxy) makeRoute(said *linkerd.Router) error {
+	if !servable(said) {
+		return nil
+	}
+	r := &route{label: said.Label, prefix: said.Prefix, rules: watch.New(&said.Dtab), names: p.names}
+	var err error
+	if r.transform, err = p.names.current.Load().Transformation(said.Transformers); err != nil {
+		return err
+	}
+	switch in := said.Interpreter; in.Kind {
+	case linkerd.File:
+		r.stored = newRules(in.File, p.log)
+	case linkerd.Namerd:
+		return errors.New("namerd: not yet")
+	}
+	everywhere := []string{}
+	for _, s := range said.Servers {
+		if len(s.Missing) > 0 {
+			continue
+		}
+		l := &listener{address: s.Address, policy: watch.New(s.Policy)}
+		r.servers = append(r.servers, l)
+		if !s.Policy.Server.ClearContext && !onLoopback(s.Address) {
+			everywhere = append(everywhere, s.Address)
+		}
+	}
+	if len(everywhere) > 0 {
+		p.log.Warn("whoever reaches these addresses may route their requests by l5d-dtab anywhere that names lead, as in Linkerd 1.x; clearContext: true prevents it",
+			"router", r.label, "addresses", strings.Join(everywhere, " "))
+	}
+	r.policy = r.servers[0].policy // of clients and services all servers of a router say the same
+	p.routes = append(p.routes, p.newRoute(r, bind.Config{
+		Timeout: said.BindingTimeout, Paths: said.Cache.Paths, IdleTTL: said.Cache.IdleTTL,
+	}, client.Config{Limit: said.Cache.Clients, IdleTTL: said.Cache.IdleTTL}))
+	identifiers := make([]router.Identifier, len(said.Identifiers))
+	for i, id := range said.Identifiers {
+		identifiers[i] = router.Identifier(id)
+	}
+	// No Local: whoever reaches the servers may bring rules, as was warned of.
+	r.open(p, router.OutgoingConfig{Identifiers: identifiers})
+	return nil
+}
+
+// servable reports whether anything of the router can be served.
+func servable(r *linkerd.Router) bool {
+	return len(r.Missing) == 0 && slices.ContainsFunc(r.Servers, func(s linkerd.Server) bool { return len(s.Missing) == 0 })
+}
+
+// missing returns what the file asks for and is not served.
+func (p *Proxy) missing() []document.Warning {
+	var all []document.Warning
+	for _, r := range p.file.Routers {
+		all = append(all, r.Missing...)
+		for _, s := range r.Servers {
+			all = append(all, s.Missing...)
+		}
+	}
+	return all
+}
+
+func join(warnings []document.Warning) error {
+	var errs []error
+	for _, w := range warnings {
+		errs = append(errs, errors.New(w.String()))
+	}
+	return errors.Join(errs...)
+}
+
+// needsController returns why the file needs a controller, empty if it does not.
+func (p *Proxy) needsController() string {
+	const hint = "which only Tulle's controller tells a proxy of: set --controller, --controller-ca-file and --token-file"
+	for _, r := range p.file.Routers {
+		if !servable(&r) || r.Interpreter.Kind == linkerd.Namerd {
+			continue // what names mean is namerd's business
+		}
+		for _, n := range p.file.Namers {
+			switch n.Kind {
+			case registry.Kubernetes, registry.KubernetesHere, registry.KubernetesExternal:
+				return fmt.Sprintf("%s: the namer %s is about Services of Kubernetes, %s", p.file.File, n.Kind, hint)
+			}
+		}
+		for _, t := range r.Transformers {
+			if t.Kind == registry.DaemonSet {
+				return fmt.Sprintf("%s: the transformer %s is about a Service of Kubernetes, %s", p.file.File, t.Kind, hint)
+			}
+		}
+	}
+	return ""
+}
+
+// readFile returns the configuration's name and text.
+func readFile(path string) (name string, content []byte, err error) {
+	in := os.Stdin
+	if name = "standard input"; path != "-" {
+		name = path
+		if in, err = os.Open(path); err != nil {
+			return "", nil, fmt.Errorf("read config: %w", err)
+		}
+		defer in.Close()
+	}
+	content, err = io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err == nil && len(content) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("read config: %w", err)
+	}
+	return name, content, nil
+}
+
+// onLoopback reports whether only this machine reaches an address.
+func onLoopback(address string) bool {
+	a, err := netip.ParseAddrPort(address)
+	return err == nil && a.Addr().IsLoopback()
+}
+
+// Report is what -validate says of a configuration of Linkerd 1.x.
+type Report struct {
+	Lines  []string // file:line: text, of each thing that has no effect or is missing
+	Served int      // how many routers can be served, of
+	Total  int
+}
+
+// Check reads the configuration that cfg names and reports on it. It opens nothing
+// and needs no controller. The error joins what is wrong, one line each.
+func Check(cfg Config) (*Report, error) {
+	p, err := newProxy(cfg, slog.New(slog.DiscardHandler), true)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Served: len(p.routes), Total: len(p.file.Routers)}
+	for _, w := range p.file.Warnings {
+		r.Lines = append(r.Lines, fmt.Sprintf("%s:%d: warning: %s", w.File, w.Line, w.Text))
+	}
+	for _, w := range p.missing() {
+		r.Lines = append(r.Lines, fmt.Sprintf("%s:%d: missing: %s", w.File, w.Line, w.Text))
+	}
+	if needs := p.needsController(); needs != "" && !cfg.controlled() {
+		r.Lines = append(r.Lines, "warning: "+needs)
+	}
+	return r, nil
+}
+
+// tell logs what the file says without effect, and what of it is not served.
+func (p *Proxy) tell() {
+	if p.file == nil {
+		return
+	}
+	for _, w := range p.file.Warnings {
+		p.log.Warn(w.Text, "file", w.File, "line", w.Line)
+	}
+	for _, w := range p.missing() {
+		p.log.Error(w.Text, "file", w.File, "line", w.Line)
+	}
+}
+
+// admin is the address of the administration port.
+func (p *Proxy) admin() string {
+	if p.file != nil {
+		return p.file.Admin
+	}
+	return p.cfg.Admin
+}

@@ -1,0 +1,194 @@
+package linkerd
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/schema"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/registry"
+)
+
+// interpreter is an Interpreter while it is being read, and what stands beside it.
+type interpreter struct {
+	Interpreter
+	transformers []registry.Transformer
+	missing      []document.Warning
+}
+
+func readInterpreter(r *document.Reader, path string, n *yaml.Node) func(*router) {
+	i, ok := interpreters().Read(r, path, n)
+	if !ok {
+		return nil
+	}
+	return func(d *router) {
+		d.Interpreter, d.Transformers = i.Interpreter, i.transformers
+		d.Missing = append(d.Missing, i.missing...)
+	}
+}
+
+func interpreterLeaves(path string) []schema.Leaf { return interpreters().Leaves(path) }
+
+const (
+	namerdHTTP = "io.l5d.namerd.http"
+	namerdMesh = "io.l5d.mesh"
+)
+
+// httpPort is where namerd's HTTP API is.
+const httpPort = 4180
+
+func interpreters() schema.Kinds[interpreter] {
+	transformers := schema.Field[interpreter]{Key: "transformers", Read: func(r *document.Reader, path string, n *yaml.Node) func(*interpreter) {
+		ts := registry.ReadTransformers(r, path, n)
+		return func(i *interpreter) { i.transformers = ts }
+	}}
+	kind := func(name string, base Interpreter, required []string, fields ...schema.Field[interpreter]) schema.Kind[interpreter] {
+		return schema.Kind[interpreter]{Name: name, Base: interpreter{Interpreter: base}, Required: required, Fields: append(fields, transformers)}
+	}
+	namerd := func(name string, retry time.Duration, fields ...schema.Field[interpreter]) schema.Kind[interpreter] {
+		base := Interpreter{Kind: Namerd, Namespace: "default", RetryMin: retry, RetryMax: 10 * time.Minute}
+		k := kind(name, base, []string{"dst"}, append(fields, dst(name), retries(base), interpreterTLS())...)
+		k.Check = func(i *interpreter) error {
+			if i.RetryMin > i.RetryMax {
+				return fmt.Errorf("retry.baseSeconds %v is more than retry.maxSeconds %v", i.RetryMin.Seconds(), i.RetryMax.Seconds())
+			}
+			return nil
+		}
+		return k
+	}
+	namespace := schema.Text("namespace", "default", func(i *interpreter) *string { return &i.Namespace }, namespaceName)
+	overHTTP := namerd(namerdHTTP, 5*time.Second, namespace)
+	overHTTP.Experimental = true
+	millis := func(key string) schema.Field[interpreter] {
+		return quiet(schema.Millis(key, 0, schema.Nowhere[interpreter, time.Duration]))
+	}
+	threshold := schema.Group("failureThreshold", millis("minPeriodMs"), millis("closeTimeoutMs"))
+	return schema.Kinds[interpreter]{
+		Unset:  Default,
+		NameOf: func(i interpreter) string { return i.Kind },
+		Foreign: map[string]string{
+			"io.l5d.k8s.configMap": "mount the ConfigMap and name its file by kind io.l5d.fs, which follows it",
+			"io.l5d.consul":        "Consul is not supported; namerd's API or a file can hold the rules",
+			"io.l5d.istio":         "Istio's rules are not read", "io.l5d.k8s.istio": "Istio's rules are not read",
+		},
+		Kinds: []schema.Kind[interpreter]{
+			kind(Default, Interpreter{Kind: Default}, nil),
+			namerd(Namerd, 5*time.Second, namespace, threshold),
+			overHTTP,
+			namerd(namerdMesh, time.Second, root(), threshold,
+				quiet(schema.Integer("initialStreamWindowSizeKB", 1, 1, 1<<31-1, 0, schema.Nowhere[interpreter, int]))),
+			kind(File, Interpreter{Kind: File}, []string{"dtabFile"},
+				schema.Text("dtabFile", "", func(i *interpreter) *string { return &i.File }, func(path string) (string, error) {
+					if path == "" {
+						return "", fmt.Errorf("it is empty, and must be the path of a file of rules")
+					}
+					return path, nil
+				})),
+		},
+	}
+}
+
+// dst is where namerd is. Its protocols but for HTTP are not spoken, and what
+// speaks them has HTTP beside.
+func dst(kind string) schema.Field[interpreter] {
+	path := pathField("dst", nil, func(i *interpreter) *naming.Path { return new(naming.Path) })
+	return schema.Field[interpreter]{
+		Key: "dst",
+		Read: func(r *document.Reader, at string, n *yaml.Node) func(*interpreter) {
+			if path.Read(r, at, n) == nil {
+				return nil
+			}
+			host, port, ok := inet(n.Value)
+			if !ok {
+				r.Fault(n, "%s: %s is no address of a namerd: /$/inet/<host>/<port>", at, n.Value)
+				return nil
+			}
+			if kind != namerdHTTP {
+				switch port {
+				case 4100, 4321:
+					r.Warn(n, "%s: namerd is asked over HTTP, at its port %d in place of %d", at, httpPort, port)
+					port = httpPort
+				case httpPort:
+				default:
+					r.Warn(n, "%s: namerd is asked over HTTP, so port %d must be the one of its httpController, usually %d", at, port, httpPort)
+				}
+			}
+			address := net.JoinHostPort(host, strconv.Itoa(port))
+			return func(i *interpreter) { i.Address = address }
+		},
+		Leaves: path.Leaves,
+	}
+}
+
+// inet returns the address that a path such as /$/inet/namerd.shop.svc/4180 is.
+func inet(text string) (host string, port int, ok bool) {
+	p, err := naming.ParsePath(text)
+	if err != nil || len(p) < 3 || p[0] != "$" || p[1] != "inet" {
+		return "", 0, false
+	}
+	host, number := loopback, p[2]
+	switch len(p) {
+	case 3:
+	case 4:
+		host, number = p[2], p[3]
+	default:
+		return "", 0, false
+	}
+	if host == "127.1" { // which the original's examples have, and its resolver knows
+		host = loopback
+	}
+	port, err = strconv.Atoi(number)
+	return host, port, err == nil && 0 < port && port < 1<<16
+}
+
+func retries(base Interpreter) schema.Field[interpreter] {
+	const most = int64(schema.MaxTime / time.Second)
+	return schema.Group("retry",
+		schema.Integer("baseSeconds", time.Second, 1, most, base.RetryMin, func(i *interpreter) *time.Duration { return &i.RetryMin }),
+		schema.Integer("maxSeconds", time.Second, 1, most, base.RetryMax, func(i *interpreter) *time.Duration { return &i.RetryMax }))
+}
+
+// root is the namespace as a path of one element.
+func root() schema.Field[interpreter] {
+	return schema.Text("root", "/default", func(i *interpreter) *string { return &i.Namespace }, func(s string) (string, error) {
+		p, err := naming.ParsePath(s)
+		if err != nil {
+			return "", err
+		}
+		if len(p) != 1 {
+			return "", fmt.Errorf("%q must be one element, such as /default", s)
+		}
+		return namespaceName(p[0])
+	})
+}
+
+func namespaceName(s string) (string, error) {
+	if s == "" || strings.ContainsAny(s, "/?#% ") {
+		return "", fmt.Errorf("%q is no name of a dtab", s)
+	}
+	return s, nil
+}
+
+// interpreterTLS is read, and keeps the router from being served.
+func interpreterTLS() schema.Field[interpreter] {
+	type none = struct{}
+	f := schema.Deferred(schema.Required(schema.Group("tls",
+		schema.Text("commonName", "", schema.Nowhere[none, string], nil),
+		schema.File("caCert", schema.Nowhere[none, string]),
+	), "commonName"))
+	return schema.Field[interpreter]{
+		Key: f.Key,
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*interpreter) {
+			f.Read(r, path, n)
+			why := missing(r, n, "%s: TLS to namerd is not spoken yet", path)
+			return func(i *interpreter) { i.missing = append(i.missing, why) }
+		},
+		Leaves: f.Leaves,
+	}
+}

@@ -1,0 +1,86 @@
+package linkerd
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/schema"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
+)
+
+// entry is an entry of servers, as it stands in the file.
+type entry struct {
+	path string
+	node *yaml.Node
+	says []schema.Setting[server]
+}
+
+// server is a Server while it is being read.
+type server struct {
+	path    string
+	node    *yaml.Node
+	ip      string
+	port    int
+	policy  policy.Policy
+	missing []document.Warning
+}
+
+func (s *server) address() string { return net.JoinHostPort(s.ip, strconv.Itoa(s.port)) }
+
+// server returns the server of a router that e describes: it has what the router
+// says, and then what it says itself.
+func (e entry) server(d router) *server {
+	s := schema.Apply(server{path: e.path, node: e.node, ip: loopback, port: defaultPort(d.Protocol), policy: d.policy}, e.says)
+	return &s
+}
+
+func readServers(protocol string) func(*document.Reader, string, *yaml.Node) func(*router) {
+	return func(r *document.Reader, path string, n *yaml.Node) func(*router) {
+		var entries []entry
+		for i, item := range schema.Items(r, path, n, "servers") {
+			e := entry{path: fmt.Sprintf("%s[%d]", path, i), node: item}
+			e.says, _ = schema.Read(r, e.path, item, serverFields(protocol), otherProtocol(protocol, serverFields))
+			entries = append(entries, e)
+		}
+		return func(d *router) { d.entries = entries }
+	}
+}
+
+func serverFields(protocol string) []schema.Field[server] {
+	fields := []schema.Field[server]{
+		schema.Integer("port", 1, 0, 65535, defaultPort(protocol), func(s *server) *int { return &s.port }),
+		ipField(loopback, func(s *server) *string { return &s.ip }),
+		schema.Idle(schema.Text("label", "", schema.Nowhere[server, string], nil), "servers are told by their address, and routers by their label"),
+		serverTLS(),
+		schema.Refused[server]("announce", "this proxy announces its servers to nobody"),
+	}
+	for _, f := range ofBoth(protocol, policy.LinkerdServer) {
+		fields = append(fields, schema.Lift(f, func(s *server) *policy.Policy { return &s.policy }))
+	}
+	return fields
+}
+
+// serverTLS is read whole, and keeps the server from being opened.
+func serverTLS() schema.Field[server] {
+	type none = struct{}
+	file := func(key string) schema.Field[none] { return schema.File(key, schema.Nowhere[none, string]) }
+	f := schema.Deferred(schema.Required(schema.Group("tls",
+		file("certPath"), file("keyPath"), file("intermediateCertsPath"), file("caCertPath"),
+		schema.Flag("requireClientAuth", false, schema.Nowhere[none, bool]),
+		schema.Lines("ciphers", false, schema.Nowhere[none, string]),
+		schema.Lines("protocols", false, schema.Nowhere[none, string]),
+	), "certPath", "keyPath"))
+	return schema.Field[server]{
+		Key: f.Key,
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*server) {
+			f.Read(r, path, n)
+			why := missing(r, n, "%s: TLS is not spoken by servers yet", path)
+			return func(s *server) { s.missing = append(s.missing, why) }
+		},
+		Leaves: f.Leaves,
+	}
+}

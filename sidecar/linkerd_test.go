@@ -1,0 +1,265 @@
+package sidecar
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// write makes a file with the content, and returns its path.
+func write(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// ask sends a request for a host, with headers in pairs, and returns the answer's
+// status and body.
+func ask(t *testing.T, url, host string, headers ...string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, "http://"+url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(res.Body)
+	return res.StatusCode, string(body)
+}
+
+// hostPort splits an address.
+func hostPort(t *testing.T, address string) (host, port string) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return host, port
+}
+
+// A configuration of Linkerd 1.x: several routers and servers, rules of their own
+// and of a file, and one router that cannot be served yet.
+func TestLinkerdConfiguration(t *testing.T) {
+	backend := func(name string) (address, port string) {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, name, " ", r.Header.Get("l5d-dst-service"))
+		}))
+		t.Cleanup(s.Close)
+		_, port = hostPort(t, s.Listener.Addr().String())
+		return s.Listener.Addr().String(), port
+	}
+	_, red := backend("red")
+	_, blue := backend("blue")
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "disco"), []byte("localhost "+blue), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stored := write(t, "stored.dtab", "/svc => /$/inet/127.1/"+red+" ; /svc/none => $")
+	var addresses, ports []string
+	for range 5 {
+		address := freePort(t)
+		_, port := hostPort(t, address)
+		addresses, ports = append(addresses, address), append(ports, port)
+	}
+	out, second, in, filed, pages := addresses[0], addresses[1], addresses[2], addresses[3], addresses[4]
+	file := write(t, "linkerd.yaml", `
+admin: {ip: 127.0.0.1, port: `+ports[4]+`}
+usage: {enabled: true}
+namers:
+- kind: io.l5d.fs
+  rootDir: `+root+`
+routers:
+- protocol: http
+  label: out
+  dtab: /svc => /#/io.l5d.fs ; /svc/red => /$/inet/127.1/`+red+` ;
+  servers:
+  - {ip: 127.0.0.1, port: `+ports[0]+`}
+  - {ip: 0.0.0.0, port: `+ports[1]+`}
+- protocol: http
+  label: in
+  dstPrefix: /entry
+  identifier: {kind: io.l5d.path, segments: 1, consume: true}
+  dtab: /entry => /#/io.l5d.fs ;
+  servers: [{ip: 127.0.0.1, port: `+ports[2]+`, clearContext: true}]
+- protocol: http
+  label: filed
+  interpreter: {kind: io.l5d.fs, dtabFile: `+stored+`}
+  dtab: /svc/blue => /#/io.l5d.fs/disco ;
+  servers: [{ip: 127.0.0.1, port: `+ports[3]+`}]
+- protocol: h2
+  label: grpc
+  servers: [{port: 4340}]
+`)
+	var log lines
+	cfg := DefaultConfig()
+	cfg.Config = file
+	p, err := New(cfg, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	eventually(t, "ready", func() bool { status, _ := ask(t, pages+"/admin/ready", ""); return status == 200 })
+
+	for _, c := range []struct {
+		address, host string
+		headers       []string
+		status        int
+		body          string
+	}{
+		{out, "disco", nil, 200, "blue /svc/disco"},
+		{out, "red", nil, 200, "red /svc/red"},
+		{out, "nobody", nil, 502, "service name: /svc/nobody"},
+		{second, "red", nil, 200, "red /svc/red"},
+		// As Linkerd has it, everybody's rules count, but not past clearContext.
+		{second, "disco", []string{"l5d-dtab", "/svc/disco => /svc/red"}, 200, "red /svc/disco"},
+		{in + "/disco/x", "any", nil, 200, "blue /entry/disco"},
+		{in + "/disco/x", "any", []string{"l5d-dtab", "/entry/disco => $"}, 200, "blue /entry/disco"},
+		{filed, "red", nil, 200, "red /svc/red"},
+		{filed, "blue", nil, 200, "blue /svc/blue"},
+		{filed, "none", nil, 502, ""},
+	} {
+		if status, body := ask(t, c.address, c.host, c.headers...); status != c.status || !strings.Contains(body, c.body) {
+			t.Errorf("%s of %s %v: %d %q, want %d %q", c.host, c.address, c.headers, status, body, c.status, c.body)
+		}
+	}
+	if err := os.WriteFile(stored, []byte("/svc => /#/io.l5d.fs/disco"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "new rules", func() bool { _, body := ask(t, filed, "red"); return body == "blue /svc/red" })
+
+	for page, wants := range map[string][]string{
+		"/admin/ready":                {"ready; 1 of the routers and servers of " + file + " are not served"},
+		"/admin/dtab":                 {"# router out\n/svc=>/#/io.l5d.fs;", "# router filed\n/svc=>/#/io.l5d.fs/disco;/svc/blue=>"},
+		"/admin/dtab?router=in":       {"/entry=>/#/io.l5d.fs\n"},
+		"/admin/policy?router=in":     {`"clearContext": true`},
+		"/config.json":                {`"usage"`, `"label": "grpc"`, `"missing"`, file + ":", `"mode": "standalone"`},
+		"/metrics":                    {`router="out",service="/svc/disco"`, `router="in",service="/entry/disco"`, `router="filed"`},
+		"/bound-names.json":           {`"/#/io.l5d.fs/disco"`, `"/$/inet/127.1/` + red + `"`},
+		"/namer_state/io.l5d.fs.json": {`"in"`, `"out"`, `"filed"`, "127.0.0.1:" + blue},
+		"/delegator.json?namespace=out&path=/svc/red":       {`"id":"/$/inet/127.1/` + red + `"`},
+		"/delegator.json?namespace=filed&path=/svc/x":       {`"id":"/#/io.l5d.fs/disco"`},
+		"/delegator.json?namespace=out&path=/svc/red&dtab=": {`{"type":"neg","path":"/svc/red"}`},
+		"/delegator.json?path=/%23/io.l5d.fs/disco":         {`"id":"/#/io.l5d.fs/disco"`},
+	} {
+		for _, want := range wants {
+			if status, body := ask(t, pages+page, ""); status != 200 || !strings.Contains(body, want) {
+				t.Errorf("%s has no %s: %d\n%s", page, want, status, body)
+			}
+		}
+	}
+	said := log.String()
+	for text, times := range map[string]int{"l5d-dtab": 1, "router=out addresses=0.0.0.0:" + ports[1]: 1, "usage": 1, "level=ERROR": 1} {
+		if n := strings.Count(said, text); n != times {
+			t.Errorf("the log has %q %d times, want %d:\n%s", text, n, times, said)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	const server = "  servers: [{port: 4140}]\n"
+	for name, c := range map[string]struct {
+		file   string
+		served int
+		lines  []string
+		err    string
+	}{
+		"good":               {"routers:\n- protocol: http\n" + server, 1, nil, ""},
+		"without effect":     {"usage: {enabled: true}\nrouters:\n- protocol: http\n" + server, 1, []string{"FILE:1: warning: usage"}, ""},
+		"wrong":              {"routers:\n- protocol: http\n  dstPrefx: /svc\n" + server, 0, nil, "FILE:3: "},
+		"partly":             {"routers:\n- protocol: http\n" + server + "- protocol: h2\n  servers: [{port: 4142}]\n", 1, []string{"FILE:4: missing: "}, ""},
+		"nothing":            {"routers:\n- protocol: h2\n" + server, 0, []string{"FILE:2: missing: "}, ""},
+		"needs a controller": {"namers: [{kind: io.l5d.k8s}]\nrouters:\n- protocol: http\n" + server, 1, []string{"warning: FILE: the namer io.l5d.k8s is about Services of Kubernetes"}, ""},
+		"empty":              {"", 0, nil, "FILE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			cfg.Config = write(t, "linkerd.yaml", c.file)
+			named := func(s string) string { return strings.ReplaceAll(s, "FILE", cfg.Config) }
+			r, err := Check(cfg)
+			if c.err != "" {
+				if err == nil || !strings.HasPrefix(err.Error(), named(c.err)) {
+					t.Errorf("got %v, want %s", err, named(c.err))
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Served != c.served || len(r.Lines) != len(c.lines) {
+				t.Fatalf("%+v", r)
+			}
+			for i, want := range c.lines {
+				if !strings.HasPrefix(r.Lines[i], named(want)) {
+					t.Errorf("%q, want %q", r.Lines[i], named(want))
+				}
+			}
+			// What is merely checked may lack what is needed to run.
+			_, err = New(cfg, slog.New(slog.DiscardHandler))
+			if runs := c.served > 0 && name != "needs a controller"; (err == nil) != runs {
+				t.Errorf("to run it: %v", err)
+			}
+		})
+	}
+}
+
+func TestConfigBesideOtherSettings(t *testing.T) {
+	c := DefaultConfig()
+	c.Config, c.Mode, c.Dtab, c.FsRoot, c.Policy = "a.yaml", "host", "/a => /b", "/etc", "p.yaml"
+	err := c.Validate()
+	for _, want := range []string{"mode is host beside config", "dtab is set beside config", "fs-root is set beside config", "policy is set beside config"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q: %v", want, err)
+		}
+	}
+	c = DefaultConfig()
+	c.Config = "a.yaml"
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+}
