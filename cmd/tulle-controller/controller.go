@@ -172,7 +172,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 
 	dtabs := c.serve("namer API", cfg.NamerAddress, false)
 	seen := &namer.Seen{}
-	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, Authorize: access.authorize, Logger: log})
+	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, BoundNames: c.index.Names, Authorize: access.authorize, Logger: log})
 	dtabs.Handler = run.Streams(dtabs, edit)
 
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()

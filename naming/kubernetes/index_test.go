@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -498,5 +499,20 @@ func BenchmarkApplyPod(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		x.ApplyPod(modes[i%2])
+	}
+}
+
+func TestNamesOfAll(t *testing.T) {
+	x := newIndex(t)
+	if got := x.Names(); len(got) != 0 {
+		t.Errorf("an empty cluster has the names %v", got)
+	}
+	x.ApplyService(svc("cart", "http:80:8080", ":81:8081"))
+	x.ApplyService(svc("gone", "http:80:8080"))
+	x.DeleteService("shop", "gone")
+	x.ApplySlice(eps("a", "headless", "http:80", ep("10.0.0.1"))) // whose Service is not there
+	got, want := x.Names(), []string{"/#/io.l5d.k8s/shop/80/cart", "/#/io.l5d.k8s/shop/81/cart", "/#/io.l5d.k8s/shop/http/cart"}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

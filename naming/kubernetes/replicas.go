@@ -392,3 +392,22 @@ func (x *Index) podOf(e endpoint) *pod {
 	}
 	return p
 }
+
+// Names returns the ids of all ports of all Services that exist, by number and by name, in no order.
+func (x *Index) Names() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var all []string
+	for k, s := range x.services {
+		if s.says == nil {
+			continue
+		}
+		for _, p := range s.says.ports {
+			all = append(all, rewrite.KubernetesID(k.Namespace, strconv.Itoa(int(p.number)), k.Name).String())
+			if p.name != "" {
+				all = append(all, rewrite.KubernetesID(k.Namespace, p.name, k.Name).String())
+			}
+		}
+	}
+	return all
+}
