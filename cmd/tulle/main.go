@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/dtab"
 	"github.com/tulle-mesh/tulle/internal/run"
 )
 
@@ -34,6 +35,7 @@ const (
 func commands() []*cobra.Command {
 	return []*cobra.Command{
 		demoCommand(),
+		dtab.Command(),
 		installCommand(),
 		versionCommand(),
 	}
@@ -55,6 +57,8 @@ type failure struct {
 
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
+func (f *failure) Hint() string  { return f.hint }
+func (f *failure) ExitCode() int { return f.code }
 
 // failed reports that the command could not do its work.
 func failed(err error, hint string) error { return &failure{err, hint, exitFailed} }
@@ -74,14 +78,17 @@ func execute(ctx context.Context, name string, args []string, stdin io.Reader, s
 		return 0
 	}
 	fmt.Fprintf(stderr, "error: %s\n", oneLine(err.Error()))
-	var f *failure
+	var f interface { // *failure, *dtab.Error
+		Hint() string
+		ExitCode() int
+	}
 	if !errors.As(err, &f) {
 		return exitFailed
 	}
-	if f.hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", f.hint)
+	if hint := f.Hint(); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
 	}
-	return f.code
+	return f.ExitCode()
 }
 
 func rootCommand(name string) *cobra.Command {

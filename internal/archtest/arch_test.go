@@ -36,7 +36,7 @@ var layers = []layer{
 	{path: "cmd/tulle-proxy", may: []string{"sidecar", "internal"}, forbid: []string{"k8s.io/", "sigs.k8s.io/", "google.golang.org/grpc"}},
 	{path: "cmd/helloworld", may: []string{"internal", "cmd/helloworld"}, forbid: []string{"k8s.io/"}},
 	// The control plane and the CLI read a policy as the proxy does, so that all refuse the same.
-	{path: "cmd", may: []string{"cmd/tulle/demo", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
+	{path: "cmd", may: []string{"cmd/tulle/demo", "cmd/tulle/dtab", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
 	{path: "e2e/cluster", may: []string{"e2e/cluster", "internal"}},
 	{path: "e2e/soak", forbid: []string{"k8s.io/"}},
 	{path: "e2e/bench/fleet", may: []string{"naming", "internal"}},
@@ -68,6 +68,7 @@ var layers = []layer{
 	{path: "sidecar/telemetry", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/admin", may: []string{"naming"}, forbid: []string{"k8s.io/"}},
 	{path: "sidecar/bind", may: []string{"naming", "internal"}, forbid: []string{"k8s.io/"}},
+	{path: "sidecar/namerd", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "sidecar/client", may: []string{"naming", "sidecar/accrual", "sidecar/balance", "sidecar/policy", "sidecar/pool", "sidecar/retry", "sidecar/telemetry", "internal"}, forbid: []string{"k8s.io/"}},
 	{path: "sidecar/router", may: []string{"sidecar", "naming", "internal"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar", may: []string{"sidecar", "naming", "certs", "internal"}, forbid: []string{"k8s.io/"}},

@@ -1,0 +1,242 @@
+package dtab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+// client speaks the namer's HTTP API.
+type client struct {
+	base  *url.URL // with a slash at the end
+	token string
+	http  *http.Client
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+// revision is what the namer says of a dtab that was written once.
+type revision struct {
+	Version string      `json:"version"`
+	Time    time.Time   `json:"time"`
+	By      string      `json:"by,omitempty"`
+	Dtab    naming.Dtab `json:"dtab"`
+}
+
+// plan is what the namer says that a dtab would change.
+type plan struct {
+	Version string    `json:"version"`
+	Names   []planned `json:"names"`
+}
+
+// planned is what a dtab would change for one name.
+type planned struct {
+	Path    string `json:"path"`
+	Caller  string `json:"caller,omitempty"`
+	Before  []leaf `json:"before"`
+	After   []leaf `json:"after"`
+	Lost    bool   `json:"lost"`
+	Changed bool   `json:"changed"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+// leaf is one replica set, and the share of requests that it gets.
+type leaf struct {
+	ID    string  `json:"id"`
+	Share float64 `json:"share"`
+}
+
+// statusError is an answer that is none of 2xx.
+type statusError struct {
+	status int
+	text   string // what the namer said
+}
+
+func (e *statusError) Error() string {
+	s := fmt.Sprintf("the namer answered %d %s", e.status, http.StatusText(e.status))
+	if e.text != "" {
+		s += ": " + shown(e.text)
+	}
+	return s
+}
+
+// statusOf is the status of an answer that is none of 2xx, else 0.
+func statusOf(err error) int {
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e.status
+	}
+	return 0
+}
+
+// do sends a request and returns the body of the answer.
+func (c *client) do(ctx context.Context, method, path string, query url.Values, header http.Header, body string) ([]byte, http.Header, error) {
+	u := c.base.JoinPath("api/1/", path)
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), strings.NewReader(body))
+	if err != nil {
+		return nil, nil, err
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if body != "" || method == http.MethodPost || method == http.MethodPut {
+		req.Header.Set("Content-Type", "application/dtab")
+	}
+	req.Header.Set("Accept", "application/json")
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if inner := (*url.Error)(nil); errors.As(err, &inner) {
+			err = inner.Err
+		}
+		return nil, nil, failed(fmt.Errorf("ask the namer at %s: %w", c.base.Redacted(), err),
+			"is that its address? Without --namer it is looked for in the cluster")
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, nil, failed(fmt.Errorf("read the answer of the namer: %w", err), "")
+	}
+	if resp.StatusCode/100 == 2 {
+		return text, resp.Header, nil
+	}
+	err = &statusError{resp.StatusCode, strings.TrimSpace(string(text[:min(len(text), 2000)]))}
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		err = failed(err, "give a token of your service account with --token or TULLE_TOKEN, or leave out --namer to go through the cluster")
+	case http.StatusForbidden:
+		err = failed(err, "bind the role tulle-dtab-viewer, or tulle-dtab-editor to write, to your user in the namespace of Tulle")
+	case http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed:
+		// whoever asked knows what it means
+	default:
+		err = failed(err, "")
+	}
+	return text, resp.Header, err
+}
+
+// read gets JSON.
+func (c *client) read(ctx context.Context, path string, query url.Values, into any) (http.Header, error) {
+	text, header, err := c.do(ctx, http.MethodGet, path, query, nil, "")
+	if err != nil {
+		return nil, err
+	}
+	return header, decode(text, into)
+}
+
+func decode(text []byte, into any) error {
+	if err := json.NewDecoder(bytes.NewReader(text)).Decode(into); err != nil {
+		return failed(fmt.Errorf("read the answer of the namer: %w", err), "is it a namer that answers there?")
+	}
+	return nil
+}
+
+// missingError is the name of a dtab that is not there.
+type missingError string
+
+func (e missingError) Error() string { return fmt.Sprintf("there is no dtab %q", string(e)) }
+
+// missing words a 404.
+func missing(name string, err error) error {
+	if statusOf(err) == http.StatusNotFound {
+		return failed(missingError(name), "tulle dtab ls lists those there are")
+	}
+	return err
+}
+
+func (c *client) list(ctx context.Context) (names []string, err error) {
+	_, err = c.read(ctx, "dtabs", nil, &names)
+	if statusOf(err) == http.StatusNotFound {
+		err = failed(fmt.Errorf("nothing at %s speaks the API of a namer", c.base.Redacted()), "its port is 4180")
+	}
+	return names, err
+}
+
+func (c *client) get(ctx context.Context, name string) (s source, err error) {
+	header, err := c.read(ctx, "dtabs/"+name, nil, &s.Dtab)
+	if err != nil {
+		return s, missing(name, err)
+	}
+	s.Version = header.Get("ETag")
+	return s, nil
+}
+
+func (c *client) history(ctx context.Context, name string) (all []revision, err error) {
+	if _, err = c.read(ctx, "dtabs/"+name+"/history", nil, &all); err != nil {
+		return nil, missing(name, err)
+	}
+	return all, nil
+}
+
+func (c *client) create(ctx context.Context, name string, d naming.Dtab) error {
+	_, _, err := c.do(ctx, http.MethodPost, "dtabs/"+name, nil, nil, d.Exact())
+	if statusOf(err) == http.StatusConflict {
+		return failed(fmt.Errorf("there is a dtab %q already", name), "tulle dtab apply writes one that is there")
+	}
+	return err
+}
+
+// update writes a dtab if it still has the version.
+func (c *client) update(ctx context.Context, name string, d naming.Dtab, version string) error {
+	_, _, err := c.do(ctx, http.MethodPut, "dtabs/"+name, nil, http.Header{"If-Match": {version}}, d.Exact())
+	switch statusOf(err) {
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return stale(name, version)
+	}
+	return missing(name, err)
+}
+
+// stale says that somebody else was quicker.
+func stale(name, version string) error {
+	return failed(fmt.Errorf("somebody else has written %s: it no longer has the version %s", name, version),
+		fmt.Sprintf("tulle dtab history %s shows what; bring your change into what tulle dtab get %s prints", name, name))
+}
+
+func (c *client) remove(ctx context.Context, name string) error {
+	_, _, err := c.do(ctx, http.MethodDelete, "dtabs/"+name, nil, nil, "")
+	return missing(name, err)
+}
+
+// plan asks what a dtab would change for the names in use and for some more.
+func (c *client) plan(ctx context.Context, name string, d naming.Dtab, paths []string, caller string) (p plan, err error) {
+	query := url.Values{"path": paths}
+	if caller != "" {
+		query.Set("caller", caller)
+	}
+	text, _, err := c.do(ctx, http.MethodPost, "plan/"+name, query, nil, d.Exact())
+	switch statusOf(err) {
+	case http.StatusNotFound, http.StatusNotImplemented:
+		return p, failed(errors.New("this namer makes no plans"), "with --force, apply writes without one")
+	}
+	if err != nil {
+		return p, err
+	}
+	return p, decode(text, &p)
+}
+
+// delegate asks what the rules make of a path.
+func (c *client) delegate(ctx context.Context, name, path, caller string, extra naming.Dtab) (d naming.Delegation, err error) {
+	query := url.Values{"path": {path}}
+	if caller != "" {
+		query.Set("caller", caller)
+	}
+	if len(extra) > 0 {
+		query.Set("dtab", extra.Exact())
+	}
+	_, err = c.read(ctx, "delegate/"+name, query, &d)
+	if statusOf(err) == http.StatusServiceUnavailable {
+		return d, failed(fmt.Errorf("a namer has not said yet what %s is", path), "try again; docs/namer.md says when a controller is ready")
+	}
+	return d, err
+}

@@ -1,0 +1,341 @@
+package dtab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+// written says what became of a dtab, in JSON.
+type written struct {
+	Name   string `json:"name"`
+	Action string `json:"action"` // created, written, unchanged or deleted
+	Plan   *plan  `json:"plan,omitempty"`
+}
+
+// wrote tells what became of a dtab.
+func (s *session) wrote(cmd *cobra.Command, name, action, more string, p *plan) error {
+	talk(cmd, "%s: %s%s", name, action, more)
+	if s.output == "table" {
+		return nil
+	}
+	return s.print(cmd, written{name, action, p}, []string{name}, func(io.Writer) {})
+}
+
+func (s *session) createCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "create NAME FILE", Aliases: []string{"new"},
+		Short: "Make a new dtab of the rules in a file",
+		Args:  arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			next, err := readSource(cmd, args[1])
+			if err != nil {
+				return err
+			}
+			return s.run(cmd, func(ctx context.Context, c *client) error {
+				if err := c.create(ctx, args[0], next.Dtab); err != nil {
+					return err
+				}
+				return s.wrote(cmd, args[0], "created", ", "+count(len(next.Dtab), "rule"), nil)
+			})
+		},
+	}
+}
+
+func (s *session) applyCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "apply NAME FILE", Aliases: []string{"update"},
+		Short: "Write the rules of a file, if no name in use would be lost",
+		Long: `Write the rules of a file, if no name in use would be lost.
+
+FILE is rules, or what get prints in any form, or an object dtabs.l5d.io; - is standard input. A dtab that is not there
+is created. One that is there must still have the version that FILE says in its line "# version", or else the one that
+it has when apply starts. If names that proxies use would lose endpoints, nothing is written and the exit code is 2.`,
+		Example: `  tulle dtab apply default default.dtab
+  tulle dtab get default | sed s/world-v1/world-v2/ | tulle dtab apply default -`,
+		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			next, err := readSource(cmd, args[1])
+			if err != nil {
+				return err
+			}
+			return s.run(cmd, func(ctx context.Context, c *client) error {
+				now, err := c.get(ctx, args[0])
+				_, absent := errors.AsType[missingError](err)
+				switch {
+				case err == nil:
+					return s.write(ctx, cmd, c, args[0], now, next, force)
+				case !absent:
+					return err
+				case next.Version != "":
+					return failed(fmt.Errorf("there is no dtab %q, and the file was made from version %s of it", args[0], next.Version),
+						"take out its version to create the dtab anew")
+				}
+				if err := c.create(ctx, args[0], next.Dtab); err != nil {
+					return err
+				}
+				return s.wrote(cmd, args[0], "created", ", "+count(len(next.Dtab), "rule"), nil)
+			})
+		},
+	}
+	forceFlag(cmd, &force)
+	return cmd
+}
+
+func forceFlag(cmd *cobra.Command, force *bool) {
+	cmd.Flags().BoolVar(force, "force", false, "write even if names in use would be lost")
+}
+
+// write replaces the dtab now by next, guarded by the version that next was made from.
+func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name string, now, next source, force bool) error {
+	guard := now.Version
+	if next.Version != "" {
+		guard = next.Version
+	}
+	if guard != now.Version {
+		return stale(name, guard)
+	}
+	if next.Dtab.Exact() == now.Dtab.Exact() {
+		return s.wrote(cmd, name, "unchanged", "", nil)
+	}
+	p, err := c.plan(ctx, name, next.Dtab, nil, "")
+	switch {
+	case err != nil && !force:
+		return err
+	case err != nil:
+		talk(cmd, "No plan: %s.", err)
+		p = plan{Version: guard}
+	case p.Version != guard:
+		return stale(name, guard)
+	}
+	if lost := p.lost(); len(lost) > 0 {
+		planTable(cmd.ErrOrStderr(), lost)
+		if !force {
+			return found(fmt.Errorf("%s in use would be lost, so %s is not written", count(len(lost), "name"), name),
+				"--force writes it nevertheless; tulle dtab plan shows everything that would change")
+		}
+	}
+	if err := c.update(ctx, name, next.Dtab, guard); err != nil {
+		return err
+	}
+	return s.wrote(cmd, name, "written", fmt.Sprintf(", %s; %s", count(len(next.Dtab), "rule"), p.summary()), &p)
+}
+
+// lost returns the names that would be lost.
+func (p plan) lost() (all []planned) {
+	for _, n := range p.Names {
+		if n.Lost {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// summary counts what a plan says.
+func (p plan) summary() string {
+	changed := 0
+	for _, n := range p.Names {
+		if n.Changed && !n.Lost {
+			changed++
+		}
+	}
+	return fmt.Sprintf("%s in use, %d changed, %d lost", count(len(p.Names), "name"), changed, len(p.lost()))
+}
+
+func (s *session) planCommand() *cobra.Command {
+	var (
+		paths  []string
+		caller string
+	)
+	cmd := &cobra.Command{
+		Use:   "plan NAME FILE",
+		Short: "Show what the rules of a file would change for each name in use",
+		Long: `Show what the rules of a file would change for each name in use. Nothing is written.
+
+The names are those that proxies use at the moment, and those that --path adds. The exit code is 2 if requests that
+have somewhere to go now would not have any more.`,
+		Example: `  tulle dtab plan default default.dtab
+  tulle dtab plan default default.dtab --path /svc/world --caller shop`,
+		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, path := range paths {
+				if _, err := naming.ParsePath(path); err != nil {
+					return misused(fmt.Errorf("--path %q is no name: %w", path, err), "a name is like /svc/world")
+				}
+			}
+			next, err := readSource(cmd, args[1])
+			if err != nil {
+				return err
+			}
+			return s.run(cmd, func(ctx context.Context, c *client) error {
+				p, err := c.plan(ctx, args[0], next.Dtab, paths, caller)
+				if err != nil {
+					return err
+				}
+				if next.Version != "" && next.Version != p.Version {
+					talk(cmd, "The file was made from another version of %s, so apply would refuse it: see tulle dtab history %s.", args[0], args[0])
+				}
+				if len(p.Names) == 0 {
+					talk(cmd, "No proxy uses a name of %s, so the plan says nothing; --path adds names.", args[0])
+				} else {
+					talk(cmd, "%s: %s", args[0], p.summary())
+				}
+				var changed []string
+				for _, n := range p.Names {
+					if n.Changed {
+						changed = append(changed, n.Path)
+					}
+				}
+				if err := s.print(cmd, p, changed, func(w io.Writer) { planTable(w, p.Names) }); err != nil {
+					return err
+				}
+				if lost := p.lost(); len(lost) > 0 {
+					return found(fmt.Errorf("%s would be lost", count(len(lost), "name")), "apply refuses this without --force")
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().StringArrayVar(&paths, "path", nil, "one more name, such as /svc/world; may be repeated")
+	cmd.Flags().StringVar(&caller, "caller", "", "namespace of Kubernetes whose /caller the names of --path have")
+	return cmd
+}
+
+func planTable(w io.Writer, names []planned) {
+	if len(names) == 0 {
+		return
+	}
+	columns(w, func(w io.Writer) {
+		fmt.Fprintln(w, "NAME\tCALLER\tNOW\tTHEN\t")
+		for _, n := range names {
+			result, then := "same", spread(n.After)
+			switch {
+			case n.Lost:
+				result = "LOST: " + dash(shown(n.Reason))
+			case n.Changed:
+				result = "changed"
+			}
+			if !n.Changed && !n.Lost {
+				then = "=" // as it is
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", shown(n.Path), dash(shown(n.Caller)), spread(n.Before), then, result)
+		}
+	})
+}
+
+// spread says where requests go.
+func spread(leaves []leaf) string {
+	var parts []string
+	for _, l := range leaves {
+		part := shown(l.ID)
+		if l.Share < 1 {
+			part = percent(l.Share) + " " + part
+		}
+		parts = append(parts, part)
+	}
+	return dash(strings.Join(parts, " + "))
+}
+
+func (s *session) rollbackCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rollback NAME [VERSION]",
+		Short: "Write an older version of a dtab again, the one before unless said otherwise",
+		Args:  arguments("NAME", "[VERSION]"),
+		ValidArgsFunction: s.complete(func(ctx context.Context, c *client, name string) (versions []string) {
+			past, _ := c.history(ctx, name)
+			for _, p := range past[min(1, len(past)):] {
+				versions = append(versions, fmt.Sprintf("%s\t%s by %s", p.Version, stamp(p.Time), dash(shown(p.By))))
+			}
+			return versions
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.run(cmd, func(ctx context.Context, c *client) error {
+				past, err := c.history(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				hint := fmt.Sprintf("tulle dtab history %s lists those that are kept", args[0])
+				if len(past) == 0 {
+					return failed(fmt.Errorf("nothing is known of what %s was", args[0]), hint)
+				}
+				now, older := past[0], past[1:]
+				if len(args) == 2 {
+					for len(older) > 0 && older[0].Version != args[1] {
+						older = older[1:]
+					}
+					if len(older) == 0 && now.Version == args[1] {
+						return s.wrote(cmd, args[0], "unchanged", "", nil)
+					}
+				}
+				switch {
+				case len(older) == 0 && len(args) == 2:
+					return failed(fmt.Errorf("the version %s of %s is not kept", args[1], args[0]), hint)
+				case len(older) == 0:
+					return failed(fmt.Errorf("no older version of %s is kept", args[0]), hint)
+				}
+				talk(cmd, "Back to version %s, written %s by %s:", shown(older[0].Version), stamp(older[0].Time), dash(shown(older[0].By)))
+				for _, line := range difference(now.Dtab, older[0].Dtab) {
+					talk(cmd, "  %s", line)
+				}
+				return s.write(ctx, cmd, c, args[0], source{now.Version, now.Dtab}, source{Dtab: older[0].Dtab}, force)
+			})
+		},
+	}
+	forceFlag(cmd, &force)
+	return cmd
+}
+
+func (s *session) deleteCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "delete NAME", Aliases: []string{"del", "rm"},
+		Short: "Delete a dtab, after asking",
+		Args:  arguments("NAME"), ValidArgsFunction: s.complete(nil),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !yes && !isTerminal(cmd.InOrStdin()) {
+				return misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
+			}
+			return s.run(cmd, func(ctx context.Context, c *client) error {
+				if !yes {
+					if _, err := c.get(ctx, args[0]); err != nil {
+						return err
+					}
+					if p, err := c.plan(ctx, args[0], nil, nil, ""); err == nil {
+						talk(cmd, "Without %s, %s in use would be lost.", args[0], count(len(p.lost()), "name"))
+					}
+					fmt.Fprintf(cmd.ErrOrStderr(), "Delete %s and its history? [y/N] ", args[0])
+					answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+					if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+						return failed(fmt.Errorf("%s is not deleted", args[0]), "answer y, or say --yes")
+					}
+				}
+				if err := c.remove(ctx, args[0]); err != nil {
+					return err
+				}
+				return s.wrote(cmd, args[0], "deleted", "", nil)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+// isTerminal reports whether somebody may sit at r.
+func isTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
