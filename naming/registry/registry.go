@@ -97,6 +97,9 @@ type Config struct {
 	// Distinct refuses a prefix that another namer's begins with, as namerd does.
 	Distinct bool
 	Source   Source
+	// Remote says that names are bound by somebody else, whose ids Source knows as they are.
+	// Then Namers do not count, and the registry only adds its own transformers.
+	Remote bool
 	// Getenv looks up a variable of the environment; nil: there is none.
 	Getenv func(string) string
 	// Inet follows the host names in files, by the ids /$/inet/<host>/<port>; nil asks Source.

@@ -27,6 +27,15 @@ func (r *Registry) resolve(p naming.Path, state func(id naming.Path) naming.Repl
 	if len(p) == 0 || p[0] != mark {
 		return rewrite.Resolve(p)
 	}
+	if r.cfg.Remote { // all that a transformer can choose is what has endpoints
+		switch state(p).State {
+		case naming.StatePending:
+			return naming.Resolution{Pending: true}
+		case naming.StateNeg:
+			return naming.Resolution{}
+		}
+		return naming.Resolution{Bound: &naming.Bound{ID: p}}
+	}
 	if picks > maxPicks {
 		return naming.Resolution{Err: fmt.Errorf("resolve %s: the transformers %s and %s of its namers lead in a circle", p, Const, Replace)}
 	}
@@ -103,7 +112,7 @@ func (r *Registry) steps(id naming.Path) (steps []*transformer, rest naming.Path
 		}
 		t := r.transformers[id[:end].String()]
 		if t == nil {
-			return nil, nil, false
+			return steps, id, r.cfg.Remote
 		}
 		if !t.picks() {
 			steps = append([]*transformer{t}, steps...)
@@ -122,6 +131,9 @@ type leaf struct {
 // leaves returns what an id without transformers may come down to. If namers overlap that may
 // be several: the first that is not Neg counts, as for the name.
 func (r *Registry) leaves(id naming.Path) (all []leaf) {
+	if r.cfg.Remote {
+		return []leaf{{id.String(), r.cfg.Source.Replicas}}
+	}
 	if host, port, ok := rewrite.Inet(id); ok {
 		return []leaf{{rewrite.InetID(host, fmt.Sprint(port)).String(), r.cfg.Source.Replicas}}
 	}

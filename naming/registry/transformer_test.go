@@ -254,3 +254,45 @@ func TestPrefixesOfTransformers(t *testing.T) {
 		t.Errorf("no transformers are %v, %v", nothing, err)
 	}
 }
+
+// Where somebody else binds names, ids are theirs, whatever they look like, and the registry
+// has but its own transformers.
+func TestRemote(t *testing.T) {
+	s := newSource()
+	r, err := registry.New(registry.Config{Remote: true, Source: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, Registry: r, source: s}
+	const theirs, changed, host = "/#/edge/cart", "/%/io.l5d.port/99/#/edge/cart", "/$/inet/example.org/80"
+	for id, set := range map[string]string{theirs: "10.0.0.1:80@a", changed: "10.0.0.1:99@a", host: "10.0.0.2:80", "/#/edge/none": "neg"} {
+		s.set(id, set)
+		if got := w.replicasOf(id); got != set {
+			t.Errorf("%s is %s, want %s", id, got, set)
+		}
+	}
+	port := w.transformation("[{kind: io.l5d.port, port: 9000}]")
+	constant := w.transformation("[{kind: io.l5d.const, path: " + theirs + "}]")
+	none := w.transformation("[{kind: io.l5d.replace, path: /#/edge/none}]")
+	pending := w.transformation("[{kind: io.l5d.const, path: /#/edge/new}]")
+	for _, c := range []struct {
+		id   string
+		t    *registry.Transformation
+		want string
+	}{
+		{theirs, port, "/%/io.l5d.port/9000/#/edge/cart = 10.0.0.1:9000@a"},
+		{changed, port, "/%/io.l5d.port/9000/%/io.l5d.port/99/#/edge/cart = 10.0.0.1:9000@a"},
+		{host, port, "/%/io.l5d.port/9000" + host + " = 10.0.0.2:9000"},
+		{host, constant, "/%/io.l5d.const/#/edge/cart = 10.0.0.1:80@a"},
+		{host, none, "neg"},
+		{host, pending, "pending"},
+	} {
+		tree, err := c.t.Apply(naming.Bound{ID: path(w, c.id)}.Tree(), w.Resolver(w.state))
+		if err != nil {
+			t.Errorf("%s with %s: %v", c.id, c.t, err)
+		} else if got := w.tree(tree); got != c.want {
+			t.Errorf("%s with %s:\n got %s\nwant %s", c.id, c.t, got, c.want)
+		}
+	}
+	s.unused(t)
+}
