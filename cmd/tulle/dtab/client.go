@@ -173,10 +173,14 @@ func (c *client) get(ctx context.Context, name string) (s source, err error) {
 }
 
 func (c *client) history(ctx context.Context, name string) (all []revision, err error) {
-	if _, err = c.read(ctx, "dtabs/"+name+"/history", nil, &all); err != nil {
-		return nil, missing(name, err)
+	_, err = c.read(ctx, "dtabs/"+name+"/history", nil, &all)
+	if statusOf(err) == http.StatusNotFound {
+		if _, err := c.get(ctx, name); err != nil {
+			return nil, err
+		}
+		return nil, failed(fmt.Errorf("this namer keeps no history of %s", name), "")
 	}
-	return all, nil
+	return all, err
 }
 
 func (c *client) create(ctx context.Context, name string, d naming.Dtab) error {

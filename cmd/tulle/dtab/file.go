@@ -1,6 +1,7 @@
 package dtab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -108,9 +109,13 @@ func readDocument(name string, content []byte) (source, error) {
 		return failed(fmt.Errorf("%s:%d:%d: %s", name, n.Line, n.Column, fmt.Sprintf(format, args...)),
 			`write it as tulle dtab get -o json does: {"version":"…","dtab":[{"prefix":"/svc","dst":"/host"}]}`)
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(content, &doc); err != nil {
+	var doc, more yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	if err := decoder.Decode(&doc); err != nil {
 		return source{}, failed(fmt.Errorf("%s: %w", name, err), "it is neither rules nor JSON nor YAML")
+	}
+	if decoder.Decode(&more) == nil {
+		return source{}, wrong(&more, "there is more than one document")
 	}
 	root, s := doc.Content[0], source{Dtab: naming.Dtab{}}
 	rules := root
@@ -121,6 +126,9 @@ func readDocument(name string, content []byte) (source, error) {
 			case "version":
 				s.Version = value.Value
 			case "dtab", "dentries":
+				if rules != nil {
+					return source{}, wrong(key, "there is a second list of rules")
+				}
 				rules = value
 			case "apiVersion", "kind", "metadata", "status": // of an object
 			default:
@@ -145,13 +153,14 @@ func readRule(n *yaml.Node) (d naming.Dentry, at *yaml.Node, err error) {
 	var prefix, dst *yaml.Node
 	if n.Kind == yaml.MappingNode {
 		for i := 0; i < len(n.Content); i += 2 {
-			switch key := n.Content[i]; key.Value {
-			case "prefix":
-				prefix = n.Content[i+1]
-			case "dst":
-				dst = n.Content[i+1]
+			key, value := n.Content[i], n.Content[i+1]
+			switch {
+			case key.Value == "prefix" && prefix == nil:
+				prefix = value
+			case key.Value == "dst" && dst == nil:
+				dst = value
 			default:
-				return d, key, fmt.Errorf("the key %q is unknown in a rule", key.Value)
+				return d, key, fmt.Errorf("the key %q is unknown in a rule, or there twice", key.Value)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -107,9 +108,20 @@ func (s *session) getCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				warnOfWeights(cmd, now.Dtab)
 				return s.print(cmd, stored(now), args, func(w io.Writer) { io.WriteString(w, pretty(now.Version, now.Dtab)) })
 			})
 		},
+	}
+}
+
+// noWeight is a weight that may be more than it says: namers say two decimals.
+var noWeight = regexp.MustCompile(`(?:^|[^0-9])0\.00\*`)
+
+// warnOfWeights warns of rules that cannot be written back as they are.
+func warnOfWeights(cmd *cobra.Command, d naming.Dtab) {
+	if noWeight.MatchString(d.String()) {
+		talk(cmd, "Weights are shown with two decimals: if one that is 0.00 here is more than that, write it anew before you apply this.")
 	}
 }
 
@@ -239,7 +251,7 @@ marked with *, and their share if it is not all of them. The exit code is 2 if t
 			}
 			rules, err := readText(cmd.ErrOrStderr(), "--dtab", extra)
 			if err != nil {
-				return err
+				return misused(err, parseHint)
 			}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
 				d, err := c.delegate(ctx, args[0], path, caller, rules.Dtab)

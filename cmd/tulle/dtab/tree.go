@@ -73,8 +73,7 @@ func (w ways) follow(d *naming.Delegation, of float64) {
 
 // explain prints everything that the rules make of a name, a step a line.
 func explain(w io.Writer, d *naming.Delegation, chosen ways) {
-	e := explanation{w, chosen}
-	e.node(d, 0, "", true)
+	explanation{w, chosen}.node(d, nil, 0, "")
 }
 
 type explanation struct {
@@ -88,59 +87,82 @@ func (e explanation) line(marked bool, depth int, text string, notes ...string) 
 	if marked {
 		mark = '*'
 	}
-	notes = slices.DeleteFunc(notes, func(s string) bool { return s == "" })
-	if len(notes) > 0 {
-		text += "   " + strings.Join(notes, "   ")
+	for _, note := range notes {
+		if note != "" {
+			text += "   " + note
+		}
 	}
 	fmt.Fprintf(e.w, "%c %s%s\n", mark, strings.Repeat("  ", depth), text)
 }
 
-// node prints d; step says whether the name at d is another than that above it.
-func (e explanation) node(d *naming.Delegation, depth int, note string, step bool) {
+// node prints d, which is below a node with the rule above.
+func (e explanation) node(d *naming.Delegation, above *naming.Dentry, depth int, note string) {
 	by := ""
-	if d.Dentry != nil && step {
+	if d.Dentry != nil && (above == nil || above.String() != d.Dentry.String()) {
 		by = fmt.Sprintf("(%s => %s)", d.Dentry.Prefix, d.Dentry.Dst)
 	}
-	path := shown(d.Path)
+	outcome := ""
+	switch d.Type {
+	case naming.NodeLeaf:
+		e.leaf(d, depth, note, by)
+		return
+	case naming.NodeTransformation:
+		outcome = "transformed by " + shown(d.Name)
+	case naming.NodeNeg:
+		outcome = "~ no answer"
+	case naming.NodeFail:
+		outcome = "! fails"
+	case naming.NodeEmpty:
+		outcome = "$ no endpoints"
+	case naming.NodePending:
+		outcome = "not answered yet"
+	case naming.NodeException:
+		outcome = shown(d.Message)
+	}
+	e.line(false, depth, shown(d.Path), note, by, outcome)
 	switch d.Type {
 	case naming.NodeDelegate:
-		e.line(false, depth, path, note, by)
-		e.node(d.Delegate, depth+1, "", true)
+		e.node(d.Delegate, d.Dentry, depth+1, "")
+	case naming.NodeTransformation:
+		e.node(d.Tree, d.Dentry, depth+1, "")
 	case naming.NodeAlt:
-		e.line(false, depth, path, note, by)
-		for i := range d.Alt {
-			e.node(&d.Alt[i], depth+1, "", true)
-		}
+		e.alternatives(d, depth+1)
 	case naming.NodeUnion:
-		e.line(false, depth, path, note, by)
 		sum := 0.0
 		for _, b := range d.Union {
 			sum += float64(b.Weight)
 		}
 		for i := range d.Union {
-			weight := fmt.Sprintf("weight %s", strconv.FormatFloat(float64(d.Union[i].Weight), 'f', -1, 64))
-			if sum > 0 {
-				weight += " of " + strconv.FormatFloat(sum, 'f', -1, 64)
-			}
-			e.node(&d.Union[i].Tree, depth+1, weight, true)
+			weight := fmt.Sprintf("weight %s of %s", number(float64(d.Union[i].Weight)), number(sum))
+			e.node(&d.Union[i].Tree, d.Dentry, depth+1, weight)
 		}
-	case naming.NodeTransformation:
-		e.line(false, depth, path, note, by, "transformed by "+shown(d.Name))
-		e.node(d.Tree, depth+1, "", true)
-	case naming.NodeLeaf:
-		e.leaf(d, depth, note, by)
-	case naming.NodeNeg:
-		e.line(false, depth, path, note, by, "~ no answer")
-	case naming.NodeFail:
-		e.line(false, depth, path, note, by, "! fails")
-	case naming.NodeEmpty:
-		e.line(false, depth, path, note, by, "$ no endpoints")
-	case naming.NodePending:
-		e.line(false, depth, path, note, by, "not answered yet")
-	default:
-		e.line(false, depth, path, note, by, shown(d.Message))
 	}
 }
+
+// alternatives prints those of d; endless rules have the same many times.
+func (e explanation) alternatives(d *naming.Delegation, depth int) {
+	last, times := "", 0
+	more := func() {
+		if times > 0 {
+			e.line(false, depth, fmt.Sprintf("… and %d times the same", times))
+		}
+	}
+	for i := range d.Alt {
+		var text strings.Builder
+		explanation{&text, e.chosen}.node(&d.Alt[i], d.Dentry, depth, "")
+		if text.String() == last {
+			times++
+			continue
+		}
+		more()
+		last, times = text.String(), 0
+		io.WriteString(e.w, last)
+	}
+	more()
+}
+
+// number prints as few digits as it takes.
+func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 func (e explanation) leaf(d *naming.Delegation, depth int, note, by string) {
 	share, marked := e.chosen[d]
@@ -182,7 +204,7 @@ func endpoint(p naming.Endpoint) string {
 		text += fmt.Sprintf("   through its %s proxy at %s", p.Hop, shown(p.Via))
 	}
 	if p.Weight != 1 {
-		text += "   weight " + strconv.FormatFloat(p.Weight, 'f', -1, 64)
+		text += "   weight " + number(p.Weight)
 	}
 	return text
 }

@@ -2,6 +2,7 @@ package dtab
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,15 +98,12 @@ func forceFlag(cmd *cobra.Command, force *bool) {
 
 // write replaces the dtab now by next, guarded by the version that next was made from.
 func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name string, now, next source, force bool) error {
-	guard := now.Version
-	if next.Version != "" {
-		guard = next.Version
-	}
-	if guard != now.Version {
-		return stale(name, guard)
-	}
 	if next.Dtab.Exact() == now.Dtab.Exact() {
 		return s.wrote(cmd, name, "unchanged", "", nil)
+	}
+	guard := cmp.Or(next.Version, now.Version)
+	if guard != now.Version {
+		return stale(name, guard)
 	}
 	p, err := c.plan(ctx, name, next.Dtab, nil, "")
 	switch {
@@ -113,7 +111,6 @@ func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name
 		return err
 	case err != nil:
 		talk(cmd, "No plan: %s.", err)
-		p = plan{Version: guard}
 	case p.Version != guard:
 		return stale(name, guard)
 	}
@@ -124,10 +121,14 @@ func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name
 				"--force writes it nevertheless; tulle dtab plan shows everything that would change")
 		}
 	}
-	if err := c.update(ctx, name, next.Dtab, guard); err != nil {
-		return err
+	if failure := c.update(ctx, name, next.Dtab, guard); failure != nil {
+		return failure
 	}
-	return s.wrote(cmd, name, "written", fmt.Sprintf(", %s; %s", count(len(next.Dtab), "rule"), p.summary()), &p)
+	what := ", " + count(len(next.Dtab), "rule") + "; "
+	if err != nil {
+		return s.wrote(cmd, name, "written", what+"not planned", nil)
+	}
+	return s.wrote(cmd, name, "written", what+p.summary(), &p)
 }
 
 // lost returns the names that would be lost.
@@ -148,7 +149,7 @@ func (p plan) summary() string {
 			changed++
 		}
 	}
-	return fmt.Sprintf("%s in use, %d changed, %d lost", count(len(p.Names), "name"), changed, len(p.lost()))
+	return fmt.Sprintf("%s, %d changed, %d lost", count(len(p.Names), "name"), changed, len(p.lost()))
 }
 
 func (s *session) planCommand() *cobra.Command {
@@ -215,7 +216,7 @@ func planTable(w io.Writer, names []planned) {
 		return
 	}
 	columns(w, func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tCALLER\tNOW\tTHEN\t")
+		fmt.Fprintln(w, "NAME\tCALLER\tNOW\tTHEN\tRESULT")
 		for _, n := range names {
 			result, then := "same", spread(n.After)
 			switch {
@@ -287,6 +288,7 @@ func (s *session) rollbackCommand() *cobra.Command {
 				for _, line := range difference(now.Dtab, older[0].Dtab) {
 					talk(cmd, "  %s", line)
 				}
+				warnOfWeights(cmd, older[0].Dtab)
 				return s.write(ctx, cmd, c, args[0], source{now.Version, now.Dtab}, source{Dtab: older[0].Dtab}, force)
 			})
 		},
@@ -314,8 +316,7 @@ func (s *session) deleteCommand() *cobra.Command {
 						talk(cmd, "Without %s, %s in use would be lost.", args[0], count(len(p.lost()), "name"))
 					}
 					fmt.Fprintf(cmd.ErrOrStderr(), "Delete %s and its history? [y/N] ", args[0])
-					answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-					if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+					if a := strings.ToLower(strings.TrimSpace(answer(ctx, cmd.InOrStdin()))); a != "y" && a != "yes" {
 						return failed(fmt.Errorf("%s is not deleted", args[0]), "answer y, or say --yes")
 					}
 				}
@@ -328,6 +329,21 @@ func (s *session) deleteCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
+}
+
+// answer reads a line, or nothing if ctx ends before.
+func answer(ctx context.Context, r io.Reader) string {
+	line := make(chan string, 1)
+	go func() { // for as long as the program runs, if nobody answers
+		text, _ := bufio.NewReader(r).ReadString('\n')
+		line <- text
+	}()
+	select {
+	case text := <-line:
+		return text
+	case <-ctx.Done():
+		return ""
+	}
 }
 
 // isTerminal reports whether somebody may sit at r.

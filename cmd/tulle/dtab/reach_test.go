@@ -1,0 +1,120 @@
+package dtab
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
+)
+
+// apiServer lists pods and forwards ports of them to one address, over SPDY alone.
+func apiServer(t *testing.T, pods []corev1.Pod, to string) (kubeconfig string, asked *sync.Map) {
+	asked = &sync.Map{}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/v1/namespaces/{ns}/pods", func(w http.ResponseWriter, r *http.Request) {
+		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
+		if r.PathValue("ns") == "tulle" && r.URL.Query().Get("labelSelector") == "app.kubernetes.io/name=tulle,app.kubernetes.io/component=controller" {
+			list.Items = pods
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(list)
+	})
+	mux.HandleFunc("POST /api/v1/namespaces/{ns}/pods/{pod}/portforward", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := httpstream.Handshake(r, w, []string{"portforward.k8s.io"}); err != nil {
+			return
+		}
+		streams := make(chan httpstream.Stream, 8)
+		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
+			streams <- s
+			return nil
+		})
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		for {
+			select {
+			case s := <-streams:
+				asked.Store(r.PathValue("pod")+":"+s.Headers().Get("port"), true)
+				if s.Headers().Get("streamType") == "error" {
+					s.Close()
+					continue
+				}
+				go func() {
+					defer s.Close()
+					out, err := net.Dial("tcp", to)
+					if err != nil {
+						return
+					}
+					defer out.Close()
+					go io.Copy(out, s)
+					io.Copy(s, out)
+				}()
+			case <-conn.CloseChan():
+				return
+			}
+		}
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	kubeconfig = filepath.Join(t.TempDir(), "config")
+	text := `{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"` + server.URL + `"}}],
+"users":[{"name":"u","user":{}}],"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`
+	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return kubeconfig, asked
+}
+
+// controller is a pod of the controller.
+func controller(name string, ready corev1.ConditionStatus, port int32) corev1.Pod {
+	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "tulle"}}
+	p.Status.Phase = corev1.PodRunning
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
+	p.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "webhook", ContainerPort: 8443}, {Name: "namer", ContainerPort: port}}}}
+	return p
+}
+
+// Without a URL the namer is reached through the cluster.
+func TestThroughTheCluster(t *testing.T) {
+	m := newMesh(t)
+	leaving := controller("leaving", corev1.ConditionTrue, 4180)
+	leaving.DeletionTimestamp = new(metav1.Now())
+	config, asked := apiServer(t, []corev1.Pod{controller("new", corev1.ConditionFalse, 4180), leaving, controller("good", corev1.ConditionTrue, 4999)},
+		strings.TrimPrefix(m.url, "http://"))
+	for range 2 {
+		if got := m.run("", "ls", "-o", "name", "--namer", "", "--kubeconfig", config); got != (result{0, "shop\n", ""}) {
+			t.Errorf("%+v", got)
+		}
+	}
+	if _, ok := asked.Load("good:4999"); !ok {
+		t.Error("not the pod that is ready, or not its port")
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-n", "other"}, "error: no controller is ready in the namespace other: 0 of its pods are there\nhint: kubectl get pods -n other shows why; -n names the namespace that Tulle runs in\n"},
+		{[]string{"--context", "what"}, "error: there is no way to a namer: context \"what\" does not exist\n"},
+	} {
+		got := m.run("", append([]string{"ls", "--namer", "", "--kubeconfig", config}, c.args...)...)
+		if got.code != 1 || !strings.HasPrefix(got.stderr, c.want) {
+			t.Errorf("%q: %+v", c.args, got)
+		}
+	}
+	config, _ = apiServer(t, []corev1.Pod{controller("good", corev1.ConditionTrue, 4180)}, "127.0.0.1:1")
+	if got := m.run("", "ls", "--namer", "", "--kubeconfig", config); got.code != 1 || !strings.HasPrefix(got.stderr, "error: ask the namer at http://127.0.0.1:") {
+		t.Errorf("%+v", got)
+	}
+}
