@@ -42,6 +42,7 @@ var layers = []layer{
 	{path: "e2e/bench/fleet", may: []string{"naming", "internal"}},
 	{path: "e2e/bench", may: []string{"e2e/bench", "e2e/cluster", "manifests", "certs/issuer", "naming", "sidecar/bind", "internal"}, forbid: []string{"k8s.io/"}},
 	{path: "e2e", may: []string{"e2e/cluster", "manifests", "webhook", "naming", "certs", "sidecar", "internal"}},
+	{path: "docs"}, // tests of what the pages show, nothing else
 	// The planes do not know each other.
 	{path: "manifests", may: []string{"internal"}},
 	{path: "webhook", may: []string{"internal"}},
