@@ -16,7 +16,8 @@ import (
 type Pattern []string
 
 // ParsePattern reads a pattern such as /#/io.l5d.k8s/*/http/{service}. Variables
-// are of letters, digits, "_", ".", ":" and "-".
+// are of letters, digits, "_", ".", ":" and "-". A slash at its end is nothing, as in
+// configurations of Linkerd 1.x.
 func ParsePattern(s string) (Pattern, error) {
 	rest, ok := strings.CutPrefix(s, "/")
 	if !ok {
@@ -25,6 +26,7 @@ func ParsePattern(s string) (Pattern, error) {
 	if rest == "" {
 		return nil, nil
 	}
+	rest = strings.TrimSuffix(rest, "/")
 	p := Pattern(strings.Split(rest, "/"))
 	for i, e := range p {
 		if err := checkElement(e); err != nil {
@@ -44,7 +46,7 @@ func ParsePattern(s string) (Pattern, error) {
 
 func checkElement(e string) error {
 	if e == "" {
-		return fmt.Errorf("it has an empty element: two slashes, or one at its end")
+		return fmt.Errorf("it has an empty element, of two slashes")
 	}
 	if e == "*" {
 		return nil

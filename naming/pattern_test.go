@@ -20,6 +20,8 @@ func TestPattern(t *testing.T) {
 		{"/svc", "/svc/web", ""},
 		{"/svc", "svc", "no"},
 		{"/svc/web", "/svc/web/rest", ""},
+		{"/svc/web/", "/svc/web", ""},
+		{"/svc/web/", "/svc/website", "no"},
 		{"/svc/web", "/svc/website", "no"},
 		{"/svc/web", "/svc", "no"},
 		{"/svc/*", "/svc", "no"},
@@ -64,7 +66,7 @@ func TestPattern(t *testing.T) {
 			t.Errorf("%s on %s: %v %q, want %q", p, c.name, ok, s, c.want)
 		}
 	}
-	for _, s := range []string{"", "svc", "/a/", "//", "/a//b", "/a*", "/a b", "/{", "/{}", "/{a b}", "/a}", "/{a}{", `/\x6`, `/\y`, "/é", "/{v}é", "/{é}"} {
+	for _, s := range []string{"", "svc", "//", "/a//b", "/a*", "/a b", "/{", "/{}", "/{a b}", "/a}", "/{a}{", `/\x6`, `/\y`, "/é", "/{v}é", "/{é}"} {
 		if p, err := naming.ParsePattern(s); err == nil {
 			t.Errorf("%q is taken as %v", s, p)
 		}
