@@ -146,9 +146,10 @@ func (a *access) ask(ctx context.Context, q question, token string) answer {
 	var err error
 	if fresh.user, err = a.review(ctx, token, q.verb, q.dtab); err != nil {
 		if !errors.As(err, &fresh.err) {
-			fresh.err = &accessError{http.StatusServiceUnavailable, accessFailed, err.Error()}
+			// What exactly failed is not for strangers.
+			fresh.err = &accessError{http.StatusServiceUnavailable, accessFailed, "the API server could not be asked about the token: try again"}
 		}
-		a.log.Info("refuse a caller of the namer API", "user", fresh.user, "verb", q.verb, "dtab", q.dtab, "reason", fresh.err.text)
+		a.log.Info("refuse a caller of the namer API", "user", fresh.user, "verb", q.verb, "dtab", q.dtab, "reason", err)
 		if fresh.err.result == accessFailed {
 			return fresh // The next one asks again.
 		}
