@@ -22,6 +22,9 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 		given = *q.Dtab
 	}
 	ask := inquiry{names: p.names, path: q.Path, rules: given}
+	if r != nil && r.namerd != nil {
+		return nil, admin.ErrNoDelegation // its namerd explains, at /api/1/delegate
+	}
 	if r != nil {
 		switch {
 		case r.kept:

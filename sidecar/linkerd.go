@@ -18,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/linkerd"
+	"github.com/tulle-mesh/tulle/sidecar/namerd"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 )
 
@@ -75,15 +76,28 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 		return nil
 	}
 	r := &route{label: said.Label, prefix: said.Prefix, rules: watch.New(&said.Dtab), names: p.names}
+	bound := bind.Config{Timeout: said.BindingTimeout, Paths: said.Cache.Paths, IdleTTL: said.Cache.IdleTTL}
 	var err error
-	if r.transform, err = p.names.current.Load().Transformation(said.Transformers); err != nil {
-		return err
-	}
 	switch in := said.Interpreter; in.Kind {
 	case linkerd.File:
 		r.stored = newRules(in.File, p.log)
 	case linkerd.Namerd:
-		return errors.New("namerd: not yet")
+		r.namerdAt = in.Address
+		if r.namerd, err = namerd.New(namerd.Config{
+			Address: in.Address, Namespace: in.Namespace, Retry: namerd.Retry{Base: in.RetryMin, Max: in.RetryMax}, Logger: p.log,
+		}); err != nil {
+			return err
+		}
+		// What names mean is namerd's business: the file's namers do not count here.
+		meant, err := registry.New(registry.Config{Remote: true, Source: r.namerd, Getenv: p.getenv, Logger: p.log})
+		if err != nil {
+			return err
+		}
+		r.names, bound.Remote = newNames(meant), r.namerd
+		r.names.direct = true
+	}
+	if r.transform, err = r.names.current.Load().Transformation(said.Transformers); err != nil {
+		return err
 	}
 	everywhere := []string{}
 	for _, s := range said.Servers {
@@ -101,9 +115,7 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 			"router", r.label, "addresses", strings.Join(everywhere, " "))
 	}
 	r.policy = r.servers[0].policy // of clients and services all servers of a router say the same
-	p.routes = append(p.routes, p.newRoute(r, bind.Config{
-		Timeout: said.BindingTimeout, Paths: said.Cache.Paths, IdleTTL: said.Cache.IdleTTL,
-	}, client.Config{Limit: said.Cache.Clients, IdleTTL: said.Cache.IdleTTL}))
+	p.routes = append(p.routes, p.newRoute(r, bound, client.Config{Limit: said.Cache.Clients, IdleTTL: said.Cache.IdleTTL}))
 	identifiers := make([]router.Identifier, len(said.Identifiers))
 	for i, id := range said.Identifiers {
 		identifiers[i] = router.Identifier(id)

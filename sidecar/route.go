@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/accesslog"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/namerd"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 )
@@ -28,12 +29,14 @@ const outgoing = "outgoing"
 // route is one router: what its names mean, whom it calls, and where it takes
 // requests.
 type route struct {
-	label  string
-	prefix naming.Path                // of service names
-	rules  *watch.Value[*naming.Dtab] // of the router itself, or of the mesh
-	kept   bool                       // rules are of the mesh: whoever asks about a name asks beside them
-	stored *rules                     // rules of a file, which come before the router's; nil without one
-	names  *names
+	label    string
+	prefix   naming.Path                // of service names
+	rules    *watch.Value[*naming.Dtab] // of the router itself, or of the mesh
+	kept     bool                       // rules are of the mesh: whoever asks about a name asks beside them
+	stored   *rules                     // rules of a file, which come before the router's; nil without one
+	namerd   *namerd.Client             // which says what names mean; nil if the rules here do
+	namerdAt string                     // its address
+	names    *names
 	// transform changes what names are bound to; nil if nothing does.
 	transform *registry.Transformation
 	// policy has what holds for clients and services; servers have their own.
@@ -100,6 +103,9 @@ func (r *route) support() []run.Component {
 	components := []run.Component{
 		{Name: "names of " + r.label, Run: r.binder.Run},
 		{Name: "clients of " + r.label, Run: r.clients.Run},
+	}
+	if r.namerd != nil {
+		components = append(components, run.Component{Name: "namerd of " + r.label, Run: r.namerd.Run})
 	}
 	if r.stored != nil {
 		components = append(components, run.Component{Name: "rules of " + r.label, Run: r.stored.run})

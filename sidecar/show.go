@@ -125,6 +125,21 @@ func (p *Proxy) namerState() admin.NamerState {
 		}
 		state.Namers = append(state.Namers, shown)
 	}
+	for _, r := range p.routes {
+		if r.namerd == nil {
+			continue
+		}
+		now := r.namerd.State()
+		shown := admin.Namer{Address: r.namerdAt, Connected: now.Connected}
+		if !now.Connected && !now.Since.IsZero() {
+			silent := time.Since(now.Since).Seconds()
+			shown.SilentSeconds = &silent
+		}
+		if now.Err != nil {
+			shown.Error = now.Err.Error()
+		}
+		state.Namers = append(state.Namers, shown)
+	}
 	users := map[string][]string{}
 	for _, r := range p.routes {
 		for _, u := range r.binder.InUse() {
