@@ -180,7 +180,7 @@ func (b *Binder) Name(namespace string, id []byte, override naming.Dtab, now int
 	if len(override) > 0 {
 		table, text = b.guests, override.Exact()
 	}
-	hash := table.hash(namespace, id)
+	hash := table.hash(namespace, id, text)
 	if n := table.find(hash, namespace, id, text); n != nil {
 		n.use(now)
 		return n, nil

@@ -25,8 +25,12 @@ func newTable(limit int) *table {
 	return &table{seed: maphash.MakeSeed(), chains: make([]atomic.Pointer[Name], n), limit: limit}
 }
 
-func (t *table) hash(namespace string, id []byte) uint64 {
-	return maphash.Bytes(t.seed, id) + 31*maphash.String(t.seed, namespace)
+func (t *table) hash(namespace string, id []byte, text string) uint64 {
+	h := maphash.Bytes(t.seed, id) + 31*maphash.String(t.seed, namespace)
+	if text != "" { // or all overrides of one name hang in one chain
+		h += 37 * maphash.String(t.seed, text)
+	}
+	return h
 }
 
 func (t *table) chain(hash uint64) *atomic.Pointer[Name] {

@@ -5,20 +5,32 @@ package router_test
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"net"
 	"runtime"
 	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/sidecar/router"
 )
 
 // A request that is one of many costs no memory, whatever of these is switched on.
 func TestRequestsAllocateNothing(t *testing.T) {
-	for _, words := range []string{
-		"",
-		"server: {addForwardedHeader: {for: {kind: ip}}, timestampHeader: x-request-start}",
-		"server: {tracePropagator: {kind: io.l5d.zipkin}}",
-		"client: {requestAttemptTimeoutMs: 10000}\nservice: {totalTimeoutMs: 20000}",
+	for _, test := range []struct {
+		words       string
+		identifiers []router.Identifier
+	}{
+		{},
+		{words: "server: {addForwardedHeader: {for: {kind: ip}}, timestampHeader: x-request-start}"},
+		{words: "server: {tracePropagator: {kind: io.l5d.zipkin}}"},
+		{words: "client: {requestAttemptTimeoutMs: 10000}\nservice: {totalTimeoutMs: 20000}"},
+		{identifiers: []router.Identifier{{Kind: router.IdentifyHeaderToken, Header: "host"}}},
+		{identifiers: []router.Identifier{{Kind: router.IdentifyHeaderToken, Header: "x-to"}}},
+		{identifiers: []router.Identifier{{Kind: router.IdentifyHeader}, {Kind: router.IdentifyHeaderToken}}},
+		{identifiers: []router.Identifier{{Kind: router.IdentifyPath, Consume: true}}},
 	} {
-		m := start(t, words)
+		words := fmt.Sprintf("%s %v", test.words, test.identifiers)
+		m := startOn(t, newLoopback(t), router.OutgoingConfig{Grace: 5 * time.Second, Identifiers: test.identifiers}, test.words)
 		m.table.service("world", rawBackend(t, func(c net.Conn, _ *bufio.Reader) {
 			answer, buf, n := []byte("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), make([]byte, 4096), 0
 			for {
@@ -36,7 +48,7 @@ func TestRequestsAllocateNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		request, buf := []byte("GET / HTTP/1.1\r\nHost: world\r\nUser-Agent: test\r\n\r\n"), make([]byte, 4096)
+		request, buf := []byte("GET /world HTTP/1.1\r\nHost: world\r\nUser-Agent: test\r\nX-To: world\r\nl5d-name: /world\r\n\r\n"), make([]byte, 4096)
 		send := func(n int) {
 			for range n {
 				_, _ = conn.Write(request)

@@ -16,6 +16,7 @@ const (
 	headerCtxDtab   = "l5d-ctx-dtab"
 	headerService   = "l5d-dst-service"
 	headerClient    = "l5d-dst-client"
+	headerResidual  = "l5d-dst-residual"
 	headerErr       = "l5d-err"
 	headerRetryable = classify.HeaderRetryable
 	headerCode      = "tulle-code"
@@ -31,6 +32,7 @@ const via = "1.1 linkerd"
 // came with it. Empty ones are only removed.
 type added struct {
 	service, client string
+	residual        string // what the client's name left of the path, printed
 	endpoint        string
 	ctxDtab         string
 	upgrade         []byte // the protocol that the client asks to switch to
@@ -87,6 +89,9 @@ func writeRequest(w *http1.Writer, x *exchange, a *added) {
 	}
 	if a.client != "" {
 		w.FieldString(headerClient, a.client)
+	}
+	if a.residual != "" {
+		w.FieldString(headerResidual, a.residual)
 	}
 	if a.ctxDtab != "" {
 		w.FieldString(headerCtxDtab, a.ctxDtab)

@@ -109,6 +109,12 @@ func start(t *testing.T, words ...string) *mesh {
 // startOn runs an outgoing router in a network; cfg is completed.
 func startOn(t *testing.T, n network, cfg router.OutgoingConfig, words ...string) *mesh {
 	t.Helper()
+	return startBinding(t, n, cfg, bind.Config{}, words...)
+}
+
+// startBinding is startOn with names bound by these rules, which are completed.
+func startBinding(t *testing.T, n network, cfg router.OutgoingConfig, rules bind.Config, words ...string) *mesh {
+	t.Helper()
 	base, err := naming.ParseDtab("/srv => /caller; /host => /srv; /svc => /host")
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +125,8 @@ func startOn(t *testing.T, n network, cfg router.OutgoingConfig, words ...string
 	}
 	metrics := telemetry.New(m.registry)
 	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) { return n.dial(ctx, target.Address) })
-	binder := bind.New(bind.Config{Dtab: m.dtab, Names: watch.New[bind.Names](m.table)})
+	rules.Dtab, rules.Names = m.dtab, watch.New[bind.Names](m.table)
+	binder := bind.New(rules)
 	m.clients = client.NewSet(client.Config{Source: m.table, Pools: pools, Policy: m.policy, Metrics: metrics})
 	cfg.Binder, cfg.Clients, cfg.Metrics, cfg.Policy = binder, m.clients, metrics, m.policy
 	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))

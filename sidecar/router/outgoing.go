@@ -136,10 +136,11 @@ type routing struct {
 
 // binding is what a name leads to at present, remembered with the name.
 type binding struct {
-	id      naming.Path
-	service *service
-	client  *client.Client
-	route   *telemetry.Route
+	id, rest naming.Path
+	residual string // rest as it is printed; empty if there is none
+	service  *service
+	client   *client.Client
+	route    *telemetry.Route
 }
 
 // bindings are those of one name: one, or one for each leaf of a union.
@@ -279,12 +280,15 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 	known, _ := r.name.Memo.Load().(bindings)
 	for _, b := range known {
 		// An evaluation makes its paths anew, so one address is one meaning.
-		if len(b.id) == len(leaf.ID) && &b.id[0] == &leaf.ID[0] && !b.client.Closed() && !b.service.evicted.Load() {
+		if same(b.id, leaf.ID) && same(b.rest, leaf.Residual) && !b.client.Closed() && !b.service.evicted.Load() {
 			return b
 		}
 	}
 	id := leaf.ID.String()
-	b := &binding{id: leaf.ID, client: o.cfg.Clients.Get(id, len(r.override) > 0)}
+	b := &binding{id: leaf.ID, rest: leaf.Residual, client: o.cfg.Clients.Get(id, len(r.override) > 0)}
+	if len(leaf.Residual) > 0 {
+		b.residual = leaf.Residual.String()
+	}
 	b.service, b.route = o.services.get(r.namespace, r.name.Service, b.client)
 	if len(known) >= maxBindings {
 		known = nil
@@ -293,6 +297,9 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 	r.name.Memo.Store(append(known[:len(known):len(known)], b))
 	return b
 }
+
+// same reports whether two paths are the same memory.
+func same(p, q naming.Path) bool { return len(p) == len(q) && (len(p) == 0 || &p[0] == &q[0]) }
 
 func (o *Outgoing) noRoute(r *routing) *Problem {
 	b := o.cfg.Binder

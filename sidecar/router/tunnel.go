@@ -157,7 +157,7 @@ func (o *Outgoing) reach(ctx context.Context, x *exchange, r *routing, e *client
 	if err != nil || hop.Endpoint.Hop == naming.HopNone {
 		return conn, err
 	}
-	a := added{service: r.service.name, client: r.client.ID, endpoint: hop.Endpoint.Address}
+	a := added{service: r.service.name, client: r.client.ID, residual: r.residual, endpoint: hop.Endpoint.Address}
 	if len(r.override) > 0 {
 		a.ctxDtab = r.override.String()
 	}

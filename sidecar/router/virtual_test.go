@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 )
 
@@ -87,8 +88,13 @@ func virtual(t *testing.T, words string, test func(*testing.T, *mesh)) {
 
 func virtualWith(t *testing.T, cfg router.OutgoingConfig, words string, test func(*testing.T, *mesh)) {
 	t.Helper()
+	inVirtual(t, cfg, bind.Config{}, test, words)
+}
+
+func inVirtual(t *testing.T, cfg router.OutgoingConfig, rules bind.Config, test func(*testing.T, *mesh), words ...string) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		test(t, startOn(t, &memory{listeners: map[string]*pipes{}}, cfg, words))
+		test(t, startBinding(t, &memory{listeners: map[string]*pipes{}}, cfg, rules, words...))
 	})
 }
 
