@@ -51,6 +51,7 @@ const index = `tulle-proxy
 /admin/policy      how it behaves; ?router=LABEL, ?client=NAME and ?service=NAME for one of them
 /metrics           its counters, for Prometheus
 /config.json       what it was told
+/delegator         a page to ask that on
 /delegator.json    what a name means, step by step; ?path=/svc/NAME, &dtab=RULES, &namespace=ROUTER, &caller=NAMESPACE
 /bound-names.json  the names it knows
 /namer_state       the same with their endpoints; /namer_state/PREFIX.json for those of one namer
@@ -85,6 +86,9 @@ func Handler(c Config) http.Handler {
 		show(w, c.Policy(q.Get("router"), q.Get("client"), q.Get("service")))
 	})
 	mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) { show(w, c.Configuration()) })
+	mux.HandleFunc("GET /delegator", playground)
+	mux.HandleFunc("GET /delegator.css", playground)
+	mux.HandleFunc("GET /delegator.js", playground)
 	mux.Handle("/delegator.json", delegator(c))
 	mux.HandleFunc("GET /bound-names.json", boundNames(c))
 	mux.HandleFunc("GET /namer_state", namerState(c))

@@ -150,3 +150,21 @@ func TestDelegatorAnswersAsLinkerd(t *testing.T) {
 		}
 	}
 }
+
+func TestPlayground(t *testing.T) {
+	h := admin.Handler(config())
+	for path, media := range map[string]string{"/delegator": "text/html", "/delegator.css": "text/css", "/delegator.js": "text/javascript"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", path+"?path=/svc/%3Cscript%3E", nil))
+		policy := w.Header().Get("Content-Security-Policy")
+		if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), media) || w.Body.Len() == 0 ||
+			!strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") {
+			t.Errorf("%s: %d %v", path, w.Code, w.Header())
+		}
+		for _, word := range []string{"http://", "https://", "innerHTML", "style=", "onclick"} {
+			if strings.Contains(w.Body.String(), word) {
+				t.Errorf("%s has %s in it", path, word)
+			}
+		}
+	}
+}

@@ -1,0 +1,123 @@
+"use strict";
+
+const field = id => document.getElementById(id);
+const result = field("result");
+let routers = [];
+
+// make returns an element; all text goes in as text.
+function make(tag, className, ...content) {
+  const e = document.createElement(tag);
+  if (className) e.className = className;
+  e.append(...content);
+  return e;
+}
+
+function router() { return routers.find(r => r.label === field("router").value); }
+
+function own(r) { return (r.appends ? "" : r.dtab).split(";").filter(Boolean).join(";\n"); }
+
+// describe says what the rules in the form count for.
+function describe() {
+  const r = router();
+  field("effect").textContent = !r ? "only the namers of the proxy count" :
+    r.appends ? "these come after the router's own, so they win" :
+    "these take the place of the router's own" + (r.stored ? ", after those that are stored" : "");
+}
+
+function kids(n) {
+  if (n.delegate) return [[n.delegate]];
+  if (n.tree) return [[n.tree]];
+  if (n.alt) return n.alt.map(k => [k]);
+  return (n.union || []).map(b => [b.tree, b.weight]);
+}
+
+// outcome is the type of what a node comes to: "leaf" if requests can go there.
+function outcome(n) {
+  if (n.message) return "exception";
+  switch (n.type) {
+  case "delegate": return outcome(n.delegate);
+  case "transformation": return outcome(n.tree);
+  case "alt": return n.alt.map(outcome).find(o => o !== "neg") || "neg";
+  case "union": return n.union.some(b => b.weight > 0 && outcome(b.tree) === "leaf") ? "leaf" : n.union.length ? outcome(n.union[0].tree) : "neg";
+  }
+  return n.type;
+}
+
+const WHY = {
+  neg: "there is no such thing", fail: "a rule stops here", empty: "without endpoints", pending: "the namer has not answered yet", exception: "failed",
+};
+
+// show draws a node; taken says that requests get here.
+function show(n, taken, weight) {
+  const o = outcome(n), reached = taken && o === "leaf";
+  const li = make("li", reached ? "taken" : taken && o !== "neg" ? "bad" : "lost");
+  const line = make("div", "node", make("code", "", (weight === undefined ? "" : weight + " × ") + (n.path || n.type)));
+  if (n.dentry) line.append(make("code", "rule", "by " + n.dentry.prefix + " => " + n.dentry.dst));
+  if (n.name) line.append(make("span", "why", n.name));
+  const all = kids(n);
+  if (WHY[o] && (!all.length || n.message)) line.append(make("span", "why", n.message || WHY[o]));
+  if (!taken && o === "leaf" && !all.length) line.append(make("span", "why", "not needed"));
+  li.append(line);
+  if (n.type === "leaf" && n.bound) {
+    li.classList.add("leaf");
+    line.append(make("span", "why", reached ? "chosen" : ""));
+    const a = n.bound.addr || {}, list = make("ul", "endpoints");
+    for (const e of a.addrs || []) list.append(make("li", "", make("code", "", e.ip + ":" + e.port), make("span", "why", Object.entries(e.meta || {}).map(([k, v]) => k + " " + v).join(", "))));
+    if (!list.children.length) list.append(make("li", "bad", "no endpoints: " + (a.cause || a.type || "unknown")));
+    li.append(list);
+  }
+  if (all.length) {
+    const list = make("ul");
+    let open = taken; // of alternatives, until one counts
+    for (const [k, w] of all) {
+      list.append(show(k, open && w !== 0, w));
+      if (n.type === "alt" && outcome(k) !== "neg") open = false;
+    }
+    li.append(list);
+  }
+  return li;
+}
+
+async function explain() {
+  const q = new URLSearchParams();
+  for (const id of ["router", "path", "dtab", "caller"]) {
+    const f = field(id), value = f.value.trim().replace(/[;\s]+$/, "");
+    if (id === "dtab" ? value !== "" || !router()?.appends : value !== "") q.set(f.name, value);
+  }
+  history.replaceState(null, "", "?" + q);
+  result.replaceChildren("…");
+  try {
+    const res = await fetch("delegator.json?" + q), text = await res.text();
+    if (!res.ok) {
+      result.replaceChildren(make("p", "bad", text));
+      return;
+    }
+    const n = JSON.parse(text), o = outcome(n);
+    result.replaceChildren(make("h2", o === "leaf" ? "" : "bad", o === "leaf" ? "It leads somewhere" : "It leads nowhere: " + (n.message || WHY[o] || o)), make("ul", "tree", show(n, true)));
+  } catch (e) {
+    result.replaceChildren(make("p", "bad", "the proxy did not answer: " + e.message));
+  }
+}
+
+async function begin() {
+  try {
+    const config = await (await fetch("config.json")).json();
+    routers = (config.tulle && config.tulle.routers) || [];
+  } catch (e) {
+    result.replaceChildren(make("p", "bad", "its routers are unknown: " + e.message));
+  }
+  for (const r of routers) field("router").append(new Option(r.label, r.label));
+  field("router").append(new Option("none: namers alone", ""));
+  const q = new URLSearchParams(location.search);
+  if (q.has("namespace")) field("router").value = q.get("namespace");
+  const r = router();
+  field("path").value = q.get("path") || (r ? r.dstPrefix.replace(/\/$/, "") + "/" : "/");
+  field("caller").value = q.get("caller") || "";
+  field("dtab").value = q.has("dtab") ? q.get("dtab") : r ? own(r) : "";
+  describe();
+  field("router").addEventListener("change", () => { field("dtab").value = router() ? own(router()) : ""; describe(); });
+  field("ask").addEventListener("submit", e => { e.preventDefault(); explain(); });
+  if (q.has("path")) explain();
+}
+
+begin();
