@@ -19,8 +19,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/cobra"
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
@@ -352,4 +354,74 @@ func FuzzReadSource(f *testing.F) {
 			t.Errorf("%q was read as %q and then as %q, %v", text, s.Dtab, again.Dtab, err)
 		}
 	})
+}
+
+// What is marked, with its share, is what the name is bound to.
+func TestChosenIsBound(t *testing.T) {
+	ends := []string{"~", "!", "$", "/#/one", "/#/two", "/#/waits", "/#/breaks", "/#/gone"}
+	rule := rapid.Custom(func(t *rapid.T) string {
+		// A rule leads to names further down, so none is endless.
+		n := rapid.IntRange(0, 2).Draw(t, "prefix")
+		leaf := rapid.SampledFrom(append([]string{"/b", "/c", "/d"}[n:], ends...))
+		weight := rapid.IntRange(0, 3)
+		return fmt.Sprintf("%s => %d * %s & %d * %s | %s", []string{"/a", "/b", "/c"}[n],
+			weight.Draw(t, "one"), leaf.Draw(t, "one"), weight.Draw(t, "two"), leaf.Draw(t, "two"), leaf.Draw(t, "last"))
+	})
+	resolve := func(p naming.Path) naming.Resolution {
+		switch {
+		case len(p) < 2 || p[0] != "#" || p[1] == "gone":
+			return naming.Resolution{}
+		case p[1] == "waits":
+			return naming.Resolution{Pending: true}
+		case p[1] == "breaks":
+			return naming.Resolution{Err: errors.New("no luck")}
+		}
+		return naming.Resolution{Bound: &naming.Bound{ID: p[:2], Residual: p[2:]}}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		dtab, err := naming.ParseDtab(strings.Join(rapid.SliceOfN(rule, 1, 5).Draw(t, "rules"), ";"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bound, err := naming.Bind(dtab, naming.Path{"a"}, resolve)
+		want := map[string]float64{}
+		if err == nil {
+			shares(bound, 1, want)
+		}
+		d, got := naming.Delegate(dtab, naming.Path{"a"}, resolve), map[string]float64{}
+		for leaf, share := range chosen(&d) {
+			got[leaf.Bound.ID.String()] += share
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateApprox(0, 1e-9)); diff != "" {
+			t.Errorf("%s: %s", dtab, diff)
+		}
+	})
+}
+
+// shares adds up the requests that each leaf of t gets.
+func shares(t naming.BoundTree, of float64, among map[string]float64) {
+	if t.Kind == naming.BoundLeaf {
+		among[t.Leaf.ID.String()] += of
+	}
+	sum := 0.0
+	for _, b := range t.Branches {
+		sum += b.Weight
+	}
+	for _, b := range t.Branches {
+		switch {
+		case sum == 0:
+			shares(b.Tree, of/float64(len(t.Branches)), among)
+		case b.Weight > 0:
+			shares(b.Tree, of*b.Weight/sum, among)
+		}
+	}
+}
+
+// Rules that cannot be explained whole are not said to lead nowhere.
+func TestTooMuchToExplain(t *testing.T) {
+	m := newMesh(t)
+	got := m.run("", "resolve", "shop", "x", "--dtab", "/svc/x => /svc/x & /svc/x | /svc/x")
+	if want := "error: /svc/x is explained in part only, and not where it leads: the rules take too much work"; got.code != 1 || !strings.HasPrefix(got.stderr, want) {
+		t.Errorf("exit code %d, %s", got.code, got.stderr)
+	}
 }

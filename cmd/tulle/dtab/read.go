@@ -277,8 +277,11 @@ marked with *, and their share if it is not all of them. The exit code is 2 if t
 	return cmd
 }
 
-// nowhere says why a name leads nowhere.
+// nowhere says why a name leads nowhere, as far as is known.
 func nowhere(d *naming.Delegation, path string) error {
+	if d.Message != "" && d.Type != naming.NodeException {
+		return failed(fmt.Errorf("%s is explained in part only, and not where it leads: %s", path, d.Message), "are there rules that lead back to themselves?")
+	}
 	why := "no rule and no namer answers it"
 	switch t, err := d.BoundTree(); {
 	case err != nil:
