@@ -79,8 +79,6 @@ type Router struct {
 // Cache bounds what a router keeps of names.
 type Cache struct {
 	Paths   int           // service names, of requests with rules of their own too
-	Trees   int           // what these are bound to
-	Bounds  int           // bound names with what is left of the path
 	Clients int           // bound names
 	IdleTTL time.Duration // after which a name that nobody uses is forgotten
 }

@@ -47,7 +47,7 @@ func interpreters() schema.Kinds[interpreter] {
 	transformers := schema.Field[interpreter]{Key: "transformers", Read: func(r *document.Reader, path string, n *yaml.Node) func(*interpreter) {
 		ts := registry.ReadTransformers(r, path, n)
 		return func(i *interpreter) { i.transformers = ts }
-	}}
+	}, Leaves: func(path string) []schema.Leaf { return []schema.Leaf{{Path: path, Default: "none"}} }}
 	kind := func(name string, base Interpreter, required []string, fields ...schema.Field[interpreter]) schema.Kind[interpreter] {
 		return schema.Kind[interpreter]{Name: name, Base: interpreter{Interpreter: base}, Required: required, Fields: append(fields, transformers)}
 	}

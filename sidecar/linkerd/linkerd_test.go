@@ -192,7 +192,7 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		if r.Interpreter.Kind != linkerd.Default || r.BindingTimeout != 10*time.Second ||
-			r.Cache != (linkerd.Cache{Paths: 1000, Trees: 1000, Bounds: 1000, Clients: 1000, IdleTTL: 10 * time.Minute}) {
+			r.Cache != (linkerd.Cache{Paths: 1000, Clients: 1000, IdleTTL: 10 * time.Minute}) {
 			t.Errorf("%+v", r)
 		}
 	}

@@ -114,7 +114,7 @@ func tokenHeader(protocol string) string {
 }
 
 func defaultCache() Cache {
-	return Cache{Paths: 1000, Trees: 1000, Bounds: 1000, Clients: 1000, IdleTTL: 10 * time.Minute}
+	return Cache{Paths: 1000, Clients: 1000, IdleTTL: 10 * time.Minute}
 }
 
 // ofBoth returns the keys of one protocol, or of both if protocol is neither.
@@ -144,13 +144,14 @@ func otherProtocol[T any](protocol string, fields func(protocol string) []schema
 }
 
 func routerFields(protocol string) []schema.Field[router] {
+	const withPaths = "what a name is bound to is kept with the name, as many as paths says"
 	size := func(key string, at func(*Cache) *int) schema.Field[Cache] {
 		return schema.Integer(key, 1, 1, 1<<20, 1000, at)
 	}
 	fields := []schema.Field[router]{
 		{Key: "protocol", Read: func(*document.Reader, string, *yaml.Node) func(*router) { return nil },
 			Leaves: func(path string) []schema.Leaf { return []schema.Leaf{{Path: path, Default: "required"}} }},
-		schema.Text("label", "", func(d *router) *string { return &d.Label }, func(s string) (string, error) {
+		schema.Text("label", protocol, func(d *router) *string { return &d.Label }, func(s string) (string, error) {
 			if s == "" {
 				return "", fmt.Errorf("it is empty; leave it out for %q", protocol)
 			}
@@ -165,8 +166,9 @@ func routerFields(protocol string) []schema.Field[router] {
 		{Key: "interpreter", Read: readInterpreter, Leaves: interpreterLeaves},
 		schema.Millis("bindingTimeoutMs", 10*time.Second, func(d *router) *time.Duration { return &d.BindingTimeout }),
 		schema.Object("bindingCache", defaultCache(), func(d *router) *Cache { return &d.Cache }, nil,
-			size("paths", func(c *Cache) *int { return &c.Paths }), size("trees", func(c *Cache) *int { return &c.Trees }),
-			size("bounds", func(c *Cache) *int { return &c.Bounds }), size("clients", func(c *Cache) *int { return &c.Clients }),
+			size("paths", func(c *Cache) *int { return &c.Paths }), size("clients", func(c *Cache) *int { return &c.Clients }),
+			schema.IdleUnless(size("trees", schema.Nowhere[Cache, int]), withPaths, schema.Is("1000")),
+			schema.IdleUnless(size("bounds", schema.Nowhere[Cache, int]), withPaths, schema.Is("1000")),
 			schema.Integer("idleTtlSecs", time.Second, 1, int64(schema.MaxTime/time.Second), defaultCache().IdleTTL, func(c *Cache) *time.Duration { return &c.IdleTTL })),
 		schema.IdleUnless(schema.Flag("originator", false, schema.Nowhere[router, bool]), "there is no metric for it", schema.Is("false")),
 		schema.Refused[router]("announcers", "this proxy announces its servers to nobody"),
