@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -89,7 +90,7 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 			return err
 		}
 		// What names mean is namerd's business: the file's namers do not count here.
-		meant, err := registry.New(registry.Config{Remote: true, Source: r.namerd, Getenv: p.getenv, Logger: p.log})
+		meant, err := registry.New(registry.Config{Remote: true, Source: theirs{p, r.namerd}, Getenv: p.getenv, Logger: p.log})
 		if err != nil {
 			return err
 		}
@@ -218,6 +219,9 @@ func Check(cfg Config) (*Report, error) {
 	}
 	for _, w := range p.missing() {
 		r.Lines = append(r.Lines, fmt.Sprintf("%s:%d: missing: %s", w.File, w.Line, w.Text))
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.unset)) {
+		r.Lines = append(r.Lines, fmt.Sprintf("warning: %s is not set here; where the proxy runs it must be, if names depend on it", key))
 	}
 	if needs := p.needsController(); needs != "" && !cfg.controlled() {
 		r.Lines = append(r.Lines, "warning: "+needs)

@@ -74,6 +74,9 @@ type Proxy struct {
 	mesh *mesh           // nil in standalone mode
 	file *linkerd.Config // nil without one
 	said map[string]any  // the same, word by word
+	// unset are variables of the environment that the file needs and that are not set
+	// here; nil unless the proxy is only checked.
+	unset map[string]bool
 	// policy is that of the file if there is one, and otherwise the mesh's; nil
 	// where each server has its own.
 	policy     *policy.Live
@@ -98,6 +101,9 @@ func newProxy(cfg Config, log *slog.Logger, checked bool) (*Proxy, error) {
 	}
 	p := &Proxy{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), made: time.Now(), grace: grace, linger: linger}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if checked {
+		p.unset = map[string]bool{}
+	}
 	p.counts = telemetry.New(p.metrics)
 	p.pools = pool.NewSet(p.dialer())
 	p.dns = dns.New(dns.Config{Lookup: lookup, Allow: p.egress()})

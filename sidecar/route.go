@@ -143,20 +143,18 @@ func (p *Proxy) newRegistry(namers []registry.Namer) (*registry.Registry, error)
 }
 
 // getenv looks up a variable of the environment; where it is not set, those that
-// say what the settings say too are that.
+// say what the settings say too are that. A proxy that is only checked may be on
+// another machine: it notes what is not set, and takes something for it.
 func (p *Proxy) getenv(key string) string {
 	if value := os.Getenv(key); value != "" {
 		return value
 	}
-	switch key {
-	case "POD_IP":
-		return p.cfg.PodIP
-	case "NODE_NAME":
-		return p.cfg.Node
-	case "POD_NAMESPACE":
-		return p.cfg.Namespace
+	said := map[string]string{"POD_IP": p.cfg.PodIP, "NODE_NAME": p.cfg.Node, "POD_NAMESPACE": p.cfg.Namespace}[key]
+	if stand := map[string]string{"POD_IP": "192.0.2.1", "NODE_NAME": "node", "POD_NAMESPACE": "default"}[key]; said == "" && p.unset != nil {
+		p.unset[key] = true
+		return stand
 	}
-	return ""
+	return said
 }
 
 // leaves are what the names of a registry come down to: DNS, and Kubernetes as the
@@ -171,6 +169,20 @@ func (l leaves) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 		return l.p.namer.Replicas(id)
 	}
 	return watch.New(naming.Replicas{State: naming.StateNeg}), func() {}
+}
+
+// theirs are the leaves of what a namerd binds. Hosts are looked up here: a request
+// may name any, and where the proxy goes for it is the proxy's to say.
+type theirs struct {
+	p      *Proxy
+	namerd *namerd.Client
+}
+
+func (t theirs) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	if strings.HasPrefix(id, "/$/") {
+		return t.p.dns.Replicas(id)
+	}
+	return t.namerd.Replicas(id)
 }
 
 // inUse returns what callers use at present, for the namer.
