@@ -429,16 +429,17 @@ func TestReplicas(t *testing.T) {
 	if n := *controller.Spec.Replicas; n != 2 {
 		t.Errorf("%d replicas", n)
 	}
-	var keys []string
-	for _, c := range controller.Spec.Template.Spec.TopologySpreadConstraints {
-		keys = append(keys, c.TopologyKey)
-		checkSelector(t, c.LabelSelector, controller.Spec.Template)
-		if c.WhenUnsatisfiable != corev1.ScheduleAnyway {
-			t.Errorf("on one node the second replica would wait: %+v", c)
-		}
+	if len(controller.Spec.Template.Spec.TopologySpreadConstraints) != 0 {
+		t.Error("a constraint on zones makes the scheduler forget about nodes where these are not known")
 	}
-	if !slices.Equal(keys, []string{corev1.LabelHostname, corev1.LabelTopologyZone}) {
-		t.Errorf("spread over %v", keys)
+	// Preferred, for on one node a second replica would wait for another.
+	weights := map[string]int32{}
+	for _, apart := range controller.Spec.Template.Spec.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution {
+		weights[apart.PodAffinityTerm.TopologyKey] = apart.Weight
+		checkSelector(t, apart.PodAffinityTerm.LabelSelector, controller.Spec.Template)
+	}
+	if want := map[string]int32{corev1.LabelHostname: 100, corev1.LabelTopologyZone: 50}; !maps.Equal(weights, want) {
+		t.Errorf("kept apart by %v, want %v", weights, want)
 	}
 	budget := all[policyv1.PodDisruptionBudget](objects)["tulle-controller"].Spec
 	checkSelector(t, budget.Selector, controller.Spec.Template)
