@@ -13,6 +13,7 @@ const cpName = "cp"
 // The gates that hold daemons back, by what must be true first.
 const (
 	gateNetwork = "network" // the machine's wire is laid
+	gateServer  = "server"  // the same, and nobody wants the API server away
 	gateAPI     = "api"     // the API server answers; its port alone is open too early
 	gateImages  = "images"  // and, on a node, the sandbox image is there
 )
@@ -39,7 +40,7 @@ func controlPlane(dir stateDir, bin binaries) *machine.Spec {
 				"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 				"--listen-peer-urls=http://127.0.0.1:2380",
 				"--unsafe-no-fsync"), // a cluster that is thrown away may lose its last writes to a power cut
-			daemon("kube-apiserver", gateNetwork, apiServerFlags(dir, etcd)...),
+			daemon("kube-apiserver", gateServer, apiServerFlags(dir, etcd)...),
 			daemon("kube-controller-manager", gateAPI, append(kubeconfigs("system:kube-controller-manager"),
 				"--use-service-account-credentials",
 				"--service-account-private-key-file="+dir.pki("service-accounts.key"),

@@ -194,8 +194,10 @@ func (c *Cluster) startMachines(ctx context.Context) error {
 	if err := layBackbone(ctx, cp); err != nil {
 		return err
 	}
-	if err := openGate(c.dir, cpName, gateNetwork); err != nil {
-		return err
+	for _, gate := range []string{gateNetwork, gateServer} {
+		if err := openGate(c.dir, cpName, gate); err != nil {
+			return err
+		}
 	}
 	for _, n := range nodes {
 		if err := c.startWorker(ctx, cp, n); err != nil {

@@ -46,7 +46,7 @@ type Daemon struct {
 	Args []string
 	Env  []string
 	Log  string // standard output and error are appended to this file
-	// After is a file: the daemon starts once it exists. Empty starts it at once.
+	// After is a file: the daemon starts, and starts again, only while it exists. Empty starts it at once.
 	After string
 }
 

@@ -74,14 +74,9 @@ func reap(starts <-chan start) {
 	}
 }
 
-// keep runs the daemon until stop is closed, which a machine never does.
+// keep runs the daemon until stop is closed, which a machine never does. Its gate counts at every start: one that is
+// closed and then killed stays away until the gate is open again.
 func (d Daemon) keep(starts chan<- start, stop <-chan struct{}) {
-	for d.After != "" {
-		if _, err := os.Stat(d.After); err == nil {
-			break
-		}
-		time.Sleep(gatePoll)
-	}
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
@@ -89,6 +84,12 @@ func (d Daemon) keep(starts chan<- start, stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-again.C:
+		}
+		for d.After != "" {
+			if _, err := os.Stat(d.After); err == nil {
+				break
+			}
+			time.Sleep(gatePoll)
 		}
 		err := d.runOnce(starts)
 		fmt.Fprintf(os.Stderr, "%s %s: %v; starting it again\n", time.Now().Format(time.TimeOnly), d.Name, err)
