@@ -3,9 +3,23 @@ package namer
 import (
 	"bytes"
 	"net/http"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
 )
+
+// send writes a line of an answer that goes on, and reports whether the client took it. One that
+// reads nothing for so long would keep what it follows for ever. Between lines there is no
+// deadline: HTTP/2 would end the stream at it.
+func send(w http.ResponseWriter, out *http.ResponseController, line []byte) bool {
+	_ = out.SetWriteDeadline(time.Now().Add(api.Silence)) // a writer that has none blocks nobody
+	if _, err := w.Write(line); err != nil || out.Flush() != nil {
+		return false
+	}
+	_ = out.SetWriteDeadline(time.Time{})
+	return true
+}
 
 // follow writes what show makes of the value, now and at every change, until the request's
 // context ends or the client is gone. Nil is not written, nor what was written last.
@@ -19,7 +33,7 @@ func follow[T any](w http.ResponseWriter, r *http.Request, value *watch.Value[T]
 	for {
 		v, changed := value.Watch()
 		if text := show(v); text != nil && !bytes.Equal(text, last) {
-			if _, err := w.Write(text); err != nil || out.Flush() != nil {
+			if !send(w, out, text) {
 				return
 			}
 			last = text

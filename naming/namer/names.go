@@ -248,7 +248,7 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, q question, evaluat
 			next.text = []byte(next.err.Error() + "\n")
 		}
 		if next.text != nil && !bytes.Equal(next.text, sent) {
-			if _, err := w.Write(next.text); err != nil || out.Flush() != nil {
+			if !send(w, out, next.text) {
 				return false
 			}
 			sent = next.text
