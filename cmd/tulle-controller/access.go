@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -114,6 +116,10 @@ func (a *access) authorize(r *http.Request, verb, dtab string) (by string, err e
 		// Any page in the browser of somebody with a port-forward could.
 		result = accessUnknown
 		return "", &accessError{http.StatusForbidden, accessUnknown, "a web page may not use the namer's API without a token"}
+	case peer.Addr().Unmap().IsLoopback() && !a.open && !plain(r.Host):
+		// A name that a page had resolve to loopback makes the page one of ours to the browser.
+		result = accessUnknown
+		return "", &accessError{http.StatusForbidden, accessUnknown, "from this machine the namer's API is reached as localhost or by an address, not as " + strconv.Quote(r.Host)}
 	case peer.Addr().Unmap().IsLoopback():
 		result = accessLocal
 		return "local", nil
@@ -130,6 +136,15 @@ func (a *access) authorize(r *http.Request, verb, dtab string) (by string, err e
 		return "", found.err
 	}
 	return found.user, nil
+}
+
+// plain reports whether a Host is localhost or an address, which no page can have resolve to anything else.
+func plain(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
 }
 
 // ask answers from memory or asks the API server.

@@ -69,11 +69,15 @@ func newJudge() *judge {
 
 func request(remote, authorization string, headers ...string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, "/api/1/dtabs", nil)
-	r.RemoteAddr = remote
+	r.RemoteAddr, r.Host = remote, "127.0.0.1:4180"
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
 	}
 	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Host" {
+			r.Host = headers[i+1]
+			continue
+		}
 		r.Header.Set(headers[i], headers[i+1])
 	}
 	return r
@@ -97,6 +101,9 @@ func TestAccess(t *testing.T) {
 		{name: "port-forward of somebody who says who", request: request(loopback, "Bearer ci"), verb: "update", dtab: "web", by: "user-ci", result: accessAllowed},
 		{name: "port-forward with a bad token", request: request(loopback, "Bearer x"), verb: "list", status: 401, says: "invalid bearer token", result: accessUnknown},
 		{name: "a page in a browser", request: request(loopback, "", "Origin", "https://evil.test"), verb: "create", dtab: "web", status: 403, says: "web page", result: accessUnknown},
+		{name: "a name that a page had resolve to us", request: request(loopback, "", "Host", "evil.test:4180"), verb: "get", dtab: "web", status: 403, says: `not as "evil.test:4180"`, result: accessUnknown},
+		{name: "localhost", request: request(loopback, "", "Host", "localhost:4180"), verb: "get", dtab: "web", by: "local", result: accessLocal},
+		{name: "an address of IPv6", request: request(loopback, "", "Host", "[::1]:4180"), verb: "get", dtab: "web", by: "local", result: accessLocal},
 		{name: "a page where all may", request: request(loopback, "", "Origin", "https://evil.test"), verb: "create", dtab: "web", open: true, status: 403, says: "web page", result: accessUnknown},
 		{name: "a page with a token", request: request(pod, "Bearer ops", "Origin", "https://good.test"), verb: "list", by: "user-ops", result: accessAllowed},
 		{name: "no token", request: request(pod, ""), verb: "get", dtab: "web", status: 401, says: "kubectl create token NAME --audience tulle.dev", result: accessUnknown},
