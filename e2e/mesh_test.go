@@ -209,8 +209,10 @@ func TestOverrideOnTheCluster(t *testing.T) {
 			c := client(t, hostProxy(t, "n2"))
 			reach(t, c, "http://hello."+ns)
 			expect(t, c, "http://hello."+ns, answer(hello, "world", world))
-			expect(t, c, "http://hello."+ns, answer(hello, "earth", earth), "l5d-dtab", "/host/world => /srv/world-v2")
-			expect(t, c, "http://hello."+ns, answer(hello, "world", world))
+			// Rules count from those who are in the mesh: hello hands them on to its proxy. The proxy of a node takes
+			// none from elsewhere.
+			expect(t, client(t, ""), direct(hello), answer(hello, "earth", earth), "l5d-ctx-dtab", "/host/world => /srv/world-v2")
+			expect(t, c, "http://hello."+ns, answer(hello, "world", world), "l5d-dtab", "/host/world => /srv/world-v2")
 		})
 	}
 }
@@ -222,14 +224,15 @@ func TestExampleManifest(t *testing.T) {
 		for _, name := range []string{"hello", "world-v1", "world-v2"} {
 			app{namespace: ns, name: name}.ready(t)
 		}
-		c, override := client(t, hostProxy(t, "n1")), []string{"l5d-dtab", "/host/world => /srv/world-v2"}
+		c := client(t, hostProxy(t, "n1"))
 		reach(t, c, "http://hello."+ns)
-		reach(t, c, "http://hello."+ns, override...)
+		hello, override := direct(app{namespace: ns, name: "hello"}.pods(t)[0]), []string{"l5d-ctx-dtab", "/host/world => /srv/world-v2"}
+		reach(t, client(t, ""), hello, override...)
 		status, body, err := get(t.Context(), c, "http://hello."+ns)
 		if err != nil || status != 200 || !strings.HasPrefix(body, "Hello (") || !strings.Contains(body, ") world (") {
 			t.Errorf("%s: %d %q %v", ns, status, body, err)
 		}
-		if _, body, _ := get(t.Context(), c, "http://hello."+ns, override...); !strings.Contains(body, ") earth (") {
+		if _, body, _ := get(t.Context(), client(t, ""), hello, override...); !strings.Contains(body, ") earth (") {
 			t.Errorf("%s with an override: %q", ns, body)
 		}
 	}
