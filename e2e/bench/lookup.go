@@ -18,11 +18,11 @@ import (
 // rules are five, of which a new name needs all.
 const rules = "/srv => /#/io.l5d.k8s/shop/http ; /old => /srv ; /host => /old ; /host/* => /srv ; /svc => /host"
 
-// everything is a source in which each name exists.
-type everything struct{ value *watch.Value[naming.Replicas] }
+// everything is a source in which each name exists, with a value of its own as a proxy has it.
+type everything struct{}
 
-func (e everything) Replicas(string) (*watch.Value[naming.Replicas], func()) {
-	return e.value, func() {}
+func (everything) Replicas(string) (*watch.Value[naming.Replicas], func()) {
+	return watch.New(naming.Of(naming.Endpoint{Address: "10.0.0.1:80", Weight: 1})), func() {}
 }
 
 // binder is what a proxy turns hosts into names with, as a mesh has it by default.
@@ -31,8 +31,7 @@ func binder() (*bind.Binder, error) {
 	if err != nil {
 		return nil, err
 	}
-	source := everything{watch.New(naming.Of(naming.Endpoint{Address: "10.0.0.1:80", Weight: 1}))}
-	names, err := registry.New(registry.Config{Namers: registry.Default(), Source: source, Logger: slog.New(slog.DiscardHandler)})
+	names, err := registry.New(registry.Config{Namers: registry.Default(), Source: everything{}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
