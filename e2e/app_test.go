@@ -23,8 +23,9 @@ import (
 	"github.com/tulle-mesh/tulle/internal/counter"
 )
 
-// patience bounds every wait for the cluster.
-const patience = 2 * time.Minute
+// patience bounds every wait for the cluster. Kubernetes' own controllers have taken a minute to be at work again
+// after the API server was away.
+const patience = 5 * time.Minute
 
 // namespace makes a namespace for one test. mode is "host", "sidecar" or, for a
 // namespace outside the mesh, "". All enforce Pod Security restricted.

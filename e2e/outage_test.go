@@ -20,9 +20,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// outage is how long something is away: OUTAGE, a duration, or a minute.
+// outage is how long something is away: OUTAGE, a duration such as 3m, or twenty seconds.
 func outage(t *testing.T) time.Duration {
-	d, err := time.ParseDuration(cmp.Or(os.Getenv("OUTAGE"), "1m"))
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("OUTAGE"), "20s"))
 	if err != nil {
 		t.Fatal(err)
 	}
