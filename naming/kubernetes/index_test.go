@@ -191,15 +191,18 @@ func TestReplicas(t *testing.T) {
 		{"a host proxy", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "host")}, "80", "bound 10.0.1.4:8080>host>192.168.0.1:4141"},
 		{"a host proxy by IPv6", []any{web, v6(eps("a", "cart", "http:8080", ep("fd00::4", "pod=x"))), po("x", "fd00::4", "host")}, "80", "bound [fd00::4]:8080>host>[fd00::1]:4141"},
 		{"a host proxy of one family", []any{web, v6(eps("a", "cart", "http:8080", ep("fd00::4", "pod=x"))), po("x", "fd00::4", "host", func(p *corev1.Pod) { p.Status.HostIPs = nil })}, "80", "bound [fd00::4]:8080>host>192.168.0.1:4141"},
-		{"a host that is not known", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.Status.HostIPs, p.Status.HostIP = nil, "" })}, "80", "neg"},
+		{"a host that is not known", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.Status.HostIPs, p.Status.HostIP = nil, "" })}, "80", "bound"},
 		{"a pod outside the mesh", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "")}, "80", "bound 10.0.1.4:8080"},
 		{"on the host's network", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1", "pod=x")), annotate(po("x", "192.168.0.1", "host", hostNetwork), "5141")}, "80", "bound 192.168.0.1:8080"},
 		{"on the host's network, with a proxy of its own", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1", "pod=x")), po("x", "192.168.0.1", "sidecar", hostNetwork)}, "80", "bound 192.168.0.1:8080"},
 		{"a pod that is not known", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x"), ep("10.0.1.5", "pod=y")), po("y", "10.0.1.5", "")}, "80", "bound 10.0.1.5:8080"},
-		{"a pod without its IP", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "", "host")}, "80", "neg"},
-		{"another pod of the name", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "uid=1")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.UID = "2" })}, "80", "neg"},
+		{"no pod is known", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x"))}, "80", "bound"},
+		{"no pod is known, and its endpoint terminates", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "unready", "terminating", "serving"))}, "80", "neg"},
+		{"a pod without its IP", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "", "host")}, "80", "bound"},
+		{"another pod of the name", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "uid=1")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.UID = "2" })}, "80", "bound"},
 		{"the same pod", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "uid=1")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.UID = "1" })}, "80", "bound 10.0.1.4:8080>host>192.168.0.1:4141"},
 		{"a pod that ended", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })}, "80", "neg"},
+		{"another pod of the name ended", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4", "pod=x", "uid=2")), po("x", "10.0.1.4", "host", func(p *corev1.Pod) { p.UID, p.Status.Phase = "1", corev1.PodFailed })}, "80", "bound"},
 		{"by hand, to a pod's IP", []any{web, eps("a", "cart", "http:8080", ep("10.0.1.4")), po("x", "10.0.1.4", "sidecar")}, "80", "bound 10.0.1.4:8080>sidecar>10.0.1.4:4141"},
 		{"by hand, to a node's IP", []any{web, eps("a", "cart", "http:8080", ep("192.168.0.1")), po("x", "192.168.0.1", "host", hostNetwork)}, "80", "bound 192.168.0.1:8080"},
 	} {
@@ -345,7 +348,7 @@ func TestLife(t *testing.T) {
 	}
 	ready := eps("cart-1", "cart", "http:8080", ep("10.0.0.1", "pod=a"))
 	step("created", "neg", false, func() { x.ApplyService(svc("cart", "http:80:8080")) })
-	step("the slice comes first", "neg", false, func() { x.ApplySlice(ready) })
+	step("the slice comes first", "bound", true, func() { x.ApplySlice(ready) })
 	step("then the pod", "bound 10.0.0.1:8080>sidecar>10.0.0.1:4141", true, func() { x.ApplyPod(po("a", "10.0.0.1", "sidecar")) })
 	step("nothing new", "bound 10.0.0.1:8080>sidecar>10.0.0.1:4141", false, func() {
 		x.ApplyPod(po("a", "10.0.0.1", "sidecar", func(p *corev1.Pod) { p.ResourceVersion, p.Labels["x"] = "2", "y" }))

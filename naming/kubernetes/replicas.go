@@ -228,6 +228,9 @@ func (s *serviceSpec) sliceNames(port string) []string {
 //	none is ready, some terminate and still serve        bound to these
 //	otherwise                                            bound to nothing: alternatives are not tried
 //
+// A ready endpoint whose pod we do not know yet is one that is not ready: pods and slices come
+// in any order, and requests must not move to the alternative for the moment between.
+//
 // That endpoints which terminate are used when nothing else is left is what kube-proxy does
 // (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints):
 // the last pods of a Service end requests that come while its load balancers hear of it.
@@ -264,6 +267,8 @@ func (x *Index) replicas(s *service, part nameKey) naming.Replicas {
 			}
 			if endpoint, ok := x.endpoint(e, number); ok {
 				*to = append(*to, endpoint)
+			} else if e.state == stateReady && !x.hasEnded(e) {
+				unready = true
 			}
 		}
 	}
@@ -391,6 +396,12 @@ func (x *Index) podOf(e endpoint) *pod {
 		return nil // unknown, or another of the same name
 	}
 	return p
+}
+
+// hasEnded reports whether an endpoint is of a pod that is known to have ended; its slice does not say so yet.
+func (x *Index) hasEnded(e endpoint) bool {
+	p := x.pods[e.pod]
+	return p != nil && p.ended && (e.uid == "" || p.uid == "" || e.uid == p.uid)
 }
 
 // Names returns the ids of all ports of all Services that exist, by number and by name, in no order.
