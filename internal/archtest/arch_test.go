@@ -36,7 +36,7 @@ var layers = []layer{
 	{path: "cmd/tulle-proxy", may: []string{"sidecar", "internal"}, forbid: []string{"k8s.io/", "sigs.k8s.io/", "google.golang.org/grpc"}},
 	{path: "cmd/helloworld", may: []string{"internal", "cmd/helloworld"}, forbid: []string{"k8s.io/"}},
 	// The control plane and the CLI read a policy as the proxy does, so that all refuse the same.
-	{path: "cmd", may: []string{"cmd/tulle/demo", "cmd/tulle/dtab", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
+	{path: "cmd", may: []string{"cmd/tulle", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
 	{path: "e2e/cluster", may: []string{"e2e/cluster", "internal"}},
 	{path: "e2e/soak", forbid: []string{"k8s.io/"}},
 	{path: "e2e/bench/fleet", may: []string{"naming", "internal"}},

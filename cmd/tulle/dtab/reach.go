@@ -20,16 +20,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/streaming/pkg/httpstream"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
 )
 
 // reach is the way to the namer, as flags and the environment say.
 type reach struct {
-	namer, token, ca               string
-	namespace, context, kubeconfig string
+	namer, token, ca, namespace string
+	at                          kube.Flags
 }
 
 func (r *reach) flags(f *pflag.FlagSet) {
@@ -37,8 +38,7 @@ func (r *reach) flags(f *pflag.FlagSet) {
 	f.StringVar(&r.token, "token", "", "bearer token for the namer (env TULLE_TOKEN, which others on this machine cannot see)")
 	f.StringVar(&r.ca, "ca", "", "file of the CA that an https namer is verified by (env TULLE_NAMER_CA; default: that of the system)")
 	f.StringVarP(&r.namespace, "namespace", "n", "tulle", "namespace that Tulle runs in")
-	f.StringVar(&r.context, "context", "", "context of the kubeconfig")
-	f.StringVar(&r.kubeconfig, "kubeconfig", "", "path of the kubeconfig")
+	r.at.Add(f)
 }
 
 // answerTime bounds a request; the namer itself gives up after a few seconds.
@@ -78,13 +78,8 @@ func (r *reach) connect(ctx context.Context) (c *client, closeWay func(), err er
 
 // cluster returns how to reach the API server.
 func (r *reach) cluster() (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = r.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: r.context}).ClientConfig()
+	config, err := r.at.Config()
 	if err != nil {
-		if clientcmd.IsEmptyConfig(err) {
-			err = errors.New("no kubeconfig names a cluster")
-		}
 		return nil, failed(fmt.Errorf("%w: %w", errNoNamer, err), "say where the namer is with --namer or TULLE_NAMER, or name a cluster with --kubeconfig and --context")
 	}
 	return config, nil
