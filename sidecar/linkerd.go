@@ -1,9 +1,11 @@
 package sidecar
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -13,6 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/registry"
@@ -84,9 +87,7 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 		r.stored = newRules(in.File, p.log)
 	case linkerd.Namerd:
 		r.namerdAt = in.Address
-		if r.namerd, err = namerd.New(namerd.Config{
-			Address: in.Address, Namespace: in.Namespace, Retry: namerd.Retry{Base: in.RetryMin, Max: in.RetryMax}, Logger: p.log,
-		}); err != nil {
+		if r.namerd, err = p.newNamerd(in); err != nil {
 			return err
 		}
 		// What names mean is namerd's business: the file's namers do not count here.
@@ -124,6 +125,51 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 	// No Local: whoever reaches the servers may bring rules, as was warned of.
 	r.open(p, router.OutgoingConfig{Identifiers: identifiers})
 	return nil
+}
+
+// newNamerd makes the client of the namerd that binds a router's names. With TLS and
+// no other token it is shown the proxy's own, if there is one.
+func (p *Proxy) newNamerd(in linkerd.Interpreter) (*namerd.Client, error) {
+	c := namerd.Config{
+		Address: in.Address, Namespace: in.Namespace, Retry: namerd.Retry{Base: in.RetryMin, Max: in.RetryMax}, Logger: p.log,
+	}
+	if in.TLS.CommonName != "" {
+		c.TLS = &namerd.TLS{Name: in.TLS.CommonName, Roots: func() (*x509.CertPool, error) { return authorities(in.TLS.Trust) }}
+		if _, err := c.TLS.Roots(); err != nil && p.unset == nil {
+			return nil, fmt.Errorf("interpreter.tls: %w", err)
+		}
+	}
+	switch own := certs.FileToken(p.cfg.TokenFile); {
+	case in.TokenFile != "":
+		c.Token = certs.FileToken(in.TokenFile)
+	case c.TLS != nil:
+		c.Token = func() (string, error) {
+			token, err := own()
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+			return token, err
+		}
+	}
+	return namerd.New(c)
+}
+
+// authorities reads files of certificates, one a line, nil if there are none.
+func authorities(files string) (*x509.CertPool, error) {
+	if files == "" {
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	for file := range strings.SplitSeq(files, "\n") {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read certificates: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read certificates: %s holds none in PEM", file)
+		}
+	}
+	return pool, nil
 }
 
 // servable reports whether anything of the router can be served.

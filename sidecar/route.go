@@ -235,16 +235,29 @@ func (p *Proxy) count() {
 	}))
 	gauge("names_followed", "Replica sets that are followed.", func() float64 { followed, _ := p.countNames(); return float64(followed) })
 	gauge("names_known", "Replica sets of which something is known, if only that there is no such thing.", func() float64 { _, known := p.countNames(); return float64(known) })
+	for _, r := range p.routes {
+		if r.namerd == nil {
+			continue
+		}
+		router := prometheus.Labels{"router": r.label}
+		p.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "tulle_namerd_connected", Help: "1 while the namerd of the router answers it; a refusal is no answer.", ConstLabels: router,
+		}, func() float64 { return number(r.namerd.State().Connected) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "tulle_namerd_refusals_total", Help: "How often the namerd of the router refused to answer because of who asked, with 401 or 403.", ConstLabels: router,
+		}, func() float64 { return float64(r.namerd.Refusals()) }))
+	}
 	if p.namer == nil {
 		return
 	}
-	gauge("namer_connected", "1 while the stream from the namer is up.", func() float64 {
-		if p.namer.Connected() {
-			return 1
-		}
-		return 0
-	})
+	gauge("namer_connected", "1 while the stream from the namer is up.", func() float64 { return number(p.namer.Connected()) })
 	gauge("namer_silent_seconds", "Seconds since the namer was last heard, heartbeats included; since the start before its first word.", func() float64 {
 		return p.silence().Seconds()
 	})
+}
+
+func number(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }

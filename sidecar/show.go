@@ -90,6 +90,16 @@ func (p *Proxy) note() string {
 			all = append(all, fmt.Sprintf("the namer has not been heard for %s: routing goes on with what was known", p.silence().Round(time.Second)))
 		}
 	}
+	for _, r := range p.routes {
+		if r.namerd == nil {
+			continue
+		}
+		if now := r.namerd.State(); now.Refused {
+			all = append(all, fmt.Sprintf("the namerd of router %s, %s, %v (hint: %s): only what was known is routed", r.label, r.namerdAt, now.Err, now.Hint))
+		} else if now.Err != nil {
+			all = append(all, fmt.Sprintf("the namerd of router %s, %s, is away: routing goes on with what was known", r.label, r.namerdAt))
+		}
+	}
 	if p.file != nil {
 		if missing := p.missing(); len(missing) > 0 {
 			all = append(all, fmt.Sprintf("%d of the routers and servers of %s are not served, see /config.json", len(missing), p.file.File))

@@ -131,4 +131,16 @@ type Interpreter struct {
 	File      string // File: path of the rules, followed live
 	// RetryMin and RetryMax are how long Namerd waits before it connects again.
 	RetryMin, RetryMax time.Duration
+	TLS                TLS // Namerd: without a name it is asked in clear text
+	// TokenFile has the bearer token to show to Namerd; with TLS and without it there
+	// may be one of the proxy's own. Without TLS it is set for a namerd on this machine
+	// only, or with TokenInClear.
+	TokenFile    string
+	TokenInClear bool
+}
+
+// TLS is how a namerd is trusted.
+type TLS struct {
+	CommonName string // that its certificate must be for
+	Trust      string // files of authorities in PEM, by line; empty for those of the system
 }

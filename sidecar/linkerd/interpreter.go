@@ -3,6 +3,7 @@ package linkerd
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,6 @@ import (
 type interpreter struct {
 	Interpreter
 	transformers []registry.Transformer
-	missing      []document.Warning
 }
 
 func readInterpreter(r *document.Reader, path string, n *yaml.Node) func(*router) {
@@ -29,7 +29,6 @@ func readInterpreter(r *document.Reader, path string, n *yaml.Node) func(*router
 	}
 	return func(d *router) {
 		d.Interpreter, d.Transformers = i.Interpreter, i.transformers
-		d.Missing = append(d.Missing, i.missing...)
 	}
 }
 
@@ -40,8 +39,12 @@ const (
 	namerdMesh = "io.l5d.mesh"
 )
 
-// httpPort is where namerd's HTTP API is.
-const httpPort = 4180
+// httpPort is where namerd's HTTP API is, and tlsPort where Tulle's controller has it
+// under TLS.
+const (
+	httpPort = 4180
+	tlsPort  = 4181
+)
 
 func interpreters() schema.Kinds[interpreter] {
 	transformers := schema.Field[interpreter]{Key: "transformers", Read: func(r *document.Reader, path string, n *yaml.Node) func(*interpreter) {
@@ -51,14 +54,17 @@ func interpreters() schema.Kinds[interpreter] {
 	kind := func(name string, base Interpreter, required []string, fields ...schema.Field[interpreter]) schema.Kind[interpreter] {
 		return schema.Kind[interpreter]{Name: name, Base: interpreter{Interpreter: base}, Required: required, Fields: append(fields, transformers)}
 	}
+	whole := func(i *interpreter) *Interpreter { return &i.Interpreter }
 	namerd := func(name string, retry time.Duration, fields ...schema.Field[interpreter]) schema.Kind[interpreter] {
 		base := Interpreter{Kind: Namerd, Namespace: "default", RetryMin: retry, RetryMax: 10 * time.Minute}
-		k := kind(name, base, []string{"dst"}, append(fields, dst(name), retries(base), interpreterTLS())...)
+		k := kind(name, base, []string{"dst"}, append(fields, dst(name), retries(base), schema.Lift(interpreterTLS(), whole),
+			schema.File("tokenFile", func(i *interpreter) *string { return &i.TokenFile }),
+			schema.Flag("tokenInClear", false, func(i *interpreter) *bool { return &i.TokenInClear }))...)
 		k.Check = func(i *interpreter) error {
 			if i.RetryMin > i.RetryMax {
 				return fmt.Errorf("retry.baseSeconds %v is more than retry.maxSeconds %v", i.RetryMin.Seconds(), i.RetryMax.Seconds())
 			}
-			return nil
+			return checkToken(&i.Interpreter)
 		}
 		return k
 	}
@@ -114,7 +120,7 @@ func dst(kind string) schema.Field[interpreter] {
 				case 4100, 4321:
 					r.Warn(n, "%s: namerd is asked over HTTP, at its port %d in place of %d", at, httpPort, port)
 					port = httpPort
-				case httpPort:
+				case httpPort, tlsPort:
 				default:
 					r.Warn(n, "%s: namerd is asked over HTTP, so port %d must be the one of its httpController, usually %d", at, port, httpPort)
 				}
@@ -175,20 +181,43 @@ func namespaceName(s string) (string, error) {
 	return s, nil
 }
 
-// interpreterTLS is read, and keeps the router from being served.
-func interpreterTLS() schema.Field[interpreter] {
-	type none = struct{}
-	f := schema.Deferred(schema.Required(schema.Group("tls",
-		schema.Text("commonName", "", schema.Nowhere[none, string], nil),
-		schema.File("caCert", schema.Nowhere[none, string]),
-	), "commonName"))
-	return schema.Field[interpreter]{
-		Key: f.Key,
-		Read: func(r *document.Reader, path string, n *yaml.Node) func(*interpreter) {
-			f.Read(r, path, n)
-			why := missing(r, n, "%s: TLS to namerd is not spoken yet", path)
-			return func(i *interpreter) { i.missing = append(i.missing, why) }
-		},
-		Leaves: f.Leaves,
+// interpreterTLS are the keys by which namerd is trusted. A namerd of Linkerd 1.x is
+// given caCert, and its gRPC interpreter the words of a client's tls.
+func interpreterTLS() schema.Field[Interpreter] {
+	trust := func(t *TLS) *string { return &t.Trust }
+	authorities := []schema.Field[TLS]{schema.File("caCert", trust), schema.File("trustCertsBundle", trust), schema.Lines("trustCerts", true, trust)}
+	f := schema.Required(schema.Object("tls", TLS{}, func(i *Interpreter) *TLS { return &i.TLS }, func(t *TLS) error {
+		if t.CommonName == "" {
+			return fmt.Errorf("commonName is empty, and must be a name that namerd's certificate is for")
+		}
+		return nil
+	}, append(authorities,
+		schema.Text("commonName", "", func(t *TLS) *string { return &t.CommonName }, nil),
+		schema.Refused[TLS]("disableValidation", "rules of whoever answers would be followed"),
+		schema.Refused[TLS]("clientAuth", "no certificate is shown to a namerd; tokenFile says who asks"),
+	)...), "commonName")
+	read := f.Read
+	f.Read = func(r *document.Reader, path string, n *yaml.Node) func(*Interpreter) {
+		given := 0
+		for _, a := range authorities {
+			if schema.Child(n, a.Key) != nil {
+				given++
+			}
+		}
+		if given > 1 {
+			r.Fault(n, "%s: caCert, trustCertsBundle and trustCerts are incompatible: put all certificates into one", path)
+		}
+		return read(r, path, n)
 	}
+	return f
+}
+
+// checkToken refuses to show a token where others may listen.
+func checkToken(i *Interpreter) error {
+	host, _, _ := net.SplitHostPort(i.Address)
+	ip, err := netip.ParseAddr(host)
+	if i.TokenFile == "" || i.TLS.CommonName != "" || i.TokenInClear || host == "localhost" || err == nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("tokenFile without tls would show the token to whoever listens on the way to %s; set tls, or tokenInClear: true", i.Address)
 }

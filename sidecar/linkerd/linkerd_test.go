@@ -85,6 +85,12 @@ func TestWhatIsWrong(t *testing.T) {
 		{router("interpreter: {kind: io.l5d.namerd.http, dst: /$/inet/a/4180}"), "io.l5d.namerd.http is experimental and must be enabled: experimental: true"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4321, root: /a/b}"), "must be one element, such as /default"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4321, namespace: a}"), "routers[0].interpreter.namespace is not known here: it is of kind io.l5d.namerd"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {caCert: b}}"), "routers[0].interpreter.tls.commonName is not set"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: ''}}"), "routers[0].interpreter.tls: commonName is empty"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: a, caCert: b, trustCerts: [c]}}"), "f:3: routers[0].interpreter.tls: caCert, trustCertsBundle and trustCerts are incompatible"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: a, disableValidation: true}}"), "tls.disableValidation is refused: rules of whoever answers"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: a, clientAuth: {}}}"), "tls.clientAuth is refused: no certificate is shown"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4180, tokenFile: b}"), "f:3: routers[0].interpreter: tokenFile without tls would show the token to whoever listens on the way to a:4180; set tls, or tokenInClear: true"},
 		{router("interpreter: {kind: io.l5d.k8s.configMap}"), "mount the ConfigMap"},
 		{router("interpreter: {kind: io.l5d.fs, dtabFile: ''}"), "it is empty, and must be the path of a file of rules"},
 		{router("interpreter: {kind: default, transformers: [{kind: io.l5d.port}]}"), "routers[0].interpreter.transformers[0].port is not set"},
@@ -155,7 +161,6 @@ func TestMissing(t *testing.T) {
 		{h2("label: a"), "f:2: routers[0].protocol: h2 is not spoken yet", ""},
 		{router("identifier: {kind: io.l5d.ingress, namespace: a}"), "f:3: routers[0].identifier.kind: io.l5d.ingress is not there yet: Ingress rules are not read", ""},
 		{router("identifier: [{kind: io.l5d.path}, {kind: io.l5d.ingress}]"), "f:3: routers[0].identifier[1].kind: io.l5d.ingress is not there yet: Ingress rules are not read", ""},
-		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4180, tls: {commonName: a}}"), "f:3: routers[0].interpreter.tls: TLS to namerd is not spoken yet", ""},
 		{"routers:\n- protocol: http\n  servers:\n  - tls: {certPath: a, keyPath: b}", "", "f:4: routers[0].servers[0].tls: TLS is not spoken by servers yet"},
 	} {
 		cfg, err := linkerd.Parse("f", []byte(c.text))
@@ -208,10 +213,16 @@ func TestJSON(t *testing.T) {
 
 func TestInterpreters(t *testing.T) {
 	for text, want := range map[string]linkerd.Interpreter{
-		"{kind: io.l5d.namerd, dst: /$/inet/namerd.shop.svc/4100, namespace: a}":   {Kind: linkerd.Namerd, Address: "namerd.shop.svc:4180", Namespace: "a", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute},
-		"{kind: io.l5d.namerd, dst: /$/inet/127.1/5000}":                           {Kind: linkerd.Namerd, Address: "127.0.0.1:5000", Namespace: "default", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute},
-		"{kind: io.l5d.mesh, dst: /$/inet/4321, root: /b, retry: {maxSeconds: 9}}": {Kind: linkerd.Namerd, Address: "127.0.0.1:4180", Namespace: "b", RetryMin: time.Second, RetryMax: 9 * time.Second},
-		"{kind: io.l5d.fs, dtabFile: rules.dtab}":                                  {Kind: linkerd.File, File: "rules.dtab"},
+		"{kind: io.l5d.namerd, dst: /$/inet/namerd.shop.svc/4100, namespace: a}": {Kind: linkerd.Namerd, Address: "namerd.shop.svc:4180", Namespace: "a", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute},
+		"{kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: b, trustCerts: [c, d]}, tokenFile: e}": {Kind: linkerd.Namerd, Address: "a:4181", Namespace: "default", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute,
+			TLS: linkerd.TLS{CommonName: "b", Trust: "c\nd"}, TokenFile: "e"},
+		"{kind: io.l5d.mesh, dst: /$/inet/a/4181, tls: {commonName: b, caCert: c}}": {Kind: linkerd.Namerd, Address: "a:4181", Namespace: "default", RetryMin: time.Second, RetryMax: 10 * time.Minute,
+			TLS: linkerd.TLS{CommonName: "b", Trust: "c"}},
+		"{kind: io.l5d.namerd, dst: /$/inet/127.1/4180, tokenFile: e}":                 {Kind: linkerd.Namerd, Address: "127.0.0.1:4180", Namespace: "default", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute, TokenFile: "e"},
+		"{kind: io.l5d.namerd, dst: /$/inet/a/4180, tokenFile: e, tokenInClear: true}": {Kind: linkerd.Namerd, Address: "a:4180", Namespace: "default", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute, TokenFile: "e", TokenInClear: true},
+		"{kind: io.l5d.namerd, dst: /$/inet/127.1/5000}":                               {Kind: linkerd.Namerd, Address: "127.0.0.1:5000", Namespace: "default", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute},
+		"{kind: io.l5d.mesh, dst: /$/inet/4321, root: /b, retry: {maxSeconds: 9}}":     {Kind: linkerd.Namerd, Address: "127.0.0.1:4180", Namespace: "b", RetryMin: time.Second, RetryMax: 9 * time.Second},
+		"{kind: io.l5d.fs, dtabFile: rules.dtab}":                                      {Kind: linkerd.File, File: "rules.dtab"},
 	} {
 		c, err := linkerd.Parse("f", []byte(router("interpreter: "+text)))
 		if err != nil {

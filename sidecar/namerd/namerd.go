@@ -3,8 +3,8 @@
 // the endpoints of what came out.
 //
 // It evaluates and routes nothing. Each thing that is followed is one answer without
-// an end, on a connection of its own in HTTP/1.1 and clear text, for that is what the
-// original speaks. Endpoints are gone to directly: proxies in front of them that a
+// an end, on a connection of its own in HTTP/1.1, for that is what the original speaks;
+// over TLS and with a bearer token where a Config says so. Endpoints are gone to directly: proxies in front of them that a
 // namerd tells of are left out.
 //
 // Invariant: only knowledge replaces knowledge. While namerd is away, has just
@@ -60,6 +60,11 @@ type Config struct {
 	// Streams bounds the connections, for names and for replica sets each. What finds no
 	// room has failed until there is some.
 	Streams int
+	// TLS is how namerd is trusted; nil speaks in clear text.
+	TLS *TLS
+	// Token returns the bearer token to show, read for every request, for it is replaced
+	// from time to time; empty shows none, as nil does. Whoever listens has it without TLS.
+	Token func() (string, error)
 	// Dial connects to namerd; the default is TCP with keep-alives that notice within
 	// half a minute that nobody is there any more.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
@@ -79,9 +84,10 @@ type Client struct {
 	names topics[bound]
 	sets  topics[naming.Replicas]
 
-	open  int // streams that are up
-	state State
-	back  chan struct{} // closed when namerd is back after it was away
+	open     int // streams that are up
+	refusals uint64
+	state    State
+	back     chan struct{} // closed when namerd is back after it was away
 }
 
 // State is how it stands with namerd.
@@ -91,11 +97,15 @@ type State struct {
 	Since time.Time
 	// Err is why namerd could not be asked, nil while connected and before it was asked.
 	Err error
+	// Refused is set if namerd is there and answers nothing to this proxy because of who
+	// it is; Hint then says what may be done.
+	Refused bool
+	Hint    string
 }
 
 // New returns a Client that knows nothing yet and connects to nothing.
 func New(c Config) (*Client, error) {
-	base, err := baseURL(c.Address)
+	base, err := baseURL(c.Address, c.TLS != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -126,20 +136,26 @@ func New(c Config) (*Client, error) {
 		DisableKeepAlives: true, ResponseHeaderTimeout: 30 * time.Second,
 	}
 	t.Protocols.SetHTTP1(true)
+	if c.TLS != nil {
+		t.DialTLSContext = c.dialTLS
+	}
 	return &Client{
 		cfg: c, base: base, transport: t, back: make(chan struct{}),
 		names: newTopics[bound](c.Streams), sets: newTopics[naming.Replicas](c.Streams),
 	}, nil
 }
 
-func baseURL(address string) (*url.URL, error) {
-	text := address
+func baseURL(address string, encrypted bool) (*url.URL, error) {
+	text, scheme := address, "http"
+	if encrypted {
+		scheme = "https"
+	}
 	if !strings.Contains(text, "://") {
-		text = "http://" + text
+		text = scheme + "://" + text
 	}
 	u, err := url.Parse(text)
-	if err == nil && (u.Scheme != "http" || u.Hostname() == "" || u.RawQuery != "" || u.User != nil) {
-		err = errors.New("want host:port or http://host:port")
+	if err == nil && (u.Scheme != scheme || u.Hostname() == "" || u.RawQuery != "" || u.User != nil) {
+		err = fmt.Errorf("want host:port or %s://host:port", scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the address of namerd, %q: %w", address, err)

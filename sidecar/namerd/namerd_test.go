@@ -3,6 +3,7 @@ package namerd_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -68,6 +69,7 @@ type cluster struct {
 	*source
 	store *namer.Memory
 	api   http.Handler
+	tls   *tls.Config // nil for clear text
 
 	mu     sync.Mutex
 	server *http.Server // nil while namerd is away
@@ -164,7 +166,11 @@ func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
 func (c *cluster) up() {
 	l := &listener{accept: make(chan net.Conn), done: make(chan struct{})}
 	server := &http.Server{Handler: c.api}
-	go server.Serve(l)
+	if c.tls != nil {
+		go server.Serve(tls.NewListener(l, c.tls))
+	} else {
+		go server.Serve(l)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.server, c.accept = server, l.accept
@@ -542,6 +548,14 @@ func TestConfig(t *testing.T) {
 	} {
 		if _, err := namerd.New(namerd.Config{Address: address}); (err == nil) != ok {
 			t.Errorf("%q: %v", address, err)
+		}
+		if address, cut := strings.CutPrefix(address, "http"); cut && ok {
+			if _, err := namerd.New(namerd.Config{Address: "https" + address, TLS: &namerd.TLS{}}); err != nil {
+				t.Errorf("https%s: %v", address, err)
+			}
+			if _, err := namerd.New(namerd.Config{Address: "http" + address, TLS: &namerd.TLS{}}); err == nil {
+				t.Errorf("http%s is taken for an address with TLS", address)
+			}
 		}
 	}
 }

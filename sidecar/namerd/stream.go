@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -37,6 +35,8 @@ var (
 
 // refusal is an answer that is none: namerd is there, and says why it cannot answer.
 type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
 
 // topics are what is followed of one kind, by the query of the request.
 type topics[T any] struct {
@@ -154,19 +154,22 @@ func (c *Client) keep(ctx context.Context, s *stream) {
 		if lasted {
 			wait = base
 		}
-		refused := errors.As(err, new(refusal))
+		refused, denied := errors.As(err, new(refusal)), errors.As(err, new(denial))
 		if refused {
 			wait = min(wait, max(maxRefused, base))
 		}
 		now := wait/2 + rand.N(wait/2+1)
 		switch {
 		case refused:
-			level := slog.LevelDebug // one line is enough
-			if s.refuse(err) {
+			level := slog.LevelDebug      // one line is enough
+			if s.refuse(err) && !denied { // that is told once for all
 				level = slog.LevelWarn
 			}
 			c.cfg.Logger.Log(ctx, level, "namerd refuses a name", "namerd", c.cfg.Address, "path", s.path, "error", err)
-			back, wait = nil, 2*wait
+			wait *= 2
+			if !denied {
+				back = nil
+			}
 		case lasted: // another one may be there at once
 			now = rand.N(min(spread, base))
 		default:
@@ -203,27 +206,22 @@ func (c *Client) read(ctx context.Context, s *stream) (opened time.Time, err err
 			c.lost(err)
 		}
 	}()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
-	if err != nil {
-		return opened, fmt.Errorf("make request: %w", err)
-	}
-	response, err := c.transport.RoundTrip(request)
-	if err != nil {
-		return opened, fmt.Errorf("ask namerd: %w", err)
-	}
-	defer response.Body.Close()
-	if status := response.StatusCode; status != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(response.Body, maxText))
-		err := fmt.Errorf("namerd answered %s: %s", response.Status, bytes.TrimSpace(text))
-		switch {
-		case status == http.StatusNotImplemented:
-		case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
-			return opened, err
+	response, err := c.get(ctx, s.url)
+	var denied denial
+	switch {
+	case errors.As(err, &denied):
+		if ctx.Err() == nil {
+			c.denied(denied)
 		}
+		return opened, err
+	case errors.As(err, new(refusal)): // it is there
 		c.opened()
 		defer c.closed()
-		return opened, refusal{err}
+		return opened, err
+	case err != nil:
+		return opened, err
 	}
+	defer response.Body.Close()
 	c.opened()
 	defer c.closed()
 	opened = time.Now()
@@ -294,10 +292,10 @@ func (c *Client) lost(err error) {
 		if c.state.Connected {
 			c.state.Since = time.Now()
 		}
-		if c.state.Err == nil {
+		if c.state.Err == nil || c.state.Refused {
 			level = slog.LevelWarn // one line when it is lost, one when it is found
 		}
-		c.state.Connected, c.state.Err = false, err
+		c.state = State{Since: c.state.Since, Err: err}
 	}
 	c.mu.Unlock()
 	c.cfg.Logger.Log(context.Background(), level, "namerd not connected", "namerd", c.cfg.Address, "error", err)
