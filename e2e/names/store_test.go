@@ -23,6 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
 	"github.com/tulle-mesh/tulle/naming/namer"
+	"github.com/tulle-mesh/tulle/naming/namer/storetest"
 )
 
 // newStore returns a store that runs until the test ends.
@@ -102,6 +103,11 @@ func kubectl(t *testing.T, ns, edit string, args ...string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// It does what the stores in memory and in files do.
+func TestStoreLikeTheOthers(t *testing.T) {
+	storetest.Test(t, newStore(t, namespace(t, api), api.RESTConfig()))
 }
 
 // What namerd's clients may do: the life of a namespace, and who is refused.

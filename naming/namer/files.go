@@ -198,7 +198,7 @@ func (s *Files) edited(name string, e *fileEntry, content []byte) {
 		return
 	}
 	e.wrong = ""
-	if now, err := e.journal.newest(); err == nil && now.Version != "" && now.Dtab.Exact() == dtab.Exact() {
+	if now, err := e.journal.newest(); err == nil && now.has(dtab) {
 		e.journal.Sum = sumOf(content) // nothing but comments and spaces
 	} else {
 		at := time.Now()
@@ -320,6 +320,10 @@ func (s *Files) write(name string, c Change, allowed func(version string) error)
 	err = s.with(name, true, func(e *fileEntry, now *Versioned) error {
 		if err := allowed(now.Version); err != nil {
 			return err
+		}
+		if now.has(c.Dtab) && e.wrong == "" { // and its comments stay
+			version = now.Version
+			return nil
 		}
 		content := fileOf(c.Dtab)
 		if err := replace(s.path(name), content); err != nil {

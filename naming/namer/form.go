@@ -111,6 +111,9 @@ func readDtab(w http.ResponseWriter, r *http.Request) (naming.Dtab, error) {
 		}
 		return nil, fmt.Errorf("read dtab: %w", err)
 	}
+	if rules == nil { // what a program sends that has lost its rules
+		return nil, errors.New(`read dtab: found null; want a list such as [{"prefix":"/svc","dst":"/host"}], or [] for no rules`)
+	}
 	dtab := make(naming.Dtab, len(rules))
 	for i, r := range rules {
 		if r == nil {

@@ -34,6 +34,9 @@ type Versioned struct {
 	Version string
 }
 
+// has reports whether there are just these rules already.
+func (v *Versioned) has(d naming.Dtab) bool { return v.Version != "" && v.Dtab.Exact() == d.Exact() }
+
 // Change is what somebody writes.
 type Change struct {
 	Dtab naming.Dtab
@@ -49,7 +52,8 @@ type Revision struct {
 
 // Store keeps dtabs by namespace. Its methods may be called concurrently; errors other than
 // those named, ErrForbidden and ErrConflict are faults of the storage. A write returns the
-// version that it made.
+// version that it made; one of the very rules that are there already makes none, leaves no trace
+// in the history and returns the version that there is.
 type Store interface {
 	// Names returns the sorted names of all namespaces, live; nil as long as they are not
 	// known.
@@ -151,12 +155,15 @@ func (m *Memory) publishNames() {
 func (m *Memory) write(namespace string, c Change, allowed func(version string) error) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := ""
+	now := &Versioned{}
 	if e := m.entries[namespace]; e != nil {
-		now = e.dtab.Get().Version
+		now = e.dtab.Get()
 	}
-	if err := allowed(now); err != nil {
+	if err := allowed(now.Version); err != nil {
 		return "", err
+	}
+	if now.has(c.Dtab) {
+		return now.Version, nil
 	}
 	version := m.entry(namespace).set(c)
 	m.publishNames()

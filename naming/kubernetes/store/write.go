@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -86,7 +85,7 @@ func (s *Store) write(ctx context.Context, name string, c namer.Change, allowed 
 		version := ""
 		if now != nil {
 			version = now.object.version(now.object.Generation)
-			if now.wrong == nil && slices.Equal(now.object.Dentries, dentries) {
+			if now.wrong == nil && now.served.Dtab.Exact() == c.Dtab.Exact() {
 				return version, nil
 			}
 		}
