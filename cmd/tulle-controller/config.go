@@ -1,8 +1,6 @@
 package main
 
 import (
-	"cmp"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,7 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/naming/rewrite"
-	"github.com/tulle-mesh/tulle/webhook"
+	"github.com/tulle-mesh/tulle/webhook/settings"
 )
 
 // Config is the settings of the controller.
@@ -47,22 +45,10 @@ type Config struct {
 
 	Policy string `setting:"policy" help:"YAML file of the policy of all proxies that have none of their own, followed live; see docs/policy.md"`
 
-	Inject InjectConfig `setting:"inject"`
+	Inject settings.Inject `setting:"inject"`
 
 	LogLevel   string `setting:"log-level" help:"debug, info, warn or error"`
 	Kubeconfig string `setting:"kubeconfig" help:"kubeconfig file for use outside a cluster"`
-}
-
-// InjectConfig is the settings of the injector.
-type InjectConfig struct {
-	DefaultMode        string `setting:"default-mode" help:"mode of namespaces that choose none: host or sidecar"`
-	ProxyImage         string `setting:"proxy-image" help:"image of the sidecar"`
-	ProxyPullPolicy    string `setting:"proxy-pull-policy" help:"its pull policy: Always, IfNotPresent or Never"`
-	ControllerURL      string `setting:"controller-url" help:"URL of the API for proxies; by default that of the Service tulle-controller"`
-	DtabNamespace      string `setting:"dtab-namespace" help:"dtab namespace that sidecars follow"`
-	ProxyCPURequest    string `setting:"proxy-cpu-request" help:"CPU request of the sidecar"`
-	ProxyMemoryRequest string `setting:"proxy-memory-request" help:"memory request of the sidecar"`
-	ProxyMemoryLimit   string `setting:"proxy-memory-limit" help:"memory limit of the sidecar, empty for none"`
 }
 
 // defaultDtab sends a name to the Service of that name as its caller sees it.
@@ -90,10 +76,7 @@ func DefaultConfig() Config {
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
 		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
 		DtabStore: storeKubernetes, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: accessRBAC,
-		Inject: InjectConfig{
-			DefaultMode: string(webhook.ModeHost), ProxyImage: "tulle.dev/tulle-proxy:dev", ProxyPullPolicy: "IfNotPresent",
-			DtabNamespace: "default", ProxyCPURequest: "10m", ProxyMemoryRequest: "32Mi",
-		},
+		Inject:   settings.Default().Inject,
 		LogLevel: "info",
 	}
 }
@@ -148,10 +131,9 @@ func (c *Config) Validate() error {
 	if _, _, err := registry.Parse("namers", []byte(c.Namers)); err != nil {
 		errs = append(errs, err)
 	}
-	// The roots are not known before their file is read; an empty certificate stands in for them.
-	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE"})
-	if err := c.injector(roots).Validate(); err != nil {
-		wrong("inject", "%w", err)
+	injector := c.injector()
+	if err := injector.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if _, err := c.level(); err != nil {
 		wrong("log-level", "%w", err)
@@ -159,21 +141,9 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// injector returns the injector's configuration with these roots, in PEM.
-func (c *Config) injector(roots []byte) webhook.Config {
-	return webhook.Config{
-		DefaultMode:   webhook.Mode(c.Inject.DefaultMode),
-		MeshNamespace: c.Namespace,
-		ProxyImage:    c.Inject.ProxyImage,
-		PullPolicy:    c.Inject.ProxyPullPolicy,
-		ControllerURL: cmp.Or(c.Inject.ControllerURL, "https://tulle-controller."+c.Namespace+".svc:4181"),
-		ControllerCA:  string(roots),
-		TrustDomain:   c.TrustDomain,
-		DtabNamespace: c.Inject.DtabNamespace,
-		CPURequest:    c.Inject.ProxyCPURequest,
-		MemoryRequest: c.Inject.ProxyMemoryRequest,
-		MemoryLimit:   c.Inject.ProxyMemoryLimit,
-	}
+// injector returns the injector's part.
+func (c *Config) injector() settings.Settings {
+	return settings.Settings{Namespace: c.Namespace, TrustDomain: c.TrustDomain, Inject: c.Inject}
 }
 
 func (c *Config) level() (slog.Level, error) {

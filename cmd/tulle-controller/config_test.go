@@ -41,7 +41,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	if diff := cmp.Diff(DefaultConfig(), cfg); diff != "" {
 		t.Error(diff)
 	}
-	if url := cfg.injector(nil).ControllerURL; url != "https://tulle-controller.tulle.svc:4181" {
+	if url := cfg.injector().Config("").ControllerURL; url != "https://tulle-controller.tulle.svc:4181" {
 		t.Errorf("controller URL is %s", url)
 	}
 }

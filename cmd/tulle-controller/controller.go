@@ -156,7 +156,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 		return nil, err
 	}
 	injector, err := webhook.NewServer(webhook.ServerConfig{
-		Config:     func() webhook.Config { return cfg.injector(c.files.CA()) },
+		Config:     func() webhook.Config { return cfg.injector().Config(string(c.files.CA())) },
 		Namespace:  c.namespaces.Find,
 		DTab:       store.Check,
 		Registerer: metrics,

@@ -45,6 +45,7 @@ var layers = []layer{
 	{path: "docs"}, // tests of what the pages show, nothing else
 	// The planes do not know each other.
 	{path: "manifests", may: []string{"internal"}},
+	{path: "webhook/settings", may: []string{"webhook", "internal"}},
 	{path: "webhook", may: []string{"internal"}},
 	{path: "certs/issuer", may: []string{"certs", "internal"}},
 	{path: "certs", may: []string{"internal"}, forbid: []string{"k8s.io/"}},

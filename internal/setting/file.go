@@ -21,10 +21,15 @@ var mapKey = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 type file struct {
 	document.Reader // with the faults of values that cannot be read
 	loader          *Loader
+	partial         bool    // what is not in the struct at the top is somebody else's
 	unknown         []error // keys that nobody knows
 
 	values  map[string]string            // by the path of a setting, checked
 	entries map[string]map[string]string // likewise, of maps
+}
+
+func newFile(l *Loader) *file {
+	return &file{loader: l, values: map[string]string{}, entries: map[string]map[string]string{}}
 }
 
 // read reads a settings file.
@@ -44,6 +49,7 @@ func (f *file) section(at string, n *yaml.Node) {
 		switch {
 		case plain && f.loader.sections[path]:
 			f.section(path, value)
+		case plain && i < 0 && f.partial && at == "":
 		case !plain || i < 0:
 			f.unknown = append(f.unknown, f.At(key, fmt.Errorf("%s is not a setting%s", path, f.similar(path))))
 		case f.loader.settings[i].entries != nil:

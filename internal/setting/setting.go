@@ -167,7 +167,7 @@ func (l *Loader) Load() error {
 	if path == "" {
 		path = os.Getenv(l.env)
 	}
-	f := &file{loader: l, values: map[string]string{}, entries: map[string]map[string]string{}}
+	f := newFile(l)
 	if path != "" {
 		content, err := os.ReadFile(path)
 		if err != nil {
@@ -175,6 +175,25 @@ func (l *Loader) Load() error {
 		}
 		f.read(path, content)
 	}
+	return l.fill(f, os.Getenv)
+}
+
+// Decode fills the struct that target points to from the text of a settings file and nothing else, as Load does:
+// without flags and environment. It may hold a part of the file's settings only: keys that are not in the struct at
+// the top of the file are passed over, below that they are wrong. The name is the file's, for errors.
+func Decode(target any, name string, content []byte) error {
+	l, err := New(target, pflag.NewFlagSet("", pflag.ContinueOnError))
+	if err != nil {
+		return err
+	}
+	f := newFile(l)
+	f.partial = true
+	f.read(name, content)
+	return l.fill(f, func(string) string { return "" })
+}
+
+// fill fills the struct from a file that has been read and from the environment, and validates it.
+func (l *Loader) fill(f *file, getenv func(string) string) error {
 	unknown, unreadable := f.unknown, f.Errors()
 	for _, s := range l.settings {
 		if s.entries != nil {
@@ -187,7 +206,7 @@ func (l *Loader) Load() error {
 			continue
 		}
 		text, given := f.values[s.Key]
-		if env := os.Getenv(s.Env); env != "" {
+		if env := getenv(s.Env); env != "" {
 			text, given = env, true
 			if err := checkText(env, s.kind); err != nil {
 				unreadable = append(unreadable, fmt.Errorf("%s: %w", s.Env, err))

@@ -287,3 +287,23 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// A part of a file: what is not of it at the top is passed over, what is wrong in it is not, and nothing else is asked.
+func TestDecode(t *testing.T) {
+	type part struct {
+		Life   time.Duration `setting:"certificate-duration" help:"how long a certificate is good for"`
+		Inject inject        `setting:"inject"`
+	}
+	t.Setenv("TULLE_INJECT_PROXY_IMAGE", "environment")
+	got := part{Life: time.Hour, Inject: inject{Image: "default"}}
+	if err := setting.Decode(&got, "x.yaml", []byte("other: [1]\ninject: {default-mode: host}\n")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(part{time.Hour, inject{"default", "host"}}, got); diff != "" {
+		t.Error(diff)
+	}
+	err := setting.Decode(&got, "x.yaml", []byte("other: 1\ninject:\n  image: a\ncertificate-duration: long\n"))
+	if err == nil || !strings.Contains(err.Error(), "x.yaml:3: inject.image is not a setting") || !strings.Contains(err.Error(), "x.yaml:4: certificate-duration: ") || strings.Contains(err.Error(), "other") {
+		t.Errorf("got %v", err)
+	}
+}
