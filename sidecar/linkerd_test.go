@@ -1,104 +1,24 @@
 package sidecar
 
 import (
-	"bytes"
-	"context"
-	"fmt"
-	"io"
 	"log/slog"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 )
-
-// write makes a file with the content, and returns its path.
-func write(t *testing.T, name, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// lines is a log that can be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// ask sends a request for a host, with headers in pairs, and returns the answer's
-// status and body.
-func ask(t *testing.T, url, host string, headers ...string) (int, string) {
-	t.Helper()
-	req, err := http.NewRequest(http.MethodGet, "http://"+url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Host = host
-	for i := 0; i+1 < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer res.Body.Close()
-	body, _ := io.ReadAll(res.Body)
-	return res.StatusCode, string(body)
-}
-
-// hostPort splits an address.
-func hostPort(t *testing.T, address string) (host, port string) {
-	t.Helper()
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return host, port
-}
 
 // A configuration of Linkerd 1.x: several routers and servers, rules of their own
 // and of a file, and one router that cannot be served yet.
 func TestLinkerdConfiguration(t *testing.T) {
-	backend := func(name string) (address, port string) {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprint(w, name, " ", r.Header.Get("l5d-dst-service"))
-		}))
-		t.Cleanup(s.Close)
-		_, port = hostPort(t, s.Listener.Addr().String())
-		return s.Listener.Addr().String(), port
-	}
-	_, red := backend("red")
-	_, blue := backend("blue")
+	_, red := backend(t, "red")
+	_, blue := backend(t, "blue")
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "disco"), []byte("localhost "+blue), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	stored := write(t, "stored.dtab", "/svc => /$/inet/127.1/"+red+" ; /svc/none => $")
-	var addresses, ports []string
-	for range 5 {
-		address := freePort(t)
-		_, port := hostPort(t, address)
-		addresses, ports = append(addresses, address), append(ports, port)
-	}
+	addresses, ports := freePorts(t, 5)
 	out, second, in, filed, pages := addresses[0], addresses[1], addresses[2], addresses[3], addresses[4]
 	file := write(t, "linkerd.yaml", `
 admin: {ip: 127.0.0.1, port: `+ports[4]+`}
@@ -131,20 +51,7 @@ routers:
 	var log lines
 	cfg := DefaultConfig()
 	cfg.Config = file
-	p, err := New(cfg, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	eventually(t, "ready", func() bool { status, _ := ask(t, pages+"/admin/ready", ""); return status == 200 })
+	serve(t, cfg, pages, slog.New(slog.NewTextHandler(&log, nil)))
 
 	for _, c := range []struct {
 		address, host string

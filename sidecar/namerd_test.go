@@ -1,11 +1,12 @@
 package sidecar
 
 import (
-	"context"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -28,20 +29,10 @@ func (o one) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	return watch.New(naming.Replicas{State: naming.StateNeg}), func() {}
 }
 
-// A router whose names a namerd binds: rules and endpoints are its, what requests say
-// goes along, and it may go away.
-func TestNamerdRouter(t *testing.T) {
-	backend := func(name string) (address, port string) {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprint(w, name, " ", r.Header.Get("l5d-dst-service"))
-		}))
-		t.Cleanup(s.Close)
-		_, port = hostPort(t, s.Listener.Addr().String())
-		return s.Listener.Addr().String(), port
-	}
-	red, _ := backend("red")
-	_, blue := backend("blue")
-	known := one{"/#/io.l5d.k8s/shop/http/red", watch.New(naming.Of(naming.Endpoint{Address: red, Weight: 1, Hop: naming.HopHost, Via: "192.0.2.1:1"}))}
+// redAt is the API of a namerd whose rules are about red alone, which is at an address.
+func redAt(t *testing.T, address string) http.Handler {
+	t.Helper()
+	known := one{"/#/io.l5d.k8s/shop/http/red", watch.New(naming.Of(naming.Endpoint{Address: address, Weight: 1, Hop: naming.HopHost, Via: "192.0.2.1:1"}))}
 	namers, err := registry.New(registry.Config{Namers: registry.Default(), Source: known})
 	if err != nil {
 		t.Fatal(err)
@@ -50,38 +41,32 @@ func TestNamerdRouter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := httptest.NewServer(namer.NewAPI(namer.APIConfig{Store: store, Registry: namers, Logger: slog.New(slog.DiscardHandler)}))
+	return namer.NewAPI(namer.APIConfig{Store: store, Registry: namers, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// A router whose names a namerd binds: rules and endpoints are its, what requests say
+// goes along, and it may go away.
+func TestNamerdRouter(t *testing.T) {
+	red, _ := backend(t, "red")
+	_, blue := backend(t, "blue")
+	there := httptest.NewServer(redAt(t, red))
 	defer there.Close()
 	_, port := hostPort(t, there.Listener.Addr().String())
-	out, pages := freePort(t), freePort(t)
-	_, outPort := hostPort(t, out)
-	_, pagesPort := hostPort(t, pages)
+	addresses, ports := freePorts(t, 2)
+	out, pages := addresses[0], addresses[1]
 	file := write(t, "linkerd.yaml", `
-admin: {ip: 127.0.0.1, port: `+pagesPort+`}
+admin: {ip: 127.0.0.1, port: `+ports[1]+`}
 routers:
 - protocol: http
   label: out
   dtab: /svc/own => /svc/red ;
   interpreter: {kind: io.l5d.namerd.http, experimental: true, dst: /$/inet/127.1/`+port+`, namespace: shop}
   servers:
-  - {ip: 127.0.0.1, port: `+outPort+`}
+  - {ip: 127.0.0.1, port: `+ports[0]+`}
 `)
 	cfg := DefaultConfig()
 	cfg.Config = file
-	p, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	eventually(t, "ready", func() bool { status, _ := ask(t, pages+"/admin/ready", ""); return status == 200 })
+	serve(t, cfg, pages, slog.New(slog.DiscardHandler))
 	for _, c := range []struct{ host, dtab, want string }{
 		{"red", "", "200 red /svc/red"},
 		{"own", "", "200 red /svc/own"},
@@ -98,5 +83,76 @@ routers:
 	there.Listener.Close()
 	if code, body := ask(t, out, "red"); code != 200 {
 		t.Errorf("without namerd: %d %s", code, body)
+	}
+}
+
+// A namerd behind TLS that asks who it is: as long as it refuses, the proxy says so, and
+// a token that is replaced is taken up.
+func TestNamerdThatAsksWho(t *testing.T) {
+	red, _ := backend(t, "red")
+	api := redAt(t, red)
+	there := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer new" {
+			http.Error(w, "the token is too old", http.StatusUnauthorized)
+			return
+		}
+		api.ServeHTTP(w, r)
+	}))
+	t.Cleanup(there.Close)
+	_, port := hostPort(t, there.Listener.Addr().String())
+	ca := write(t, "ca.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: there.Certificate().Raw})))
+	token := write(t, "token", "old\n")
+	for name, tokenFile := range map[string]string{"named": "tokenFile: " + token, "its own": ""} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(token, []byte("old\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			addresses, ports := freePorts(t, 2)
+			out, pages := addresses[0], addresses[1]
+			cfg := DefaultConfig()
+			if tokenFile == "" {
+				cfg.TokenFile = token
+			}
+			cfg.Config = write(t, "linkerd.yaml", `
+admin: {port: `+ports[1]+`}
+routers:
+- protocol: http
+  interpreter:
+    kind: io.l5d.namerd
+    dst: /$/inet/127.1/`+port+`
+    namespace: shop
+    retry: {baseSeconds: 1, maxSeconds: 1}
+    tls: {commonName: example.com, caCert: `+ca+`}
+    `+tokenFile+`
+  servers: [{port: `+ports[0]+`}]
+`)
+			var log lines
+			serve(t, cfg, pages, slog.New(slog.NewTextHandler(&log, nil)))
+			if code, body := ask(t, out, "red"); code != 502 || !strings.Contains(body, "401 Unauthorized: the token is too old") {
+				t.Errorf("refused: %d %s", code, body)
+			}
+			for page, want := range map[string]string{
+				"/admin/ready": "ready; the namerd of router http, 127.0.0.1:" + port + ", refused: namerd answered 401 Unauthorized: the token is too old (hint: ",
+				"/namer_state": `"connected": false`,
+				"/metrics":     `tulle_namerd_connected{router="http"} 0`,
+			} {
+				if _, body := ask(t, pages+page, ""); !strings.Contains(body, want) {
+					t.Errorf("%s has no %s:\n%s", page, want, body)
+				}
+			}
+			if said := log.String(); !strings.Contains(said, `error="refused: `) || !strings.Contains(said, "hint=") || strings.Contains(said, "old\n") {
+				t.Errorf("the log says\n%s", said)
+			}
+			if err := os.WriteFile(token, []byte("new\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the new token", func() bool { code, _ := ask(t, out, "red"); return code == 200 })
+			if _, body := ask(t, pages+"/metrics", ""); !strings.Contains(body, `tulle_namerd_connected{router="http"} 1`) || strings.Contains(body, `tulle_namerd_refusals_total{router="http"} 0`) {
+				t.Error("the metrics do not say that it is connected, and was refused")
+			}
+			if _, body := ask(t, pages+"/admin/ready", ""); body != "ready\n" {
+				t.Error(body)
+			}
+		})
 	}
 }
