@@ -15,11 +15,20 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 )
 
-// client speaks the namer's HTTP API.
+// client speaks the HTTP API of one replica of the namer.
 type client struct {
-	base  *url.URL // with a slash at the end
-	token string
-	http  *http.Client
+	base           *url.URL
+	name           string // of the replica, as the user knows it: a URL or "pod x"
+	pod, namespace string // of the replica, if it is reached through the cluster
+	token          string
+	http           *http.Client
+	others         []peer // the other replicas, as far as they are known
+}
+
+// peer is a replica to which there is no way yet.
+type peer struct {
+	name string
+	open func(ctx context.Context) (c *client, closeWay func(), err error)
 }
 
 // maxAnswer bounds what is read of an answer.
@@ -31,29 +40,6 @@ type revision struct {
 	Time    time.Time   `json:"time"`
 	By      string      `json:"by,omitempty"`
 	Dtab    naming.Dtab `json:"dtab"`
-}
-
-// plan is what the namer says that a dtab would change.
-type plan struct {
-	Version string    `json:"version"`
-	Names   []planned `json:"names"`
-}
-
-// planned is what a dtab would change for one name.
-type planned struct {
-	Path    string `json:"path"`
-	Caller  string `json:"caller,omitempty"`
-	Before  []leaf `json:"before"`
-	After   []leaf `json:"after"`
-	Lost    bool   `json:"lost"`
-	Changed bool   `json:"changed"`
-	Reason  string `json:"reason,omitempty"`
-}
-
-// leaf is one replica set, and the share of requests that it gets.
-type leaf struct {
-	ID    string  `json:"id"`
-	Share float64 `json:"share"`
 }
 
 // statusError is an answer that is none of 2xx.
@@ -101,7 +87,11 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 		if inner := (*url.Error)(nil); errors.As(err, &inner) {
 			err = inner.Err
 		}
-		return nil, nil, failed(fmt.Errorf("ask the namer at %s: %w", c.base.Redacted(), err),
+		if c.pod != "" {
+			return nil, nil, failed(fmt.Errorf("ask the namer in %s: %w", c.name, err),
+				fmt.Sprintf("kubectl logs -n %s %s shows what it is at", c.namespace, c.pod))
+		}
+		return nil, nil, failed(fmt.Errorf("ask the namer at %s: %w", c.name, err),
 			"is that its address? Without --namer it is looked for in the cluster")
 	}
 	defer resp.Body.Close()
@@ -158,7 +148,7 @@ func missing(name string, err error) error {
 func (c *client) list(ctx context.Context) (names []string, err error) {
 	_, err = c.read(ctx, "dtabs", nil, &names)
 	if statusOf(err) == http.StatusNotFound {
-		err = failed(fmt.Errorf("nothing at %s speaks the API of a namer", c.base.Redacted()), "its port is 4180")
+		err = failed(fmt.Errorf("nothing at %s speaks the API of a namer", c.name), "its port is 4180")
 	}
 	return names, err
 }
@@ -210,23 +200,6 @@ func stale(name, version string) error {
 func (c *client) remove(ctx context.Context, name string) error {
 	_, _, err := c.do(ctx, http.MethodDelete, "dtabs/"+name, nil, nil, "")
 	return missing(name, err)
-}
-
-// plan asks what a dtab would change for the names in use and for some more.
-func (c *client) plan(ctx context.Context, name string, d naming.Dtab, paths []string, caller string) (p plan, err error) {
-	query := url.Values{"path": paths}
-	if caller != "" {
-		query.Set("caller", caller)
-	}
-	text, _, err := c.do(ctx, http.MethodPost, "plan/"+name, query, nil, d.Exact())
-	switch statusOf(err) {
-	case http.StatusNotFound, http.StatusNotImplemented:
-		return p, failed(errors.New("this namer makes no plans"), "with --force, apply writes without one")
-	}
-	if err != nil {
-		return p, err
-	}
-	return p, decode(text, &p)
 }
 
 // delegate asks what the rules make of a path.

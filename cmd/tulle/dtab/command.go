@@ -2,7 +2,7 @@
 // before they do it.
 //
 // All it knows comes from the namer's HTTP API (package namer); it keeps nothing and decides
-// nothing about names itself. Without a URL of the namer it forwards a port to a controller, so
+// nothing about names itself. Without a URL of the namer it forwards ports to the controllers, so
 // that what a user may do is what Kubernetes says.
 //
 // Invariant: no command overwrites what it has not read. Each write of a dtab that is there is

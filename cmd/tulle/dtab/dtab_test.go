@@ -95,18 +95,23 @@ func newMeshOf(t *testing.T, seed map[string]string, wrap func(http.Handler) htt
 	}
 	m := &mesh{t: t, url: server.URL, store: store, dir: t.TempDir()}
 	t.Chdir(m.dir)
+	m.use("/svc/both")
+	return m
+}
+
+// use is a proxy that uses a name of shop until the test ends.
+func (m *mesh) use(path string) {
 	// Who follows a name uses it.
 	ctx, cancel := context.WithCancel(context.Background())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url+"/api/1/bind/shop?watch=true&path=/svc/both", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url+"/api/1/bind/shop?watch=true&path="+path, nil)
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	t.Cleanup(func() { cancel(); resp.Body.Close(); http.DefaultClient.CloseIdleConnections() })
-	return m
+	m.t.Cleanup(func() { cancel(); resp.Body.Close(); http.DefaultClient.CloseIdleConnections() })
 }
 
 type unknownToken struct{}
@@ -230,7 +235,7 @@ func TestRoundTrip(t *testing.T) {
 		if form != "table" {
 			next = strings.ReplaceAll(got.stdout, "8.00", "9.00")
 		}
-		if r := m.run(next, "apply", "shop", "-"); r.code != 0 || form == "table" && r.stderr != "shop: written, 3 rules; 1 name, 1 changed, 0 lost\n" {
+		if r := m.run(next, "apply", "shop", "-"); r.code != 0 || form == "table" && r.stderr != "shop: written, 3 rules; 1 name, 1 changed, 0 lost; names seen by http://namer\n" {
 			t.Errorf("%s: %+v", form, r)
 		}
 		if again := m.run("", "get", "shop", "-o", form); m.run(again.stdout, "apply", "shop", "-").stderr != "shop: unchanged\n" {

@@ -18,8 +18,8 @@ import (
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
-// apiServer lists pods and forwards ports of them to one address, over SPDY alone.
-func apiServer(t *testing.T, pods []corev1.Pod, to string) (kubeconfig string, asked *sync.Map) {
+// apiServer lists pods and forwards ports of them to addresses, over SPDY alone; "" is forbidden.
+func apiServer(t *testing.T, pods []corev1.Pod, to func(pod string) string) (kubeconfig string, asked *sync.Map) {
 	asked = &sync.Map{}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/namespaces/{ns}/pods", func(w http.ResponseWriter, r *http.Request) {
@@ -31,6 +31,11 @@ func apiServer(t *testing.T, pods []corev1.Pod, to string) (kubeconfig string, a
 		json.NewEncoder(w).Encode(list)
 	})
 	mux.HandleFunc("POST /api/v1/namespaces/{ns}/pods/{pod}/portforward", func(w http.ResponseWriter, r *http.Request) {
+		address := to(r.PathValue("pod"))
+		if address == "" {
+			http.Error(w, "no pods/portforward for you", http.StatusForbidden)
+			return
+		}
 		if _, err := httpstream.Handshake(r, w, []string{"portforward.k8s.io"}); err != nil {
 			return
 		}
@@ -53,7 +58,7 @@ func apiServer(t *testing.T, pods []corev1.Pod, to string) (kubeconfig string, a
 				}
 				go func() {
 					defer s.Close()
-					out, err := net.Dial("tcp", to)
+					out, err := net.Dial("tcp", address)
 					if err != nil {
 						return
 					}
@@ -92,7 +97,7 @@ func TestThroughTheCluster(t *testing.T) {
 	leaving := controller("leaving", corev1.ConditionTrue, 4180)
 	leaving.DeletionTimestamp = new(metav1.Now())
 	config, asked := apiServer(t, []corev1.Pod{controller("new", corev1.ConditionFalse, 4180), leaving, controller("good", corev1.ConditionTrue, 4999)},
-		strings.TrimPrefix(m.url, "http://"))
+		func(string) string { return strings.TrimPrefix(m.url, "http://") })
 	for range 2 {
 		if got := m.run("", "ls", "-o", "name", "--namer", "", "--kubeconfig", config); got != (result{0, "shop\n", ""}) {
 			t.Errorf("%+v", got)
@@ -105,7 +110,7 @@ func TestThroughTheCluster(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-n", "other"}, "error: no controller is ready in the namespace other: 0 of its pods are there\nhint: kubectl get pods -n other shows why; -n names the namespace that Tulle runs in\n"},
+		{[]string{"-n", "other"}, "error: no controller is ready in the namespace other: it has no pods there\nhint: kubectl get pods -n other shows why; -n names the namespace that Tulle runs in\n"},
 		{[]string{"--context", "what"}, "error: there is no way to a namer: context \"what\" does not exist\n"},
 	} {
 		got := m.run("", append([]string{"ls", "--namer", "", "--kubeconfig", config}, c.args...)...)
@@ -113,8 +118,20 @@ func TestThroughTheCluster(t *testing.T) {
 			t.Errorf("%q: %+v", c.args, got)
 		}
 	}
-	config, _ = apiServer(t, []corev1.Pod{controller("good", corev1.ConditionTrue, 4180)}, "127.0.0.1:1")
-	if got := m.run("", "ls", "--namer", "", "--kubeconfig", config); got.code != 1 || !strings.HasPrefix(got.stderr, "error: ask the namer at http://127.0.0.1:") {
+	config, _ = apiServer(t, []corev1.Pod{controller("good", corev1.ConditionTrue, 4180)}, func(string) string { return "127.0.0.1:1" })
+	if got := m.run("", "ls", "--namer", "", "--kubeconfig", config); got.code != 1 || !strings.HasPrefix(got.stderr, "error: ask the namer in pod good: ") ||
+		!strings.HasSuffix(got.stderr, "\nhint: kubectl logs -n tulle good shows what it is at\n") {
+		t.Errorf("%+v", got)
+	}
+	config, _ = apiServer(t, []corev1.Pod{controller("good", corev1.ConditionTrue, 4180)}, func(string) string { return "" })
+	if got := m.run("", "ls", "--namer", "", "--kubeconfig", config); got.code != 1 || !strings.HasPrefix(got.stderr, "error: forward a port to pod good: ") {
+		t.Errorf("%+v", got)
+	}
+	// One that cannot be reached is no reason not to ask the next one.
+	config, _ = apiServer(t, []corev1.Pod{controller("bad", corev1.ConditionTrue, 4180), controller("good", corev1.ConditionTrue, 4180)}, func(pod string) string {
+		return map[string]string{"good": strings.TrimPrefix(m.url, "http://")}[pod]
+	})
+	if got := m.run("", "ls", "-o", "name", "--namer", "", "--kubeconfig", config); got != (result{0, "shop\n", ""}) {
 		t.Errorf("%+v", got)
 	}
 }

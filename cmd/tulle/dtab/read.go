@@ -232,7 +232,7 @@ marked with *, and their share if it is not all of them. The exit code is 2 if t
 			if err != nil {
 				return nil
 			}
-			p, err := c.plan(ctx, name, now.Dtab, nil, "")
+			p, err := c.planOfAll(ctx, question{dtab: name, next: now.Dtab})
 			if err != nil {
 				return nil
 			}

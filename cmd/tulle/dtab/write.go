@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/tulle-mesh/tulle/naming"
 )
 
 // written says what became of a dtab, in JSON.
@@ -105,7 +103,7 @@ func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name
 	if guard != now.Version {
 		return stale(name, guard)
 	}
-	p, err := c.plan(ctx, name, next.Dtab, nil, "")
+	p, err := s.plan(ctx, cmd, c, question{dtab: name, next: next.Dtab})
 	switch {
 	case err != nil && !force:
 		return err
@@ -129,121 +127,6 @@ func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name
 		return s.wrote(cmd, name, "written", what+"not planned", nil)
 	}
 	return s.wrote(cmd, name, "written", what+p.summary(), &p)
-}
-
-// lost returns the names that would be lost.
-func (p plan) lost() (all []planned) {
-	for _, n := range p.Names {
-		if n.Lost {
-			all = append(all, n)
-		}
-	}
-	return all
-}
-
-// summary counts what a plan says.
-func (p plan) summary() string {
-	changed := 0
-	for _, n := range p.Names {
-		if n.Changed && !n.Lost {
-			changed++
-		}
-	}
-	return fmt.Sprintf("%s, %d changed, %d lost", count(len(p.Names), "name"), changed, len(p.lost()))
-}
-
-func (s *session) planCommand() *cobra.Command {
-	var (
-		paths  []string
-		caller string
-	)
-	cmd := &cobra.Command{
-		Use:   "plan NAME FILE",
-		Short: "Show what the rules of a file would change for each name in use",
-		Long: `Show what the rules of a file would change for each name in use. Nothing is written.
-
-The names are those that proxies use at the moment, and those that --path adds. The exit code is 2 if requests that
-have somewhere to go now would not have any more.`,
-		Example: `  tulle dtab plan default default.dtab
-  tulle dtab plan default default.dtab --path /svc/world --caller shop`,
-		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, path := range paths {
-				if _, err := naming.ParsePath(path); err != nil {
-					return misused(fmt.Errorf("--path %q is no name: %w", path, err), "a name is like /svc/world")
-				}
-			}
-			next, err := readSource(cmd, args[1])
-			if err != nil {
-				return err
-			}
-			return s.run(cmd, func(ctx context.Context, c *client) error {
-				p, err := c.plan(ctx, args[0], next.Dtab, paths, caller)
-				if err != nil {
-					return err
-				}
-				if next.Version != "" && next.Version != p.Version {
-					talk(cmd, "The file was made from another version of %s, so apply would refuse it: see tulle dtab history %s.", args[0], args[0])
-				}
-				if len(p.Names) == 0 {
-					talk(cmd, "No proxy uses a name of %s, so the plan says nothing; --path adds names.", args[0])
-				} else {
-					talk(cmd, "%s: %s", args[0], p.summary())
-				}
-				var changed []string
-				for _, n := range p.Names {
-					if n.Changed {
-						changed = append(changed, n.Path)
-					}
-				}
-				if err := s.print(cmd, p, changed, func(w io.Writer) { planTable(w, p.Names) }); err != nil {
-					return err
-				}
-				if lost := p.lost(); len(lost) > 0 {
-					return found(fmt.Errorf("%s would be lost", count(len(lost), "name")), "apply refuses this without --force")
-				}
-				return nil
-			})
-		},
-	}
-	cmd.Flags().StringArrayVar(&paths, "path", nil, "one more name, such as /svc/world; may be repeated")
-	cmd.Flags().StringVar(&caller, "caller", "", "namespace of Kubernetes whose /caller the names of --path have")
-	return cmd
-}
-
-func planTable(w io.Writer, names []planned) {
-	if len(names) == 0 {
-		return
-	}
-	columns(w, func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tCALLER\tNOW\tTHEN\tRESULT")
-		for _, n := range names {
-			result, then := "same", spread(n.After)
-			switch {
-			case n.Lost:
-				result = "LOST: " + dash(shown(n.Reason))
-			case n.Changed:
-				result = "changed"
-			}
-			if !n.Changed && !n.Lost {
-				then = "=" // as it is
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", shown(n.Path), dash(shown(n.Caller)), spread(n.Before), then, result)
-		}
-	})
-}
-
-// spread says where requests go.
-func spread(leaves []leaf) string {
-	var parts []string
-	for _, l := range leaves {
-		part := shown(l.ID)
-		if l.Share < 1 {
-			part = percent(l.Share) + " " + part
-		}
-		parts = append(parts, part)
-	}
-	return dash(strings.Join(parts, " + "))
 }
 
 func (s *session) rollbackCommand() *cobra.Command {
@@ -312,8 +195,11 @@ func (s *session) deleteCommand() *cobra.Command {
 					if _, err := c.get(ctx, args[0]); err != nil {
 						return err
 					}
-					if p, err := c.plan(ctx, args[0], nil, nil, ""); err == nil {
-						talk(cmd, "Without %s, %s in use would be lost.", args[0], count(len(p.lost()), "name"))
+					if p, err := s.plan(ctx, cmd, c, question{dtab: args[0]}); err != nil {
+						talk(cmd, "No plan: %s.", err)
+					} else {
+						planTable(cmd.ErrOrStderr(), p.lost())
+						talk(cmd, "Without %s, %s in use would be lost (%s).", args[0], count(len(p.lost()), "name"), p.seenBy())
 					}
 					fmt.Fprintf(cmd.ErrOrStderr(), "Delete %s and its history? [y/N] ", args[0])
 					if a := strings.ToLower(strings.TrimSpace(answer(ctx, cmd.InOrStdin()))); a != "y" && a != "yes" {
