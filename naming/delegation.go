@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 )
 
 // Delegation is a name and everything that the rules make of it: each step, the
@@ -262,9 +263,12 @@ type dentryJSON struct {
 	Dst    string `json:"dst"`
 }
 
-// MarshalJSON writes the rule as namerd does, {"prefix":"/svc","dst":"/a & 9.00*/b"}.
+// MarshalJSON writes the rule as namerd does, {"prefix":"/svc","dst":"/a & 9.00*/b"}, with the
+// weights of Dtab.Lossless.
 func (d Dentry) MarshalJSON() ([]byte, error) {
-	return jsonLine(dentryJSON{d.Prefix.String(), d.Dst.String()}), nil
+	var dst strings.Builder
+	d.Dst.print(&dst, lossless)
+	return jsonLine(dentryJSON{d.Prefix.String(), dst.String()}), nil
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote. Errors in the texts are *ParseError.

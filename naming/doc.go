@@ -10,7 +10,7 @@
 // Invariant: paths, dtabs, trees and replica sets are values; nothing here modifies one
 // after it was made, so all of them may be shared between goroutines. Printing is canonical:
 // what String prints parses again and prints the same. Only weights lose by it, all but two
-// decimals; Dtab.Exact prints them all.
+// decimals; Dtab.Exact and Dtab.Lossless print them all.
 //
 //	d, err := naming.ParseDtab("/srv => /#/io.l5d.k8s/default/http ; /svc => /srv")
 //	tree, err := naming.Bind(d, naming.Path{"svc", "world"}, resolve)

@@ -28,14 +28,18 @@ func (d Dentry) print(b *strings.Builder, decimals int) {
 type Dtab []Dentry
 
 // String prints the rules joined by ";" in canonical form, which ParseDtab reads back with
-// weights rounded to two decimals. It is the form that people and other programs see: in
-// headers, in answers and in namerd's API.
+// weights rounded to two decimals. It is the form that people and other programs see in headers.
 func (d Dtab) String() string { return d.text(canonical) }
 
 // Exact prints the rules as String does but for weights, which have as many decimals as it
 // takes: ParseDtab reads back the very same rules. It is the form in which our own programs
 // hand rules on.
 func (d Dtab) Exact() string { return d.text(exact) }
+
+// Lossless prints the rules as String does but for weights that two decimals do not say:
+// 9.00*/a and 0.001*/b. It is the form of namerd's API, whose clients write back what they
+// have read.
+func (d Dtab) Lossless() string { return d.text(lossless) }
 
 func (d Dtab) text(decimals int) string {
 	var b strings.Builder

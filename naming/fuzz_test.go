@@ -1,6 +1,7 @@
 package naming_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -164,18 +165,29 @@ func TestPrintedDtabParsesBack(t *testing.T) {
 	})
 }
 
-// Exact loses nothing of any weight that may be written.
+// Exact, Lossless and JSON lose nothing of any weight that may be written.
 func TestExactWeights(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		weight := rapid.OneOf(
 			rapid.Float64Range(0, math.MaxFloat64), rapid.Float64Range(0, 2),
+			rapid.Map(rapid.IntRange(0, 100_000), func(n int) float64 { return float64(n) / 1000 }), // as people write them
 			rapid.SampledFrom([]float64{0, 1, 1.001, .999, .1, 1. / 3, math.SmallestNonzeroFloat64, math.MaxFloat64, 1 << 53}),
 		)
 		u := naming.Union{{Weight: weight.Draw(t, "a"), Tree: naming.Leaf{"a"}}, {Weight: weight.Draw(t, "b"), Tree: naming.Leaf{"b"}}}
 		u[1].Tree = naming.Alt{naming.Neg, naming.Union{u[1], u[0]}}
 		d := naming.Dtab{{Prefix: naming.Prefix{"svc"}, Dst: u}}
-		if got, err := naming.ParseDtab(d.Exact()); err != nil || !reflect.DeepEqual(got, d) {
-			t.Fatalf("%s reads back as %s, %v", d.Exact(), got.Exact(), err)
+		for _, text := range []string{d.Exact(), d.Lossless()} {
+			if got, err := naming.ParseDtab(text); err != nil || !reflect.DeepEqual(got, d) {
+				t.Fatalf("%s reads back as %s, %v", text, got.Exact(), err)
+			}
+		}
+		text, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got naming.Dtab
+		if err := json.Unmarshal(text, &got); err != nil || !reflect.DeepEqual(got, d) {
+			t.Fatalf("%s reads back as %s, %v", text, got.Exact(), err)
 		}
 	})
 }

@@ -190,21 +190,22 @@ func TestParseDtab(t *testing.T) {
 	}
 }
 
-// The two forms of printing: for people, and for our own programs.
+// The forms of printing: for headers, for our own programs, and for namerd's clients.
 func TestExact(t *testing.T) {
-	for in, want := range map[string][2]string{
-		"/a=>0.001*/b & 0.999*/c":      {"/a=>0.00*/b & /c", "/a=>0.001*/b & 0.999*/c"},
-		"/a=>1.*/b & 9*/c;/d=>.5*/e&$": {"/a=>/b & 9.00*/c;/d=>0.50*/e & $", "/a=>/b & 9*/c;/d=>0.5*/e & $"},
+	for in, want := range map[string][3]string{
+		"/a=>0.001*/b & 0.999*/c":      {"/a=>0.00*/b & /c", "/a=>0.001*/b & 0.999*/c", "/a=>0.001*/b & 0.999*/c"},
+		"/a=>1.*/b & 9*/c;/d=>.5*/e&$": {"/a=>/b & 9.00*/c;/d=>0.50*/e & $", "/a=>/b & 9*/c;/d=>0.5*/e & $", "/a=>/b & 9.00*/c;/d=>0.50*/e & $"},
 		"/a=>(~|/b&2*(!|/c))|/d|1.004*/e & 0*/f": {
 			"/a=>(~ | /b & 2.00*(! | /c)) | /d | /e & 0.00*/f",
 			"/a=>(~ | /b & 2*(! | /c)) | /d | 1.004*/e & 0*/f",
+			"/a=>(~ | /b & 2.00*(! | /c)) | /d | 1.004*/e & 0.00*/f",
 		},
-		`/*/\x2a=>/`: {`/*/\x2a=>/`, `/*/\x2a=>/`},
-		"":           {"", ""},
+		`/*/\x2a=>/`: {`/*/\x2a=>/`, `/*/\x2a=>/`, `/*/\x2a=>/`},
+		"":           {"", "", ""},
 	} {
 		d, err := naming.ParseDtab(in)
-		if err != nil || d.String() != want[0] || d.Exact() != want[1] {
-			t.Errorf("ParseDtab(%q) prints\n %s\n %s, %v; want\n %s\n %s", in, d, d.Exact(), err, want[0], want[1])
+		if got := [3]string{d.String(), d.Exact(), d.Lossless()}; err != nil || got != want {
+			t.Errorf("ParseDtab(%q) prints\n%q, %v; want\n%q", in, got, err, want)
 		}
 	}
 }

@@ -19,7 +19,19 @@ type Tree interface {
 const (
 	canonical = 2
 	exact     = -1 // as many as it takes to read the same weight back
+	lossless  = -2 // canonical where that reads back as the same weight, else exact
 )
+
+func printWeight(weight float64, decimals int) string {
+	if decimals != lossless {
+		return strconv.FormatFloat(weight, 'f', decimals, 64)
+	}
+	s := printWeight(weight, canonical)
+	if same, err := strconv.ParseFloat(s, 64); err != nil || same != weight {
+		s = printWeight(weight, exact)
+	}
+	return s
+}
 
 // Leaf is a path that is to be looked up again.
 type Leaf Path
@@ -54,7 +66,7 @@ func (a Alt) String() string { return printed(a) }
 
 // String prints the branches joined by " & ". Weights have two decimals, so a weight below
 // 0.005 prints as 0.00, and one that rounds to 1.00 is left out: that is what Linkerd 1.x
-// prints. Dtab.Exact rounds nothing.
+// prints. Dtab.Exact and Dtab.Lossless round nothing.
 func (u Union) String() string { return printed(u) }
 
 func printed(t Tree) string {
@@ -87,7 +99,7 @@ func (u Union) print(b *strings.Builder, decimals int) {
 		if i > 0 {
 			b.WriteString(" & ")
 		}
-		if s := strconv.FormatFloat(w.Weight, 'f', decimals, 64); s != "1.00" && s != "1" {
+		if s := printWeight(w.Weight, decimals); s != "1.00" && s != "1" {
 			b.WriteString(s)
 			b.WriteByte('*')
 		}

@@ -60,10 +60,11 @@ func accepted(r *http.Request) string {
 	return typeJSON
 }
 
-// print returns the dtab in the form of a media type, with a newline.
+// print returns the dtab in the form of a media type, with a newline. Weights are all there,
+// for who has read a dtab may write it back.
 func print(d naming.Dtab, as string) []byte {
 	if as != typeJSON {
-		return []byte(d.String() + "\n")
+		return []byte(d.Lossless() + "\n")
 	}
 	return line(rules(d))
 }

@@ -3,17 +3,23 @@ package namer_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 	"testing/quick"
 	"time"
 
+	"pgregory.net/rapid"
+
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
 )
 
@@ -153,9 +159,43 @@ func FuzzAPI(f *testing.F) {
 			if put, _ := call(h, "PUT", "/api/1/dtabs/again", text, "Content-Type", as); put != "204" {
 				t.Fatalf("what it gives it does not take: %s: %s", text, put)
 			}
-			if again, err := store.Get(t.Context(), "again"); err != nil || again.Dtab.String() != v.Dtab.String() {
+			if again, err := store.Get(t.Context(), "again"); err != nil || again.Dtab.Exact() != v.Dtab.Exact() {
 				t.Fatalf("%s came back as %v, %v", text, again, err)
 			}
+		}
+	})
+}
+
+// Who reads a dtab, or what it was once, and writes it back has changed nothing, whatever its weights.
+func TestWeightsComeBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weights := rapid.SliceOfN(rapid.OneOf(
+			rapid.Float64Range(0, math.MaxFloat64), rapid.Float64Range(0, 0.02),
+			rapid.Map(rapid.IntRange(0, 100_000), func(n int) float64 { return float64(n) / 1000 }),
+		), 2, 4).Draw(t, "weights")
+		var u naming.Union
+		for i, w := range weights {
+			u = append(u, naming.Weighted{Weight: w, Tree: naming.Leaf{fmt.Sprint(i)}})
+		}
+		rules := naming.Dtab{{Prefix: naming.Prefix{"svc"}, Dst: u}}
+		store, err := namer.NewMemory(map[string]string{"shop": rules.Exact()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := namer.NewAPI(namer.APIConfig{Store: store, Logger: quiet})
+		for _, as := range []string{asJSON, asDtab} {
+			got, _ := call(h, "GET", "/api/1/dtabs/shop", "", "Accept", as)
+			if put, _ := call(h, "PUT", "/api/1/dtabs/shop", strings.TrimPrefix(got, "200 "), "Content-Type", as); put != "204" {
+				t.Fatalf("%s is answered %s", got, put)
+			}
+		}
+		var past []struct{ Dtab naming.Dtab }
+		text, _ := call(h, "GET", "/api/1/dtabs/shop/history", "")
+		if err := json.Unmarshal([]byte(strings.TrimPrefix(text, "200 ")), &past); err != nil {
+			t.Fatal(err)
+		}
+		if len(past) != 1 || !reflect.DeepEqual(past[0].Dtab, rules) {
+			t.Fatalf("of %s the history is %s", rules.Exact(), text)
 		}
 	})
 }
