@@ -11,29 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Keys of labels and annotations. The first two are labels, of a namespace and of a pod; the others are
-// annotations of a pod, but LabelMode and AnnotationMode share one key.
-const (
-	// LabelInject on a namespace, with the value "enabled", opts it in; on a pod, with the value "false", it
-	// keeps that pod out.
-	LabelInject = "tulle.dev/inject"
-	// LabelMode on a namespace chooses the mode of its pods; on a pod it is written by the injector.
-	LabelMode = "tulle.dev/mode"
-	// AnnotationMode on a pod chooses its mode, whatever its namespace says.
-	AnnotationMode = "tulle.dev/mode"
-	// AnnotationStatus is written by the injector: what it added, as JSON (see Status).
-	AnnotationStatus = "tulle.dev/status"
-	// AnnotationOutgoingPort is the port the app sends its requests to: the sidecar's, or the host proxy's.
-	AnnotationOutgoingPort = "tulle.dev/outgoing-port"
-	// AnnotationIncomingPort is the port on which mTLS arrives for the pod.
-	AnnotationIncomingPort = "tulle.dev/incoming-port"
-	// AnnotationAdminPort is the port of the sidecar's metrics and page.
-	AnnotationAdminPort = "tulle.dev/admin-port"
-)
-
-// ProxyContainer is the name of the sidecar's container. The namer knows a meshed pod by it.
-const ProxyContainer = "tulle-proxy"
-
 // Default ports of the proxy, as in Linkerd 1.x.
 const (
 	DefaultOutgoingPort = 4140
@@ -54,10 +31,23 @@ type Config struct {
 	// them. Defaults: 4140, 4141, 9990.
 	OutgoingPort, IncomingPort, AdminPort int
 
-	// HostAddress is where a pod in host mode finds its proxy: an address, or the part of a URL before the
-	// port, in which $(TULLE_HOST_IP) and $(NODE_NAME) may be used. Clusters of IPv6 nodes write
-	// "[$(TULLE_HOST_IP)]". Default: $(TULLE_HOST_IP).
+	// ExcludedNamespaces are never injected, whatever their labels say, beside those of the function
+	// ExcludedNamespaces.
+	ExcludedNamespaces []string
+
+	// HostAddress is where a pod in host mode finds its proxy: one of
+	//
+	//	hostIP     the IPv4 address of its node
+	//	hostIPv6   the IPv6 address of its node
+	//	nodeName   the name of its node, which the cluster's DNS must know
+	//	service    HostService
+	//
+	// or the part of a URL before the port, in which $(TULLE_HOST_IP) and $(NODE_NAME) may be used.
+	// Default: hostIP. The word auto means the same here; a controller, which sees the nodes, chooses better.
 	HostAddress string
+	// HostService is the DNS name of the Service of the host proxies, which leads to the one of the pod's node.
+	// Required for HostAddress service.
+	HostService string
 
 	// SidecarAddress is where the sidecar listens for the app, and where the app finds it. $(TULLE_POD_IP)
 	// may be used. Default: 127.0.0.1.
@@ -66,6 +56,14 @@ type Config struct {
 	// ListenAddress is the address of the sidecar's incoming and admin ports. $(TULLE_POD_IP) may be used.
 	// Default: empty, which means every address of the pod.
 	ListenAddress string
+
+	// NativeSidecar is whether every kubelet of the cluster knows native sidecars; nil means yes. Without them
+	// the sidecar is an ordinary container, but for pods that are to end: theirs is always native.
+	NativeSidecar *bool
+	// ImagePullSecrets are added to pods with a sidecar.
+	ImagePullSecrets []string
+	// Architectures are those that ProxyImage exists for. Default: amd64, arm64.
+	Architectures []string
 
 	// ProxyImage is the image of the sidecar. Required for sidecar mode.
 	ProxyImage string
@@ -112,7 +110,10 @@ func (c Config) withDefaults() Config {
 	port(&c.OutgoingPort, DefaultOutgoingPort)
 	port(&c.IncomingPort, DefaultIncomingPort)
 	port(&c.AdminPort, DefaultAdminPort)
-	def(&c.HostAddress, "$("+envHostIP+")")
+	c.HostAddress = c.hostAddress()
+	if c.Architectures == nil {
+		c.Architectures = []string{"amd64", "arm64"}
+	}
 	def(&c.SidecarAddress, "127.0.0.1")
 	def(&c.PullPolicy, "IfNotPresent")
 	def(&c.TrustDomain, "cluster.local")
@@ -121,6 +122,21 @@ func (c Config) withDefaults() Config {
 	def(&c.CPURequest, "10m")
 	def(&c.MemoryRequest, "32Mi")
 	return c
+}
+
+// hostAddress is HostAddress as it stands in a URL.
+func (c Config) hostAddress() string {
+	switch c.HostAddress {
+	case "", "auto", "hostIP":
+		return "$(" + envHostIP + ")"
+	case "hostIPv6":
+		return "[$(" + envHostIP + ")]"
+	case "nodeName":
+		return "$(" + envNodeName + ")"
+	case "service":
+		return c.HostService
+	}
+	return c.HostAddress
 }
 
 // Validate reports everything that is wrong with c, for both modes; errors.Is(err, ErrConfig) holds.
@@ -146,6 +162,9 @@ func (c Config) validateCommon() error {
 		if !usablePort(p.port) {
 			bad("%s port is %d, allowed: %d to %d", p.name, p.port, minPort, maxPort)
 		}
+	}
+	if c.HostAddress == "" {
+		bad("the host address is service, but the name of the host proxies' Service is not set")
 	}
 	for _, v := range references(c.HostAddress) {
 		if v != envHostIP && v != envNodeName {

@@ -82,6 +82,8 @@ func hostEnvironment(c Config, port int) environment {
 	}
 }
 
+func hostPlan(c Config, p ports) plan { return plan{Env: new(hostEnvironment(c, p.Outgoing))} }
+
 // sidecarEnvironment is that of an app beside its sidecar.
 func sidecarEnvironment(c Config, port int) environment {
 	env := environment{

@@ -4,12 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // Namespace is what the injector needs of the pod's namespace.
@@ -72,77 +71,52 @@ const statusVersion = "v1"
 //
 // The error is not nil if raw is no pod, or, with errors.Is(err, ErrConfig), if cfg cannot serve this pod.
 func Inject(raw []byte, ns Namespace, cfg Config) (Result, error) {
+	res, _, err := decide(raw, ns, cfg, false)
+	return res, err
+}
+
+// Step is what one rule had to say about a pod.
+type Step struct {
+	Rule    string // its name
+	Said    string // what it found, one sentence
+	Decided bool   // whether that was the end of it
+}
+
+// Explain decides as Inject does, by the same rules, and returns what each of them found: the last one
+// decided. It costs more.
+func Explain(raw []byte, ns Namespace, cfg Config) (Result, []Step, error) {
+	return decide(raw, ns, cfg, true)
+}
+
+func decide(raw []byte, ns Namespace, cfg Config, explain bool) (Result, []Step, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validateCommon(); err != nil {
-		return Result{}, err
+		return Result{}, nil, err
 	}
 	pod, err := parsePod(raw)
 	if err != nil {
-		return Result{}, err
+		return Result{}, nil, err
 	}
-
-	if slices.Contains(ExcludedNamespaces(cfg.MeshNamespace), ns.Name) {
-		return Result{Reason: NamespaceExcluded}, nil
-	}
-	if ns.Labels[LabelInject] != "enabled" {
-		return Result{Reason: NotEnabled}, nil
-	}
-	switch v, ok := pod.label(LabelInject); {
-	case !ok, v == "true":
-	case v == "false":
-		return Result{Reason: OptedOut}, nil
-	default:
-		return deny(InvalidInject, fmt.Sprintf("the pod's label %s is %q, allowed: true, false", LabelInject, v),
-			"correct the label in the pod template, or remove it to follow the namespace"), nil
-	}
-	if _, ok := pod.annotation(corev1.MirrorPodAnnotationKey); ok {
-		return Result{Reason: MirrorPod}, nil
-	}
-	if pod.windows() {
-		return Result{Reason: WindowsPod}, nil
-	}
-
-	mode, denial := effectiveMode(pod, ns, cfg)
-	if denial != nil {
-		return *denial, nil
-	}
-	p, denial := effectivePorts(pod, cfg, mode)
-	if denial != nil {
-		return *denial, nil
-	}
-
-	in := injection{pod: pod, mode: mode, ports: p}
-	if mode == ModeHost {
-		in.env = hostEnvironment(cfg, p.Outgoing)
-	} else {
-		if err := cfg.validateSidecar(); err != nil {
-			return Result{}, err
+	a := &admission{pod: pod, ns: ns, cfg: cfg, explain: explain}
+	var steps []Step
+	for _, r := range rules() {
+		a.said = ""
+		res, err := r.judge(a)
+		if err != nil {
+			return Result{}, steps, err
 		}
-		in.env = sidecarEnvironment(cfg, p.Outgoing)
-		in.sidecar = new(sidecarContainer(cfg, p))
-		in.volume = new(sidecarVolume())
-	}
-	if in.hash, err = in.fingerprint(); err != nil {
-		return Result{}, err
-	}
-	if earlier, ok := pod.status(); ok && (earlier.Mode != mode || earlier.Hash != in.hash) {
-		return Result{Mode: earlier.Mode, Reason: AlreadyInjected, Hash: earlier.Hash, Warnings: []string{fmt.Sprintf(
-			"the pod carries an earlier injection and stays as it is; to have it done anew, leave what was injected, with the annotation %s, out of its template", AnnotationStatus)}}, nil
-	}
-	if mode == ModeSidecar {
-		if pod.Spec.HostNetwork {
-			return Result{Reason: HostNetwork, Warnings: []string{fmt.Sprintf(
-				"the pod uses the host's network and cannot have a sidecar; annotate it with %s: %s to mesh it", AnnotationMode, ModeHost)}}, nil
+		if explain {
+			said := a.said
+			if res != nil && res.Message != "" {
+				said = res.Message
+			}
+			steps = append(steps, Step{r.name, said, res != nil})
 		}
-		if denial := collisions(pod, p); denial != nil {
-			return *denial, nil
+		if res != nil {
+			return *res, steps, nil
 		}
 	}
-	return in.apply()
-}
-
-func deny(r Reason, what, hint string) Result {
-	return Result{Reason: r, Message: what + "; hint: " + hint}
+	return Result{}, steps, errors.New("no rule decides about the pod") // out of reach: the last one always does
 }
 
 func listModes() string {
@@ -151,93 +125,6 @@ func listModes() string {
 		names = append(names, string(m))
 	}
 	return strings.Join(names, ", ")
-}
-
-// effectiveMode finds the pod's mode, or the denial that says why there is none.
-func effectiveMode(pod podView, ns Namespace, cfg Config) (Mode, *Result) {
-	value, ok := pod.annotation(AnnotationMode)
-	where, remedy := "the pod's annotation "+AnnotationMode, "the namespace"
-	if !ok {
-		value, ok = ns.Labels[LabelMode]
-		where, remedy = "the label "+LabelMode+" of namespace "+ns.Name, "the cluster's default"
-	}
-	if !ok {
-		return cfg.DefaultMode, nil
-	}
-	if m := Mode(value); m.valid() {
-		return m, nil
-	}
-	denial := deny(InvalidMode, fmt.Sprintf("%s is %q, allowed: %s", where, value, listModes()),
-		"correct it, or remove it to follow "+remedy)
-	return "", &denial
-}
-
-// effectivePorts finds the ports of the pod's proxy, or the denial that says what is wrong with them.
-func effectivePorts(pod podView, cfg Config, mode Mode) (ports, *Result) {
-	p := ports{cfg.OutgoingPort, cfg.IncomingPort, cfg.AdminPort}
-	for _, a := range []struct {
-		key  string
-		port *int
-	}{{AnnotationOutgoingPort, &p.Outgoing}, {AnnotationIncomingPort, &p.Incoming}, {AnnotationAdminPort, &p.Admin}} {
-		value, ok := pod.annotation(a.key)
-		if !ok {
-			continue
-		}
-		n, err := strconv.Atoi(value)
-		if err != nil || !usablePort(n) {
-			denial := deny(InvalidPort, fmt.Sprintf("the pod's annotation %s is %q, allowed: %d to %d", a.key, value, minPort, maxPort),
-				"correct it, or remove it for the default, "+strconv.Itoa(*a.port))
-			return ports{}, &denial
-		}
-		*a.port = n
-	}
-	if mode == ModeSidecar && (p.Outgoing == p.Incoming || p.Outgoing == p.Admin || p.Incoming == p.Admin) {
-		denial := deny(InvalidPort, fmt.Sprintf("the ports of the sidecar are not different: outgoing %d, incoming %d, admin %d", p.Outgoing, p.Incoming, p.Admin),
-			fmt.Sprintf("change the annotations %s, %s, %s", AnnotationOutgoingPort, AnnotationIncomingPort, AnnotationAdminPort))
-		return ports{}, &denial
-	}
-	return p, nil
-}
-
-// collisions looks for names and ports of the pod that are ours in sidecar mode.
-func collisions(pod podView, p ports) *Result {
-	ours := pod.hasSidecar() && pod.injected()
-	other := fmt.Sprintf("rename it, or annotate the pod with %s: %s, or keep it out with the label %s: \"false\"", AnnotationMode, ModeHost, LabelInject)
-	var first *Result
-	note := func(r Result) {
-		if first == nil {
-			first = &r
-			return
-		}
-		first.Message += "; " + r.Message
-	}
-	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		if c.Name == ProxyContainer {
-			if !ours {
-				note(deny(NameTaken, fmt.Sprintf("the pod has a container named %q, which is the name of the sidecar", c.Name), other))
-			}
-			continue
-		}
-		for _, used := range c.usedPorts() {
-			for _, o := range []struct {
-				key, name string
-				port      int
-			}{
-				{AnnotationOutgoingPort, "outgoing", p.Outgoing},
-				{AnnotationIncomingPort, "incoming", p.Incoming},
-				{AnnotationAdminPort, "admin", p.Admin},
-			} {
-				if used == o.port {
-					note(deny(PortTaken, fmt.Sprintf("container %q uses port %d, which is the sidecar's %s port", c.Name, used, o.name),
-						fmt.Sprintf("move the sidecar's with the annotation %s", o.key)))
-				}
-			}
-		}
-	}
-	if !ours && slices.Contains(pod.Spec.Volumes, nameView{tokenVolume}) {
-		note(deny(NameTaken, fmt.Sprintf("the pod has a volume named %q, which is the name of the sidecar's", tokenVolume), other))
-	}
-	return first
 }
 
 // status reads what an earlier pass wrote, if the pod bears it out.
@@ -258,27 +145,14 @@ func (p podView) status() (Status, bool) {
 
 func (p podView) injected() bool { _, ok := p.status(); return ok }
 
-// injection is a decision to inject, about to be written down.
-type injection struct {
-	pod     podView
-	mode    Mode
-	ports   ports
-	env     environment
-	sidecar *corev1.Container
-	volume  *corev1.Volume
-	hash    string
-}
-
 // fingerprint hashes all that the pod is given, before it is fitted into the pod.
-func (in injection) fingerprint() (string, error) {
+func (a *admission) fingerprint() (string, error) {
 	text, err := json.Marshal(struct {
 		Version string
 		Mode    Mode
 		Ports   ports
-		Env     environment
-		Sidecar *corev1.Container
-		Volume  *corev1.Volume
-	}{statusVersion, in.mode, in.ports, in.env, in.sidecar, in.volume})
+		Plan    plan
+	}{statusVersion, a.mode, a.ports, a.plan})
 	if err != nil {
 		return "", fmt.Errorf("hash the injection: %w", err)
 	}
@@ -286,14 +160,14 @@ func (in injection) fingerprint() (string, error) {
 	return hex.EncodeToString(sum[:8]), nil
 }
 
-// apply writes the patch.
-func (in injection) apply() (Result, error) {
-	res := Result{Mode: in.mode, Hash: in.hash, Reason: InjectedHost}
-	if in.mode == ModeSidecar {
+// write writes the patch that carries out the plan.
+func (a *admission) write() (*Result, error) {
+	res := &Result{Mode: a.mode, Hash: a.hash, Reason: InjectedHost, Warnings: a.warnings}
+	if a.mode == ModeSidecar {
 		res.Reason = InjectedSidecar
 	}
-	status := Status{Version: statusVersion, Mode: in.mode, Hash: in.hash}
-	for _, v := range in.env.Fields {
+	status := Status{Version: statusVersion, Mode: a.mode, Hash: a.hash}
+	for _, v := range a.plan.Env.Fields {
 		status.Env = append(status.Env, v.Name)
 	}
 	status.Env = append(status.Env, "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY")
@@ -302,14 +176,14 @@ func (in injection) apply() (Result, error) {
 	for _, list := range []struct {
 		field      string
 		containers []containerView
-	}{{"initContainers", in.pod.Spec.InitContainers}, {"containers", in.pod.Spec.Containers}} {
+	}{{"initContainers", a.pod.Spec.InitContainers}, {"containers", a.pod.Spec.Containers}} {
 		for i, c := range list.containers {
-			if c.Name == ProxyContainer && in.mode == ModeSidecar {
+			if c.Name == ProxyContainer && a.mode == ModeSidecar {
 				continue
 			}
-			out := in.env.apply(&p, pointer("spec", list.field, strconv.Itoa(i)), c)
+			out := a.plan.Env.apply(&p, pointer("spec", list.field, strconv.Itoa(i)), c)
 			if out.taken != "" {
-				return deny(EnvTaken, fmt.Sprintf("container %q defines %s in its own way, but Tulle needs it to find the proxy", c.Name, out.taken),
+				return denial(EnvTaken, fmt.Sprintf("container %q defines %s in its own way, but Tulle needs it to find the proxy", c.Name, out.taken),
 					fmt.Sprintf("remove the variable, or keep the pod out with the label %s: \"false\"", LabelInject)), nil
 			}
 			res.Warnings = append(res.Warnings, out.warnings...)
@@ -320,17 +194,17 @@ func (in injection) apply() (Result, error) {
 			}
 		}
 	}
-	if in.mode == ModeHost && len(status.Containers) == 0 {
+	if a.mode == ModeHost && len(status.Containers) == 0 {
 		res.Reason, status.Env = AppDefinesProxy, nil
 	}
 
-	if in.mode == ModeSidecar {
+	if a.mode == ModeSidecar {
 		// After the edits above, whose indices it would shift.
-		if !in.pod.hasSidecar() {
-			insertFirst(&p, "/spec/initContainers", len(in.pod.Spec.InitContainers), in.sidecar)
+		if !a.pod.hasSidecar() {
+			insertFirst(&p, "/spec/initContainers", len(a.pod.Spec.InitContainers), a.plan.Init[0])
 		}
-		if !slices.Contains(in.pod.Spec.Volumes, nameView{tokenVolume}) {
-			appendLast(&p, "/spec/volumes", len(in.pod.Spec.Volumes), in.volume)
+		if !slices.Contains(a.pod.Spec.Volumes, nameView{tokenVolume}) {
+			appendLast(&p, "/spec/volumes", len(a.pod.Spec.Volumes), a.plan.Volumes[0])
 		}
 		status.InitContainers = []string{ProxyContainer}
 		status.Volumes = []string{tokenVolume}
@@ -338,24 +212,26 @@ func (in injection) apply() (Result, error) {
 
 	text, err := json.Marshal(status)
 	if err != nil {
-		return Result{}, fmt.Errorf("write the status: %w", err)
+		return nil, fmt.Errorf("write the status: %w", err)
 	}
-	in.label(&p, string(text))
-	res.Warnings = append(res.Warnings, in.misplaced()...)
+	a.label(&p, string(text))
+	res.Warnings = append(res.Warnings, a.misplaced()...)
 	if len(p) == 0 {
-		return Result{Mode: in.mode, Hash: in.hash, Reason: AlreadyInjected}, nil
+		a.say("nothing is missing")
+		return &Result{Mode: a.mode, Hash: a.hash, Reason: AlreadyInjected}, nil
 	}
 	if res.Patch, err = p.encode(); err != nil {
-		return Result{}, fmt.Errorf("write the patch: %w", err)
+		return nil, fmt.Errorf("write the patch: %w", err)
 	}
+	a.say("%d of the pod's containers get the proxy's environment", len(status.Containers))
 	return res, nil
 }
 
 // label records the mode and what was added in the pod's metadata.
-func (in injection) label(p *patch, status string) {
-	if in.pod.Metadata == nil {
+func (a *admission) label(p *patch, status string) {
+	if a.pod.Metadata == nil {
 		p.add("/metadata", map[string]any{
-			"labels":      map[string]string{LabelMode: string(in.mode)},
+			"labels":      map[string]string{LabelMode: string(a.mode)},
 			"annotations": map[string]string{AnnotationStatus: status},
 		})
 		return
@@ -368,27 +244,27 @@ func (in injection) label(p *patch, status string) {
 			p.add(pointer("metadata", field, key), value)
 		}
 	}
-	set("labels", in.pod.Metadata.Labels, LabelMode, string(in.mode))
-	set("annotations", in.pod.Metadata.Annotations, AnnotationStatus, status)
+	set("labels", a.pod.Metadata.Labels, LabelMode, string(a.mode))
+	set("annotations", a.pod.Metadata.Annotations, AnnotationStatus, status)
 }
 
 // misplaced warns about keys under tulle.dev/ that look meant for us but mean nothing where they are.
-func (in injection) misplaced() []string {
-	if in.pod.Metadata == nil {
+func (a *admission) misplaced() []string {
+	if a.pod.Metadata == nil {
 		return nil
 	}
 	var warnings []string
-	annotations := []string{AnnotationMode, AnnotationOutgoingPort, AnnotationIncomingPort, AnnotationAdminPort, AnnotationStatus}
-	for key := range in.pod.Metadata.Annotations {
+	annotations := append(Annotations(), AnnotationStatus)
+	for key := range a.pod.Metadata.Annotations {
 		switch {
-		case !strings.HasPrefix(key, "tulle.dev/") || slices.Contains(annotations, key):
+		case !strings.HasPrefix(key, keyPrefix) || slices.Contains(annotations, key):
 		case key == LabelInject:
 			warnings = append(warnings, fmt.Sprintf("%s is an annotation of the pod, but only counts as a label", key))
 		default:
-			warnings = append(warnings, fmt.Sprintf("the pod's annotation %s is not known; known: %s", key, strings.Join(annotations[:4], ", ")))
+			warnings = append(warnings, fmt.Sprintf("the pod's annotation %s is not known; known: %s", key, strings.Join(Annotations(), ", ")))
 		}
 	}
-	if v, ok := in.pod.label(LabelMode); ok && v != string(in.mode) {
+	if v, ok := a.pod.label(LabelMode); ok && v != string(a.mode) {
 		warnings = append(warnings, fmt.Sprintf("the pod's label %s is %q and is overwritten; the annotation %s chooses the mode", LabelMode, v, AnnotationMode))
 	}
 	slices.Sort(warnings)

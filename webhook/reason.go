@@ -38,6 +38,10 @@ const (
 	NamespaceExcluded Reason = "namespace_excluded"
 	// OptedOut: the pod carries the label tulle.dev/inject=false.
 	OptedOut Reason = "opted_out"
+	// ModeNone: the pod or its namespace asks for the mode none.
+	ModeNone Reason = "mode_none"
+	// NotMeshed: an ephemeral container of a pod that carries no injection in host mode.
+	NotMeshed Reason = "not_meshed"
 	// HostNetwork: sidecar mode, and the pod uses the network of its node, where a sidecar's ports would
 	// be the node's.
 	HostNetwork Reason = "host_network"
@@ -54,6 +58,17 @@ const (
 	InvalidMode Reason = "invalid_mode"
 	// InvalidPort: a port annotation is not a port the proxy can use.
 	InvalidPort Reason = "invalid_port"
+	// InvalidAnnotation: another annotation under tulle.dev/ has a value that means nothing, or cannot be followed in
+	// the pod's mode.
+	InvalidAnnotation Reason = "invalid_annotation"
+	// CannotChain: a container's own proxy is to be chained behind Tulle's, but is not written as a URL in its env.
+	CannotChain Reason = "cannot_chain"
+	// UIDTaken: the app runs as the user whose connections a redirect leaves alone.
+	UIDTaken Reason = "uid_taken"
+	// Architecture: the pod asks for a processor that there is no proxy for.
+	Architecture Reason = "architecture"
+	// PodSecurity: the namespace forbids what a redirect needs.
+	PodSecurity Reason = "pod_security"
 	// NameTaken: a container or volume of the pod has the name of one of ours.
 	NameTaken Reason = "name_taken"
 	// PortTaken: a container of the pod uses a port of the sidecar.
@@ -72,8 +87,9 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		InjectedHost, InjectedSidecar, AlreadyInjected, AppDefinesProxy,
-		NotEnabled, NamespaceExcluded, OptedOut, HostNetwork, MirrorPod, WindowsPod, NotAPod,
-		InvalidInject, InvalidMode, InvalidPort, NameTaken, PortTaken, EnvTaken,
+		NotEnabled, NamespaceExcluded, OptedOut, ModeNone, NotMeshed, HostNetwork, MirrorPod, WindowsPod, NotAPod,
+		InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, Architecture, PodSecurity,
+		NameTaken, PortTaken, EnvTaken,
 		InvalidPod, InternalError,
 	}
 }
@@ -82,7 +98,8 @@ func Reasons() []Reason {
 // and what would be right.
 func (r Reason) Denies() bool {
 	switch r {
-	case InvalidInject, InvalidMode, InvalidPort, NameTaken, PortTaken, EnvTaken, InvalidPod, InternalError:
+	case InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, Architecture, PodSecurity,
+		NameTaken, PortTaken, EnvTaken, InvalidPod, InternalError:
 		return true
 	}
 	return false

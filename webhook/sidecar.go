@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,26 @@ type ports struct {
 	Outgoing int `json:"outgoing"`
 	Incoming int `json:"incoming"`
 	Admin    int `json:"admin"`
+}
+
+// sidecarPlan lists what sidecar mode adds to pod, which is seen without what an earlier injection added. The
+// Result is a denial, or another decision not to inject. The plan must follow from the arguments alone.
+func sidecarPlan(pod podView, _ Namespace, cfg Config, p ports) (plan, []string, *Result, error) {
+	if err := cfg.validateSidecar(); err != nil {
+		return plan{}, nil, nil, err
+	}
+	if pod.Spec.HostNetwork {
+		return plan{}, nil, &Result{Reason: HostNetwork, Warnings: []string{fmt.Sprintf(
+			"the pod uses the host's network and cannot have a sidecar; annotate it with %s: %s to mesh it", AnnotationMode, ModeHost)}}, nil
+	}
+	if denied := collisions(pod, p); denied != nil {
+		return plan{}, nil, denied, nil
+	}
+	return plan{
+		Init:    []corev1.Container{sidecarContainer(cfg, p)},
+		Volumes: []corev1.Volume{sidecarVolume()},
+		Env:     new(sidecarEnvironment(cfg, p.Outgoing)),
+	}, nil, nil, nil
 }
 
 // sidecarContainer is the native sidecar. It comes from a valid Config with defaults filled in.
@@ -140,4 +161,45 @@ func sidecarVolume() corev1.Volume {
 				Audience: tokenAudience, ExpirationSeconds: new(int64(tokenSeconds)), Path: "token"}}},
 		},
 	}}
+}
+
+// collisions looks for names and ports of the pod that are ours in sidecar mode.
+func collisions(pod podView, p ports) *Result {
+	ours := pod.hasSidecar() && pod.injected()
+	other := fmt.Sprintf("rename it, or annotate the pod with %s: %s, or keep it out with the label %s: \"false\"", AnnotationMode, ModeHost, LabelInject)
+	var first *Result
+	note := func(r *Result) {
+		if first == nil {
+			first = r
+			return
+		}
+		first.Message += "; " + r.Message
+	}
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		if c.Name == ProxyContainer {
+			if !ours {
+				note(denial(NameTaken, fmt.Sprintf("the pod has a container named %q, which is the name of the sidecar", c.Name), other))
+			}
+			continue
+		}
+		for _, used := range c.usedPorts() {
+			for _, o := range []struct {
+				key, name string
+				port      int
+			}{
+				{AnnotationOutgoingPort, "outgoing", p.Outgoing},
+				{AnnotationIncomingPort, "incoming", p.Incoming},
+				{AnnotationAdminPort, "admin", p.Admin},
+			} {
+				if used == o.port {
+					note(denial(PortTaken, fmt.Sprintf("container %q uses port %d, which is the sidecar's %s port", c.Name, used, o.name),
+						fmt.Sprintf("move the sidecar's with the annotation %s", o.key)))
+				}
+			}
+		}
+	}
+	if !ours && slices.Contains(pod.Spec.Volumes, nameView{tokenVolume}) {
+		note(denial(NameTaken, fmt.Sprintf("the pod has a volume named %q, which is the name of the sidecar's", tokenVolume), other))
+	}
+	return first
 }

@@ -1,0 +1,224 @@
+package webhook
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// rule is one line of the table by which pods are judged.
+type rule struct {
+	name string
+	// judge looks at one thing. It returns a Result if that decides about the pod, and nil to pass the
+	// question on to the next rule. What it finds, it says in words to whoever wants to read them.
+	judge func(*admission) (*Result, error)
+}
+
+// rules is the table. The first rule that decides, decides: everything before "earlier injection" reads only
+// labels and annotations, what follows looks into the pod.
+func rules() []rule {
+	return []rule{
+		{"excluded namespace", (*admission).judgeExcluded},
+		{"opt-out", (*admission).judgeOptOut},
+		{"namespace", (*admission).judgeNamespace},
+		{"label", (*admission).judgeLabel},
+		{"kind of pod", (*admission).judgeKind},
+		{"mode", (*admission).judgeMode},
+		{"ports", (*admission).judgePorts},
+		{"capture", (*admission).judgeCapture},
+		{"resources", (*admission).judgeResources},
+		{"plan", (*admission).judgePlan},
+		{"earlier injection", (*admission).judgeEarlier},
+		{"environment", (*admission).write},
+	}
+}
+
+// admission is one question on its way through the rules.
+type admission struct {
+	pod   podView
+	ns    Namespace
+	cfg   Config // with defaults
+	mode  Mode
+	ports ports
+	plan  plan
+	hash  string
+	// warnings of the rules so far.
+	warnings []string
+	// said is what the rule at hand has to say; explain is whether anybody listens.
+	explain bool
+	said    string
+}
+
+// plan lists what a mode adds to a pod.
+type plan struct {
+	// Init and Containers go before the pod's own, in this order.
+	Init       []corev1.Container `json:"init,omitempty"`
+	Containers []corev1.Container `json:"containers,omitempty"`
+	// Volumes go behind the pod's own.
+	Volumes []corev1.Volume `json:"volumes,omitempty"`
+	// PullSecrets go behind the pod's own, unless they are there.
+	PullSecrets []string `json:"pullSecrets,omitempty"`
+	// Annotations are set, whatever the pod has there; a plan that means to extend a value holds all of it.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Env is what the pod's own containers get; nil: they stay as they are.
+	Env *environment `json:"env,omitempty"`
+}
+
+// say notes what a rule found.
+func (a *admission) say(format string, args ...any) {
+	if a.explain {
+		a.said = fmt.Sprintf(format, args...)
+	}
+}
+
+func (a *admission) judgeExcluded() (*Result, error) {
+	if slices.Contains(ExcludedNamespaces(a.cfg.MeshNamespace), a.ns.Name) || slices.Contains(a.cfg.ExcludedNamespaces, a.ns.Name) {
+		a.say("namespace %s is never injected", a.ns.Name)
+		return &Result{Reason: NamespaceExcluded}, nil
+	}
+	a.say("namespace %s is not one of those that are never injected", a.ns.Name)
+	return nil, nil
+}
+
+func (a *admission) judgeOptOut() (*Result, error) {
+	if v, ok := a.pod.label(LabelInject); ok && v == "false" {
+		a.say("the pod's label %s is false", LabelInject)
+		return &Result{Reason: OptedOut}, nil
+	}
+	a.say("the pod's label %s is not false", LabelInject)
+	return nil, nil
+}
+
+func (a *admission) judgeNamespace() (*Result, error) {
+	switch v := a.ns.Labels[LabelInject]; v {
+	case NamespaceEnabled:
+		a.say("namespace %s has the label %s=%s", a.ns.Name, LabelInject, v)
+		return nil, nil
+	default:
+		a.say("namespace %s has no label %s=%s", a.ns.Name, LabelInject, NamespaceEnabled)
+		return &Result{Reason: NotEnabled}, nil
+	}
+}
+
+func (a *admission) judgeLabel() (*Result, error) {
+	v, ok := a.pod.label(LabelInject)
+	if ok && v != "true" {
+		return denial(InvalidInject, fmt.Sprintf("the pod's label %s is %q, allowed: true, false", LabelInject, v),
+			"correct the label in the pod template, or remove it to follow the namespace"), nil
+	}
+	a.say("the pod follows its namespace")
+	return nil, nil
+}
+
+func (a *admission) judgeKind() (*Result, error) {
+	if _, ok := a.pod.annotation(corev1.MirrorPodAnnotationKey); ok {
+		a.say("the pod is the kubelet's picture of a static pod")
+		return &Result{Reason: MirrorPod}, nil
+	}
+	if a.pod.windows() {
+		a.say("the pod asks for Windows")
+		return &Result{Reason: WindowsPod}, nil
+	}
+	a.say("the pod is one that can be meshed")
+	return nil, nil
+}
+
+// judgeMode finds the pod's mode, or the denial that says why there is none.
+func (a *admission) judgeMode() (*Result, error) {
+	value, ok := a.pod.annotation(AnnotationMode)
+	where, remedy := "the pod's annotation "+AnnotationMode, "the namespace"
+	if !ok {
+		value, ok = a.ns.Labels[LabelMode]
+		where, remedy = "the label "+LabelMode+" of namespace "+a.ns.Name, "the cluster's default"
+	}
+	if !ok {
+		a.mode = a.cfg.DefaultMode
+		a.say("the mode is %s, the default: neither pod nor namespace says one", a.mode)
+		return nil, nil
+	}
+	a.mode = Mode(value)
+	if !a.mode.valid() {
+		return denial(InvalidMode, fmt.Sprintf("%s is %q, allowed: %s", where, value, listModes()),
+			"correct it, or remove it to follow "+remedy), nil
+	}
+	a.say("the mode is %s: so says %s", a.mode, where)
+	return nil, nil
+}
+
+// judgePorts finds the ports of the pod's proxy, or the denial that says what is wrong with them.
+func (a *admission) judgePorts() (*Result, error) {
+	p := ports{a.cfg.OutgoingPort, a.cfg.IncomingPort, a.cfg.AdminPort}
+	for _, o := range []struct {
+		key  string
+		port *int
+	}{{AnnotationOutgoingPort, &p.Outgoing}, {AnnotationIncomingPort, &p.Incoming}, {AnnotationAdminPort, &p.Admin}} {
+		value, ok := a.pod.annotation(o.key)
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi(value)
+		if err != nil || !usablePort(n) {
+			return denial(InvalidPort, fmt.Sprintf("the pod's annotation %s is %q, allowed: %d to %d", o.key, value, minPort, maxPort),
+				"correct it, or remove it for the default, "+strconv.Itoa(*o.port)), nil
+		}
+		*o.port = n
+	}
+	if a.mode == ModeSidecar && (p.Outgoing == p.Incoming || p.Outgoing == p.Admin || p.Incoming == p.Admin) {
+		return denial(InvalidPort, fmt.Sprintf("the ports of the sidecar are not different: outgoing %d, incoming %d, admin %d", p.Outgoing, p.Incoming, p.Admin),
+			fmt.Sprintf("change the annotations %s, %s, %s", AnnotationOutgoingPort, AnnotationIncomingPort, AnnotationAdminPort)), nil
+	}
+	a.ports = p
+	if a.mode == ModeSidecar {
+		a.say("the sidecar's ports are outgoing %d, incoming %d, admin %d", p.Outgoing, p.Incoming, p.Admin)
+	} else {
+		a.say("the host proxy's port is %d", p.Outgoing)
+	}
+	return nil, nil
+}
+
+func (a *admission) judgeCapture() (*Result, error) {
+	d := checkCapture(a.pod, a.mode)
+	a.say("the annotations about capture and ports can be followed")
+	return d, nil
+}
+
+func (a *admission) judgeResources() (*Result, error) {
+	d := checkResources(a.pod, a.cfg)
+	a.say("the annotations about resources can be followed")
+	return d, nil
+}
+
+// judgePlan plans what the pod gets.
+func (a *admission) judgePlan() (*Result, error) {
+	if a.mode == ModeHost {
+		a.plan = hostPlan(a.cfg, a.ports)
+		a.say("the containers get the environment of host mode")
+	} else {
+		plan, warnings, denied, err := sidecarPlan(a.pod, a.ns, a.cfg, a.ports)
+		if err != nil || denied != nil {
+			return denied, err
+		}
+		a.plan, a.warnings = plan, append(a.warnings, warnings...)
+		a.say("the pod gets a sidecar")
+	}
+	var err error
+	a.hash, err = a.fingerprint()
+	return nil, err
+}
+
+// judgeEarlier looks for what an earlier pass has left.
+func (a *admission) judgeEarlier() (*Result, error) {
+	if earlier, ok := a.pod.status(); ok && (earlier.Mode != a.mode || earlier.Hash != a.hash) {
+		return &Result{Mode: earlier.Mode, Reason: AlreadyInjected, Hash: earlier.Hash, Warnings: []string{fmt.Sprintf(
+			"the pod carries an earlier injection and stays as it is; to have it done anew, leave what was injected, with the annotation %s, out of its template", AnnotationStatus)}}, nil
+	}
+	a.say("the pod carries no other injection")
+	return nil, nil
+}
+
+// denial is a Result that keeps the pod from being created.
+func denial(r Reason, what, hint string) *Result {
+	return &Result{Reason: r, Message: what + "; hint: " + hint}
+}
