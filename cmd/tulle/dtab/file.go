@@ -185,7 +185,14 @@ func pretty(version string, d naming.Dtab) string {
 		width = max(width, len(rule.Prefix.String()))
 	}
 	for _, rule := range d {
-		fmt.Fprintf(&b, "%-*s  => %s ;\n", width, rule.Prefix, rule.Dst)
+		prefix, dst := sides(rule)
+		fmt.Fprintf(&b, "%-*s  => %s ;\n", width, prefix, dst)
 	}
 	return b.String()
+}
+
+// sides prints both sides of a rule, with weights as they are: what is shown may be written back.
+func sides(rule naming.Dentry) (prefix, dst string) {
+	prefix, dst, _ = strings.Cut(naming.Dtab{rule}.Lossless(), "=>")
+	return prefix, dst
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -108,20 +107,9 @@ func (s *session) getCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				warnOfWeights(cmd, now.Dtab)
 				return s.print(cmd, stored(now), args, func(w io.Writer) { io.WriteString(w, pretty(now.Version, now.Dtab)) })
 			})
 		},
-	}
-}
-
-// noWeight is a weight that may be more than it says: namers say two decimals.
-var noWeight = regexp.MustCompile(`(?:^|[^0-9])0\.00\*`)
-
-// warnOfWeights warns of rules that cannot be written back as they are.
-func warnOfWeights(cmd *cobra.Command, d naming.Dtab) {
-	if noWeight.MatchString(d.String()) {
-		talk(cmd, "Weights are shown with two decimals: if one that is 0.00 here is more than that, write it anew before you apply this.")
 	}
 }
 
@@ -182,7 +170,8 @@ func historyTable(w io.Writer, all []change) {
 func difference(before, after naming.Dtab) []string {
 	text := func(d naming.Dtab) (all []string) {
 		for _, rule := range d {
-			all = append(all, fmt.Sprintf("%s => %s", rule.Prefix, rule.Dst))
+			prefix, dst := sides(rule)
+			all = append(all, prefix+" => "+dst)
 		}
 		return all
 	}

@@ -99,7 +99,8 @@ func (e explanation) line(marked bool, depth int, text string, notes ...string) 
 func (e explanation) node(d *naming.Delegation, above *naming.Dentry, depth int, note string) {
 	by := ""
 	if d.Dentry != nil && (above == nil || above.String() != d.Dentry.String()) {
-		by = fmt.Sprintf("(%s => %s)", d.Dentry.Prefix, d.Dentry.Dst)
+		prefix, dst := sides(*d.Dentry)
+		by = "(" + prefix + " => " + dst + ")"
 	}
 	outcome := ""
 	switch d.Type {

@@ -171,7 +171,6 @@ func (s *session) rollbackCommand() *cobra.Command {
 				for _, line := range difference(now.Dtab, older[0].Dtab) {
 					talk(cmd, "  %s", line)
 				}
-				warnOfWeights(cmd, older[0].Dtab)
 				return s.write(ctx, cmd, c, args[0], source{now.Version, now.Dtab}, source{Dtab: older[0].Dtab}, force)
 			})
 		},
