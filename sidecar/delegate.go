@@ -14,7 +14,10 @@ import (
 // delegate explains, as JSON, what a name means.
 func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) {
 	r := p.route(q.Router)
-	if r == nil && q.Router == "" && len(p.routes) == 1 {
+	switch {
+	case r == nil && q.Router != "":
+		return nil, p.noRouter(q.Router)
+	case r == nil && len(p.routes) == 1:
 		r = p.routes[0]
 	}
 	var given naming.Dtab
@@ -22,9 +25,6 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 		given = *q.Dtab
 	}
 	ask := inquiry{names: p.names, path: q.Path, rules: given}
-	if r != nil && r.namerd != nil {
-		return nil, admin.ErrNoDelegation // its namerd explains, at /api/1/delegate
-	}
 	if r != nil {
 		switch {
 		case r.kept:
@@ -35,6 +35,14 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 			given = r.binder.Stored().Concat(given...)
 		}
 		ask = inquiry{names: r.names, path: q.Path, rules: given, transform: r.transform}
+	}
+	if r != nil && r.namerd != nil { // which has rules before these
+		explained, err := r.namerd.Delegate(ctx, q.Path, given, q.Caller)
+		if err != nil {
+			return nil, &admin.Elsewhere{Who: "the namerd at " + r.namerdAt, Err: err}
+		}
+		ask.explained = &explained
+		return ask.answer(ctx)
 	}
 	caller := q.Caller
 	if caller == "" {
@@ -47,6 +55,14 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 	return ask.answer(ctx)
 }
 
+func (p *Proxy) noRouter(label string) error {
+	missing := &admin.NoRouter{Label: label}
+	for _, r := range p.routes {
+		missing.Routers = append(missing.Routers, r.label)
+	}
+	return missing
+}
+
 // inquiry is one question about a name. It follows what it asks about for as long
 // as the question takes.
 type inquiry struct {
@@ -54,6 +70,7 @@ type inquiry struct {
 	path      naming.Path
 	rules     naming.Dtab
 	transform *registry.Transformation // nil for none
+	explained *naming.Delegation       // by a namerd; nil if the rules explain
 
 	news     chan struct{} // has a token after a change
 	followed map[string]*watch.Value[naming.Replicas]
@@ -70,7 +87,12 @@ func (q *inquiry) answer(ctx context.Context) ([]byte, error) {
 	}()
 	for {
 		resolve := q.names.Resolver(q.state)
-		d := naming.Delegate(q.rules, q.path, resolve)
+		var d naming.Delegation
+		if q.explained != nil {
+			d = *q.explained
+		} else {
+			d = naming.Delegate(q.rules, q.path, resolve)
+		}
 		if q.transform != nil {
 			d = d.Transform(q.transform.String(), func(b naming.Bound) naming.BoundTree {
 				t, err := q.transform.Apply(naming.BoundTree{Kind: naming.BoundLeaf, Leaf: b}, resolve)

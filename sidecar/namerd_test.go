@@ -52,8 +52,8 @@ func TestNamerdRouter(t *testing.T) {
 	there := httptest.NewServer(redAt(t, red))
 	defer there.Close()
 	_, port := hostPort(t, there.Listener.Addr().String())
-	addresses, ports := freePorts(t, 2)
-	out, pages := addresses[0], addresses[1]
+	addresses, ports := freePorts(t, 3)
+	out, moved, pages := addresses[0], addresses[2], addresses[1]
 	file := write(t, "linkerd.yaml", `
 admin: {ip: 127.0.0.1, port: `+ports[1]+`}
 routers:
@@ -63,6 +63,11 @@ routers:
   interpreter: {kind: io.l5d.namerd.http, experimental: true, dst: /$/inet/127.1/`+port+`, namespace: shop}
   servers:
   - {ip: 127.0.0.1, port: `+ports[0]+`}
+- protocol: http
+  label: moved
+  interpreter: {kind: io.l5d.namerd, dst: /$/inet/127.1/`+port+`, namespace: shop, transformers: [{kind: io.l5d.port, port: `+blue+`}]}
+  servers:
+  - {ip: 127.0.0.1, port: `+ports[2]+`}
 `)
 	cfg := DefaultConfig()
 	cfg.Config = file
@@ -79,10 +84,29 @@ routers:
 			t.Errorf("%s by %q: %s, want %s", c.host, c.dtab, got, c.want)
 		}
 	}
+	for query, want := range map[string]string{
+		"router=out&path=/svc/red":                        `200 {"type":"delegate","path":"/svc/red","delegate":{"type":"leaf"`,
+		"router=out&path=/svc/own":                        `"dentry":{"prefix":"/svc/own","dst":"/svc/red"}`,
+		"router=out&path=/svc/own&dtab=/svc=>/$/fail":     `"type":"fail"`,
+		"router=in&path=/svc/own":                         `400 no router has the label "in"; there are: out, moved`,
+		"namespace=moved&path=/svc/red":                   `"type":"transformation"`,
+		"router=out&path=/svc/red&dtab=/svc/x=>/svc/blue": `"addrs":[{"ip":"127.0.0.1"`,
+	} {
+		code, body := ask(t, pages+"/delegator.json?"+strings.ReplaceAll(query, "=>", "%3D%3E"), "")
+		if got := fmt.Sprint(code, " ", body); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	if code, body := ask(t, moved, "red"); code != 200 || body != "blue /svc/red" {
+		t.Errorf("at another port: %d %s", code, body)
+	}
 	there.CloseClientConnections()
 	there.Listener.Close()
 	if code, body := ask(t, out, "red"); code != 200 {
 		t.Errorf("without namerd: %d %s", code, body)
+	}
+	if code, body := ask(t, pages+"/delegator.json?router=out&path=/svc/red", ""); code != 502 || !strings.HasPrefix(body, "names are bound by the namerd at 127.0.0.1:"+port) {
+		t.Errorf("asked about a name without namerd: %d %s", code, body)
 	}
 }
 

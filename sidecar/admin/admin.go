@@ -35,7 +35,7 @@ type Config struct {
 	// of a router, or the whole policy if both are empty.
 	Policy func(router, client, service string) any
 	// Delegate returns, as JSON, every step of what a name means. An error is
-	// ErrNoDelegation, that of ctx, or one for the reader.
+	// a NoRouter, an Elsewhere, that of ctx, or one for the reader.
 	Delegate func(context.Context, Question) ([]byte, error)
 	// NamerState returns what is known of names. The caller may change it.
 	NamerState func() NamerState
@@ -52,7 +52,7 @@ const index = `tulle-proxy
 /metrics           its counters, for Prometheus
 /config.json       what it was told
 /delegator         a page to ask that on
-/delegator.json    what a name means, step by step; ?path=/svc/NAME, &dtab=RULES, &namespace=ROUTER, &caller=NAMESPACE
+/delegator.json    what a name means, step by step; ?path=/svc/NAME, &dtab=RULES, &router=LABEL, &caller=NAMESPACE
 /bound-names.json  the names it knows
 /namer_state       the same with their endpoints; /namer_state/PREFIX.json for those of one namer
 `

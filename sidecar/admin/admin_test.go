@@ -27,8 +27,10 @@ func config() admin.Config {
 		Policy: func(router, client, service string) any { return []string{router, client, service} },
 		Delegate: func(ctx context.Context, q admin.Question) ([]byte, error) {
 			switch q.Router {
-			case "mute":
-				return nil, admin.ErrNoDelegation
+			case "elsewhere":
+				return nil, &admin.Elsewhere{Who: "the namerd at namerd.test:4180", Err: errors.New("namerd answered 501 Not Implemented")}
+			case "nobody":
+				return nil, &admin.NoRouter{Label: q.Router, Routers: []string{"in", "out"}}
 			case "slow":
 				return nil, context.DeadlineExceeded
 			case "broken":
@@ -120,7 +122,12 @@ func TestDelegatorAnswersAsLinkerd(t *testing.T) {
 		{"GET", "", "", "", 400, "Invalid path: "},
 		{"GET", "?path=cart", "", "", 400, "Invalid path: '/' expected but 'c' found at '[c]art'\n"},
 		{"GET", "?path=/a&dtab=a", "", "", 400, "Invalid dtab: "},
-		{"GET", "?path=/a&namespace=mute", "", "", 501, "Name Interpreter for mute cannot show delegations\n"},
+		{"GET", "?path=/a&namespace=elsewhere", "", "", 502, "names are bound by the namerd at namerd.test:4180: namerd answered 501 Not Implemented\n"},
+		{"GET", "?path=/a&router=nobody", "", "", 400, "no router has the label \"nobody\"; there are: in, out\n"},
+		{"GET", "?path=/a&router=out", "", "", 200, `{["out" "" "/a" "none"]}`},
+		{"GET", "?path=/a&router=out&namespace=out", "", "", 200, `{["out" "" "/a" "none"]}`},
+		{"GET", "?path=/a&router=out&namespace=in", "", "", 400, "two routers, \"out\" and \"in\": namespace is another word for router\n"},
+		{"POST", "", object, `{"router":"out","path":"/a","dtab":""}`, 200, `{["out" "" "/a" ""]}`},
 		{"GET", "?path=/a&namespace=slow", "", "", 503, "Request timed out.\n"},
 		{"GET", "?path=/a&namespace=broken", "", "", 500, "it does not work\n"},
 		{"POST", "", object, `{"namespace":"out","path":"/a","dtab":"/a=>/b"}`, 200, `{["out" "" "/a" "/a=>/b"]}`},

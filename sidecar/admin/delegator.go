@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/naming"
@@ -20,14 +21,31 @@ const delegationTimeout = 2 * time.Second
 // maxQuestion bounds the body of a question to /delegator.json.
 const maxQuestion = 1 << 20
 
-// ErrNoDelegation is returned by Config.Delegate for a router whose names are
-// another's business, who does not explain them.
-var ErrNoDelegation = errors.New("the interpreter cannot show delegations")
+// Elsewhere is returned by Config.Delegate if names are another's business, who did not
+// explain this one.
+type Elsewhere struct {
+	Who string
+	Err error
+}
+
+func (e *Elsewhere) Error() string { return fmt.Sprintf("names are bound by %s: %v", e.Who, e.Err) }
+func (e *Elsewhere) Unwrap() error { return e.Err }
+
+// NoRouter is returned by Config.Delegate if no router has the label that it was asked
+// for.
+type NoRouter struct {
+	Label   string
+	Routers []string // labels of those that there are
+}
+
+func (e *NoRouter) Error() string {
+	return fmt.Sprintf("no router has the label %q; there are: %s", e.Label, strings.Join(e.Routers, ", "))
+}
 
 // Question is what /delegator.json is asked.
 type Question struct {
-	// Router is the label of a router. Empty or unknown, only the namers of the
-	// process count, unless there is but one router.
+	// Router is the label of a router. Empty, only the namers of the process count,
+	// unless there is but one router.
 	Router string
 	// Caller is the namespace of who would ask, empty for the proxy's own.
 	Caller string
@@ -41,11 +59,11 @@ type Question struct {
 // delegator serves /delegator.json.
 func delegator(c Config) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var raw struct{ Namespace, Caller, Path, Dtab *string }
+		var raw struct{ Namespace, Router, Caller, Path, Dtab *string }
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
 			query := r.URL.Query()
-			for key, into := range map[string]**string{"namespace": &raw.Namespace, "caller": &raw.Caller, "path": &raw.Path, "dtab": &raw.Dtab} {
+			for key, into := range map[string]**string{"namespace": &raw.Namespace, "router": &raw.Router, "caller": &raw.Caller, "path": &raw.Path, "dtab": &raw.Dtab} {
 				if query.Has(key) {
 					value := query.Get(key)
 					*into = &value
@@ -73,7 +91,13 @@ func delegator(c Config) http.Handler {
 			http.Error(w, "the method must be GET or POST", http.StatusMethodNotAllowed)
 			return
 		}
-		q := Question{Router: text(raw.Namespace), Caller: text(raw.Caller)}
+		if raw.Router == nil {
+			raw.Router = raw.Namespace // as in Linkerd 1.x
+		} else if raw.Namespace != nil && *raw.Namespace != *raw.Router {
+			http.Error(w, fmt.Sprintf("two routers, %q and %q: namespace is another word for router", *raw.Router, *raw.Namespace), http.StatusBadRequest)
+			return
+		}
+		q := Question{Router: text(raw.Router), Caller: text(raw.Caller)}
 		var err error
 		if q.Path, err = naming.ParsePath(*raw.Path); err != nil {
 			http.Error(w, "Invalid path: "+err.Error(), http.StatusBadRequest)
@@ -94,8 +118,10 @@ func delegator(c Config) http.Handler {
 		case err == nil:
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write(append(answer, '\n'))
-		case errors.Is(err, ErrNoDelegation):
-			http.Error(w, "Name Interpreter for "+q.Router+" cannot show delegations", http.StatusNotImplemented)
+		case errors.As(err, new(*NoRouter)):
+			http.Error(w, err.Error(), http.StatusBadRequest)
+		case errors.As(err, new(*Elsewhere)):
+			http.Error(w, err.Error(), http.StatusBadGateway)
 		case errors.Is(err, context.DeadlineExceeded):
 			http.Error(w, "Request timed out.", http.StatusServiceUnavailable)
 		default:

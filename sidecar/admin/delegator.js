@@ -109,7 +109,8 @@ async function begin() {
   for (const r of routers) field("router").append(new Option(r.label, r.label));
   field("router").append(new Option("none: namers alone", ""));
   const q = new URLSearchParams(location.search);
-  if (q.has("namespace")) field("router").value = q.get("namespace");
+  const label = q.get("router") ?? q.get("namespace"); // the latter as in Linkerd 1.x
+  if (label !== null) field("router").value = label;
   const r = router();
   field("path").value = q.get("path") || (r ? r.dstPrefix.replace(/\/$/, "") + "/" : "/");
   field("caller").value = q.get("caller") || "";

@@ -151,8 +151,35 @@ func (c *Client) Delegate(ctx context.Context, path naming.Path, rules naming.Dt
 	if err == nil {
 		err = json.Unmarshal(text, &d)
 	}
+	if err == nil && !sound(&d) {
+		err = errors.New("a transformation is of nothing")
+	}
 	if err != nil {
 		return d, fmt.Errorf("read what namerd says: %w", err)
 	}
 	return d, nil
+}
+
+// sound reports whether d has in it what each of its nodes must have, which the methods
+// of a Delegation rely on.
+func sound(d *naming.Delegation) bool {
+	if d.Type == naming.NodeTransformation && d.Tree == nil {
+		return false
+	}
+	for _, next := range []*naming.Delegation{d.Delegate, d.Tree} {
+		if next != nil && !sound(next) {
+			return false
+		}
+	}
+	for i := range d.Alt {
+		if !sound(&d.Alt[i]) {
+			return false
+		}
+	}
+	for i := range d.Union {
+		if !sound(&d.Union[i].Tree) {
+			return false
+		}
+	}
+	return true
 }

@@ -158,6 +158,22 @@ func TestDelegate(t *testing.T) {
 		if err != nil || show(tree) != v2 {
 			t.Errorf("%s %v", show(tree), err)
 		}
+		answer := func(text string) string {
+			c.api = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) })
+			c.down()
+			c.up()
+			_, err := n.Delegate(t.Context(), naming.Path{"a"}, nil, "")
+			return fmt.Sprint(err)
+		}
+		const hollow = `{"type":"transformation"}`
+		for text, want := range map[string]string{
+			`{"type":"neg"}`: "<nil>", "what": "read what namerd says: invalid character", hollow: "a transformation is of nothing",
+			`{"type":"alt","alt":[{"type":"delegate","delegate":{"type":"union","union":[{"weight":1,"tree":` + hollow + `}]}}]}`: "of nothing",
+		} {
+			if got := answer(text); !strings.Contains(got, want) {
+				t.Errorf("%s: %s, want %s", text, got, want)
+			}
+		}
 		c.api = http.NotFoundHandler()
 		c.down()
 		c.up()

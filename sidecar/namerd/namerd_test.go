@@ -184,6 +184,9 @@ func (c *cluster) down() {
 	if server != nil {
 		server.Close()
 	}
+	if c.tls != nil {
+		time.Sleep(6 * time.Second) // TLS says goodbye for five
+	}
 	synctest.Wait()
 }
 
