@@ -49,6 +49,8 @@ const (
 	MirrorPod Reason = "mirror_pod"
 	// WindowsPod: the pod asks for a Windows node, where no proxy of ours runs.
 	WindowsPod Reason = "windows_pod"
+	// Architecture: sidecar mode, and the pod asks for a processor that there is no image of the proxy for.
+	Architecture Reason = "architecture"
 	// NotAPod: the webhook was called for something else than the creation of a pod.
 	NotAPod Reason = "not_a_pod"
 
@@ -65,8 +67,6 @@ const (
 	CannotChain Reason = "cannot_chain"
 	// UIDTaken: the app runs as the user whose connections a redirect leaves alone.
 	UIDTaken Reason = "uid_taken"
-	// Architecture: the pod asks for a processor that there is no proxy for.
-	Architecture Reason = "architecture"
 	// PodSecurity: the namespace forbids what a redirect needs.
 	PodSecurity Reason = "pod_security"
 	// NameTaken: a container or volume of the pod has the name of one of ours.
@@ -87,8 +87,8 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		InjectedHost, InjectedSidecar, AlreadyInjected, AppDefinesProxy,
-		NotEnabled, NamespaceExcluded, OptedOut, ModeNone, NotMeshed, HostNetwork, MirrorPod, WindowsPod, NotAPod,
-		InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, Architecture, PodSecurity,
+		NotEnabled, NamespaceExcluded, OptedOut, ModeNone, NotMeshed, HostNetwork, MirrorPod, WindowsPod, Architecture, NotAPod,
+		InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, PodSecurity,
 		NameTaken, PortTaken, EnvTaken,
 		InvalidPod, InternalError,
 	}
@@ -98,7 +98,7 @@ func Reasons() []Reason {
 // and what would be right.
 func (r Reason) Denies() bool {
 	switch r {
-	case InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, Architecture, PodSecurity,
+	case InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, PodSecurity,
 		NameTaken, PortTaken, EnvTaken, InvalidPod, InternalError:
 		return true
 	}

@@ -56,6 +56,8 @@ type plan struct {
 	// Init and Containers go before the pod's own, in this order.
 	Init       []corev1.Container `json:"init,omitempty"`
 	Containers []corev1.Container `json:"containers,omitempty"`
+	// InitLast go behind the pod's own init containers.
+	InitLast []corev1.Container `json:"initLast,omitempty"`
 	// Volumes go behind the pod's own.
 	Volumes []corev1.Volume `json:"volumes,omitempty"`
 	// PullSecrets go behind the pod's own, unless they are there.
