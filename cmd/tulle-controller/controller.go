@@ -131,7 +131,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	}
 	names, err := registry.New(registry.Config{
 		Namers: namers, Distinct: true, Logger: log,
-		Source: leaves{c.index, dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})},
+		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})},
 	})
 	if err != nil {
 		return nil, err

@@ -10,13 +10,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
-	"github.com/tulle-mesh/tulle/naming/dns"
-	"github.com/tulle-mesh/tulle/naming/kubernetes"
 	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
 	"github.com/tulle-mesh/tulle/naming/namer"
-	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
 const (
@@ -107,24 +103,6 @@ func (s *seeds) create(ctx context.Context, name string) error {
 	defer cancel()
 	_, err = s.store.Create(ctx, name, namer.Change{Dtab: dtab, By: "settings"})
 	return err
-}
-
-// leaves is where names end: Services, which the index follows, and hosts, which DNS does.
-type leaves struct {
-	index *kubernetes.Index
-	dns   *dns.Namer
-}
-
-// Replicas implements registry.Source.
-func (l leaves) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
-	path, err := naming.ParsePath(id)
-	if err != nil {
-		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()}), func() {}
-	}
-	if _, _, ok := rewrite.Inet(path); ok {
-		return l.dns.Replicas(id)
-	}
-	return l.index.Replicas(path)
 }
 
 // counted counts what the storage of dtabs fails at, in contrast to what it refuses.

@@ -25,8 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/internal/run"
-	"github.com/tulle-mesh/tulle/internal/watch"
-	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
@@ -109,7 +108,10 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	if err != nil {
 		return nil, err
 	}
-	names, err := registry.New(registry.Config{Namers: registry.Default(), Source: services{c.index}, Logger: silent})
+	names, err := registry.New(registry.Config{
+		Namers: registry.Default(), Logger: silent,
+		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -138,18 +140,6 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	roots.AppendCertsFromPEM(c.ca.Roots())
 	c.inject = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 10 * time.Second}
 	return c, nil
-}
-
-// services answers for the names that end at Services, which is all there is here.
-type services struct{ index *kubernetes.Index }
-
-// Replicas implements registry.Source.
-func (s services) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
-	path, err := naming.ParsePath(id)
-	if err != nil {
-		return watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()}), func() {}
-	}
-	return s.index.Replicas(path)
 }
 
 func (c *control) listen() (err error) {

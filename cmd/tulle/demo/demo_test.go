@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,11 +195,27 @@ func TestOnce(t *testing.T) {
 	}
 }
 
-// Without Once the demo stays until its context ends, which is no error then.
+// Without Once the demo stays until its context ends, which is no error then. Until then its namer
+// answers for hosts as for Services.
 func TestStaysUntilInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	out := &output{on: "The dtab: http://" + namerAddress, act: cancel}
+	out := &output{on: "The dtab: http://" + namerAddress, act: func() {
+		defer cancel()
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		for id, want := range map[string]string{"/$/inet/192.0.2.7/80": `"ip":"192.0.2.7","port":80`, "/#/io.l5d.k8s/hello-host/http/world": `"ip":"127.0.`} {
+			res, err := client.Get("http://" + namerAddress + "/api/1/addr/default?path=" + url.QueryEscape(id))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			text, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if err != nil || !strings.Contains(string(text), want) {
+				t.Errorf("the namer says of %s: %s, %v", id, text, err)
+			}
+		}
+	}}
 	if err := Run(ctx, Config{Bin: bin(t), Out: out}); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
