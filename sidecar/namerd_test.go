@@ -100,6 +100,9 @@ routers:
 	if code, body := ask(t, moved, "red"); code != 200 || body != "blue /svc/red" {
 		t.Errorf("at another port: %d %s", code, body)
 	}
+	if _, body := ask(t, pages+"/config.json", ""); !strings.Contains(body, `"namerd": "127.0.0.1:`+port+`"`) {
+		t.Error(body)
+	}
 	there.CloseClientConnections()
 	there.Listener.Close()
 	if code, body := ask(t, out, "red"); code != 200 {

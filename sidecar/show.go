@@ -179,10 +179,14 @@ func (p *Proxy) configuration() any {
 		for _, l := range r.servers {
 			addresses = append(addresses, l.address)
 		}
-		routers = append(routers, map[string]any{
+		shown := map[string]any{
 			"label": r.label, "dstPrefix": r.prefix.String(), "dtab": r.binder.Base().String(), "stored": r.binder.Stored().String(),
 			"appends": r.kept, "servers": addresses,
-		})
+		}
+		if r.namerd != nil {
+			shown["namerd"] = r.namerdAt
+		}
+		routers = append(routers, shown)
 	}
 	ours := map[string]any{"mode": p.mode(), "settings": p.cfg.settings(), "routers": routers}
 	if p.file != nil {

@@ -19,9 +19,9 @@ function own(r) { return (r.appends ? "" : r.dtab).split(";").filter(Boolean).jo
 // describe says what the rules in the form count for.
 function describe() {
   const r = router();
-  field("effect").textContent = !r ? "only the namers of the proxy count" :
+  field("effect").textContent = !r ? field("router").value ? "" : "only the namers of the proxy count" :
     r.appends ? "these come after the router's own, so they win" :
-    "these take the place of the router's own" + (r.stored ? ", after those that are stored" : "");
+    "these take the place of the router's own" + (r.namerd ? ", after those of the namerd at " + r.namerd : r.stored ? ", after those that are stored" : "");
 }
 
 function kids(n) {
@@ -62,7 +62,7 @@ function show(n, taken, weight) {
     li.classList.add("leaf");
     line.append(make("span", "why", reached ? "chosen" : ""));
     const a = n.bound.addr || {}, list = make("ul", "endpoints");
-    for (const e of a.addrs || []) list.append(make("li", "", make("code", "", e.ip + ":" + e.port), make("span", "why", Object.entries(e.meta || {}).map(([k, v]) => k + " " + v).join(", "))));
+    for (const e of a.addrs || []) list.append(make("li", "", make("code", "", (e.ip.includes(":") ? "[" + e.ip + "]" : e.ip) + ":" + e.port), make("span", "why", Object.entries(e.meta || {}).map(([k, v]) => k + " " + v).join(", "))));
     if (!list.children.length) list.append(make("li", "bad", "no endpoints: " + (a.cause || a.type || "unknown")));
     li.append(list);
   }
@@ -110,6 +110,7 @@ async function begin() {
   field("router").append(new Option("none: namers alone", ""));
   const q = new URLSearchParams(location.search);
   const label = q.get("router") ?? q.get("namespace"); // the latter as in Linkerd 1.x
+  if (label && !routers.some(r => r.label === label)) field("router").append(new Option(label, label)); // the answer says what there is
   if (label !== null) field("router").value = label;
   const r = router();
   field("path").value = q.get("path") || (r ? r.dstPrefix.replace(/\/$/, "") + "/" : "/");
