@@ -101,7 +101,7 @@ func TestRenderedObjects(t *testing.T) {
 		"ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
 		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
 		"ConfigMap tulle-controller", "ConfigMap tulle-policy",
-		"Service tulle-controller", "PodDisruptionBudget tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
+		"Service tulle-controller", "Service tulle-host", "PodDisruptionBudget tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
 		"MutatingWebhookConfiguration tulle-dtabs", "MutatingWebhookConfiguration tulle-injector",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -122,48 +122,6 @@ func TestRenderIsRepeatable(t *testing.T) {
 	}
 	if len(values) != 1 || len(values["dtabs"].(map[string]any)) != 2 {
 		t.Errorf("the caller's values became %v", values)
-	}
-}
-
-func TestWebhookSelectors(t *testing.T) {
-	config := all[admission.MutatingWebhookConfiguration](render(t, "mesh", map[string]any{
-		"injector": map[string]any{"excludedNamespaces": []any{"legacy"}}}))["tulle-injector"]
-	if len(config.Webhooks) != 1 {
-		t.Fatalf("%d webhooks", len(config.Webhooks))
-	}
-	if got := config.Annotations["cert-manager.io/inject-ca-from"]; got != "mesh/tulle-controller" {
-		t.Errorf("the CA comes from %q", got)
-	}
-	hook := config.Webhooks[0]
-	if *hook.FailurePolicy != admission.Fail || *hook.ReinvocationPolicy != admission.IfNeededReinvocationPolicy ||
-		*hook.SideEffects != admission.SideEffectClassNone || *hook.TimeoutSeconds != 5 || !slices.Equal(hook.AdmissionReviewVersions, []string{"v1"}) {
-		t.Errorf("the webhook is %+v", hook)
-	}
-	selects := func(s *metav1.LabelSelector, set labels.Set) bool {
-		selector, err := metav1.LabelSelectorAsSelector(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return selector.Matches(set)
-	}
-	for name, want := range map[string]bool{"shop": true, "tulle": true, "mesh": false, "legacy": false,
-		"kube-system": false, "kube-public": false, "kube-node-lease": false, "cert-manager": false} {
-		if got := selects(hook.NamespaceSelector, labels.Set{"kubernetes.io/metadata.name": name, "tulle.dev/inject": "enabled"}); got != want {
-			t.Errorf("namespace %s is selected: %v", name, got)
-		}
-		for _, inject := range []string{"", "disabled", "true"} {
-			if selects(hook.NamespaceSelector, labels.Set{"kubernetes.io/metadata.name": name, "tulle.dev/inject": inject}) {
-				t.Errorf("namespace %s with tulle.dev/inject=%q is selected", name, inject)
-			}
-		}
-	}
-	for inject, want := range map[string]bool{"false": false, "true": true, "nonsense": true} {
-		if got := selects(hook.ObjectSelector, labels.Set{"tulle.dev/inject": inject}); got != want {
-			t.Errorf("a pod with tulle.dev/inject=%q is selected: %v", inject, got)
-		}
-	}
-	if !selects(hook.ObjectSelector, labels.Set{}) {
-		t.Error("a pod without labels is not selected")
 	}
 }
 
@@ -370,6 +328,7 @@ func TestPermissions(t *testing.T) {
 	}
 	watch := []string{"get", "list", "watch"}
 	want := map[string][]string{
+		"cluster nodes":      watch,
 		"cluster namespaces": watch, "cluster pods": watch, "cluster services": watch, "cluster endpointslices": watch,
 		"cluster tokenreviews": {"create"}, "cluster subjectaccessreviews": {"create"},
 		"tulle certificaterequests": {"create", "get", "list", "watch", "delete"},
@@ -403,7 +362,7 @@ func TestDtabWebhook(t *testing.T) {
 	objects := render(t, "mesh", nil)
 	config := all[admission.MutatingWebhookConfiguration](objects)["tulle-dtabs"]
 	hook := config.Webhooks[0]
-	if config.Annotations["cert-manager.io/inject-ca-from"] != "mesh/tulle-controller" || len(config.Webhooks) != 1 {
+	if len(config.Webhooks) != 1 {
 		t.Errorf("the webhook is %+v", config)
 	}
 	if *hook.FailurePolicy != admission.Ignore || *hook.SideEffects != admission.SideEffectClassNone || *hook.TimeoutSeconds > 5 ||
@@ -498,6 +457,8 @@ func TestValuesRefused(t *testing.T) {
 		{`{controller: {replicas: two}}`, []string{"controller.replicas: got string, want integer"}},
 		{`{controller: {replicas: 0}, injector: {defaultMode: both}, issuer: {caDuration: 10y}}`,
 			[]string{"controller.replicas: ", "injector.defaultMode: ", "issuer.caDuration: "}},
+		{`{injector: {hostAddress: "http://a b", nativeSidecar: maybe, certificate: vault, architectures: [], imagePullSecrets: [{name: a}], failurePolicy: Fail}}`,
+			[]string{"injector.hostAddress: ", "injector.nativeSidecar: ", "injector.certificate: ", "injector.architectures: ", "injector.imagePullSecrets.0: ", "failurePolicy"}},
 		{`{dtabs: {Default: ""}}`, []string{"dtabs"}},
 		{`{namers: [{kind: io.l5d.k8s}], namer: {access: some}}`, []string{"namers: got array, want string", "namer.access: "}},
 		{`{host: {resources: {limits: {gpu: 1}}}}`, []string{"host.resources.limits: ", "gpu"}},

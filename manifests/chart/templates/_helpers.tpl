@@ -36,6 +36,11 @@ group: {{ .Values.issuer.group | quote }}
 https://tulle-controller.{{ .Release.Namespace }}.svc:4181
 {{- end }}
 
+{{/* The namespace of the injector's probe of itself. */}}
+{{- define "tulle.probeNamespace" -}}
+{{ .Release.Namespace | trunc 57 | trimSuffix "-" }}-probe
+{{- end }}
+
 {{/* The settings of tulle-controller, as YAML. */}}
 {{- define "tulle.controllerSettings" -}}
 {{- $r := .Values.injector.resources -}}
@@ -46,8 +51,13 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "proxy-image" .Values.proxy.image
   "proxy-pull-policy" .Values.imagePullPolicy
   "controller-url" (include "tulle.controllerURL" .)
-  "dtab-namespace" .Values.injector.dtabNamespace -}}
-{{- range $key, $value := dict "proxy-cpu-request" (get $requests "cpu") "proxy-memory-request" (get $requests "memory") "proxy-memory-limit" (get $limits "memory") }}
+  "dtab-namespace" .Values.injector.dtabNamespace
+  "excluded-namespaces" (join "," .Values.injector.excludedNamespaces)
+  "host-address" .Values.injector.hostAddress
+  "native-sidecar" (toString .Values.injector.nativeSidecar)
+  "image-pull-secrets" (join "," .Values.injector.imagePullSecrets)
+  "architectures" (join "," .Values.injector.architectures) -}}
+{{- range $key, $value := dict "proxy-cpu-request" (get $requests "cpu") "proxy-cpu-limit" (get $limits "cpu") "proxy-memory-request" (get $requests "memory") "proxy-memory-limit" (get $limits "memory") }}
 {{- if $value }}{{ $_ := set $inject $key (toString $value) }}{{ end }}
 {{- end }}
 {{- dict
@@ -55,6 +65,8 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "namer-address" ":4180"
   "mesh-address" ":4181"
   "admin-address" ":9990"
+  "webhook-certificate" (eq .Values.injector.certificate "self" | ternary "self" "file")
+  "probe-namespace" (.Values.injector.probe | ternary (include "tulle.probeNamespace" .) "")
   "tls-cert-file" "/etc/tulle/tls/tls.crt"
   "tls-key-file" "/etc/tulle/tls/tls.key"
   "ca-file" "/etc/tulle/tls/ca.crt"
