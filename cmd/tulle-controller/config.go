@@ -25,7 +25,10 @@ type Config struct {
 	MeshAddress    string `setting:"mesh-address" help:"address of the API for proxies"`
 	AdminAddress   string `setting:"admin-address" help:"address of /admin/ping, /admin/ready and /metrics"`
 
-	TLSCertFile string `setting:"tls-cert-file" help:"certificate of the webhook and of the API for proxies"`
+	WebhookCertificate string `setting:"webhook-certificate" help:"certificate of the webhook: self (made here, by a CA in Secret tulle-webhook-ca) or file (tls-cert-file)"`
+	ProbeNamespace     string `setting:"probe-namespace" help:"namespace in which to try once a minute that a pod is injected; empty for not at all"`
+
+	TLSCertFile string `setting:"tls-cert-file" help:"certificate of the API for proxies, and of the webhook if that has none of its own"`
 	TLSKeyFile  string `setting:"tls-key-file" help:"key of that certificate"`
 	CAFile      string `setting:"ca-file" help:"roots of the mesh"`
 
@@ -64,6 +67,12 @@ const (
 	storeMemory     = "memory"
 )
 
+// Certificates of the webhook.
+const (
+	certificateSelf = "self"
+	certificateFile = "file"
+)
+
 // minDuration is the shortest life of a certificate that leaves time to try a renewal more than once.
 const minDuration = 5 * time.Minute
 
@@ -72,7 +81,8 @@ func DefaultConfig() Config {
 	const mounted = "/etc/tulle/tls/"
 	return Config{
 		WebhookAddress: ":8443", NamerAddress: ":4180", MeshAddress: ":4181", AdminAddress: ":9990",
-		TLSCertFile: mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
+		WebhookCertificate: certificateFile,
+		TLSCertFile:        mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
 		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
 		DtabStore: storeKubernetes, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: accessRBAC,
@@ -111,6 +121,7 @@ func (c *Config) Validate() error {
 	}
 	for _, w := range []struct{ key, value, allowed string }{
 		{"dtab-store", c.DtabStore, strings.Join([]string{storeKubernetes, storeFile, storeMemory}, ", ")},
+		{"webhook-certificate", c.WebhookCertificate, strings.Join([]string{certificateSelf, certificateFile}, ", ")},
 		{"namer-access", c.NamerAccess, strings.Join([]string{accessRBAC, accessOpen}, ", ")},
 	} {
 		if !slices.Contains(strings.Split(w.allowed, ", "), w.value) {
