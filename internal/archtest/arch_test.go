@@ -67,6 +67,7 @@ var layers = []layer{
 	{path: "sidecar/forwarded", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/accesslog", forbid: []string{"k8s.io/", "net"}},
 	{path: "sidecar/handover", forbid: []string{"k8s.io/", "net/http"}},
+	{path: "sidecar/capture", may: []string{"internal/metadata"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "sidecar/telemetry", forbid: []string{"k8s.io/"}},
 	{path: "sidecar/admin", may: []string{"naming"}, forbid: []string{"k8s.io/"}},
 	{path: "sidecar/bind", may: []string{"naming", "internal"}, forbid: []string{"k8s.io/"}},
