@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/tulle-mesh/tulle/naming/kubernetes/internal/feed"
+	"github.com/tulle-mesh/tulle/internal/feed"
 )
 
 // running selects the pods that have not ended. In clusters with many jobs the others are many, and the Index

@@ -35,8 +35,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/tulle-mesh/tulle/internal/feed"
 	"github.com/tulle-mesh/tulle/internal/watch"
-	"github.com/tulle-mesh/tulle/naming/kubernetes/internal/feed"
 	"github.com/tulle-mesh/tulle/naming/namer"
 )
 
