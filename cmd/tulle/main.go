@@ -95,7 +95,11 @@ func rootCommand(name string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tulle",
 		Short: "A service mesh in which every namespace chooses one proxy per pod or one per host",
-		Args:  cobra.ArbitraryArgs, // RunE words the error for an unknown command
+		Long: `A service mesh in which every namespace chooses one proxy per pod or one per host.
+
+Data goes to standard output, everything else to standard error. Exit codes: 0 all is well, 1 something failed, 2 a
+check found something, 64 the command line is wrong.`,
+		Args: cobra.ArbitraryArgs, // RunE words the error for an unknown command
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()

@@ -323,6 +323,19 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
+// The help of what ends with more than 0 and 1 says what its exit codes mean.
+func TestHelpSaysExitCodes(t *testing.T) {
+	m := newMesh(t)
+	for _, args := range [][]string{{}, {"plan"}, {"apply"}, {"rollback"}, {"delete"}, {"resolve"}} {
+		got := m.run("", append(args, "--help")...)
+		for _, want := range []string{"Exit codes: 0 ", "1 something failed", "64 the command"} {
+			if got.code != 0 || !strings.Contains(got.stdout, want) {
+				t.Errorf("%q: %q is missing in %+v", args, want, got)
+			}
+		}
+	}
+}
+
 // An https namer is verified by the CA that is given.
 func TestCA(t *testing.T) {
 	m := newMesh(t)

@@ -209,8 +209,8 @@ The names are those that proxies use at the moment, and those that --path adds. 
 proxies that are connected to it: through the cluster all that are ready are asked, with --namer only the one there. If
 one cannot be asked, a warning names it and the plan is partial.
 
-Exit codes: 0 no request would be lost, 1 failed, 2 requests that have somewhere to go now would not have any more,
-64 the command line is wrong.`,
+Exit codes: 0 nothing would be lost, 1 something failed, 2 requests that have somewhere to go now would not have any
+more, 64 the command line is wrong.`,
 		Example: `  tulle dtab plan default default.dtab
   tulle dtab plan default default.dtab --path /svc/world --caller shop`,
 		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,

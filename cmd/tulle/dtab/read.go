@@ -212,7 +212,9 @@ func (s *session) resolveCommand() *cobra.Command {
 		Long: `Explain what a name means, rule by rule.
 
 PATH is a name such as /svc/world, or the host of a request, which is the same as /svc/HOST. Where requests go is
-marked with *, and their share if it is not all of them. The exit code is 2 if they go nowhere.`,
+marked with *, and their share if it is not all of them.
+
+Exit codes: 0 requests go somewhere, 1 something failed, 2 they go nowhere, 64 the command line is wrong.`,
 		Example: `  tulle dtab resolve default world --caller shop
   tulle dtab resolve default /svc/world --dtab '/host/world => /srv/world-v2'`,
 		Args: arguments("NAME", "PATH"),

@@ -58,7 +58,10 @@ func (s *session) applyCommand() *cobra.Command {
 
 FILE is rules, or what get prints in any form, or an object dtabs.l5d.io; - is standard input. A dtab that is not there
 is created. One that is there must still have the version that FILE says in its line "# version", or else the one that
-it has when apply starts. If names that proxies use would lose endpoints, nothing is written and the exit code is 2.`,
+it has when apply starts. If names that proxies use would lose endpoints, nothing is written, unless --force is given.
+
+Exit codes: 0 written, created, or as it should be already; 1 something failed, or somebody else was quicker; 2 names in
+use would be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 		Example: `  tulle dtab apply default default.dtab
   tulle dtab get default | sed s/world-v1/world-v2/ | tulle dtab apply default -`,
 		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
@@ -134,7 +137,16 @@ func (s *session) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback NAME [VERSION]",
 		Short: "Write an older version of a dtab again, the one before unless said otherwise",
-		Args:  arguments("NAME", "[VERSION]"),
+		Long: `Write an older version of a dtab again, the one before unless said otherwise.
+
+VERSION is one of those that history lists. What changes is shown; if names that proxies use would lose endpoints,
+nothing is written, unless --force is given.
+
+Exit codes: 0 written, or as it should be already; 1 something failed, or somebody else was quicker; 2 names in use would
+be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
+		Example: `  tulle dtab rollback default
+  tulle dtab rollback default AAAAAAAAAAE=`,
+		Args: arguments("NAME", "[VERSION]"),
 		ValidArgsFunction: s.complete(func(ctx context.Context, c *client, name string) (versions []string) {
 			past, _ := c.history(ctx, name)
 			for _, p := range past[min(1, len(past)):] {
@@ -184,7 +196,13 @@ func (s *session) deleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "delete NAME", Aliases: []string{"del", "rm"},
 		Short: "Delete a dtab, after asking",
-		Args:  arguments("NAME"), ValidArgsFunction: s.complete(nil),
+		Long: `Delete a dtab, after asking.
+
+Before it asks it shows the names in use that would be lost. Where there is no terminal to ask at it wants --yes, which
+neither asks nor looks.
+
+Exit codes: 0 deleted, 1 something failed or the answer was no, 64 the command line is wrong or there is nobody to ask.`,
+		Args: arguments("NAME"), ValidArgsFunction: s.complete(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !yes && !isTerminal(cmd.InOrStdin()) {
 				return misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
