@@ -101,20 +101,24 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 	if r.transform, err = r.names.current.Load().Transformation(said.Transformers); err != nil {
 		return err
 	}
-	everywhere := []string{}
+	open := []string{}
 	for _, s := range said.Servers {
 		if len(s.Missing) > 0 {
 			continue
 		}
 		l := &listener{address: s.Address, policy: watch.New(s.Policy)}
+		if s.Local {
+			l.local = p.cfg.local(nil)
+		}
 		r.servers = append(r.servers, l)
-		if !s.Policy.Server.ClearContext && !onLoopback(s.Address) {
-			everywhere = append(everywhere, s.Address)
+		if !s.Local && !s.Open && !s.Policy.Server.ClearContext && !onLoopback(s.Address) {
+			open = append(open, s.Address)
 		}
 	}
-	if len(everywhere) > 0 {
-		p.log.Warn("whoever reaches these addresses may route their requests by l5d-dtab anywhere that names lead, as in Linkerd 1.x; clearContext: true prevents it",
-			"router", r.label, "addresses", strings.Join(everywhere, " "))
+	if len(open) > 0 {
+		p.open = append(p.open, fmt.Sprintf("router %s: whoever reaches %s may route their requests by l5d-dtab anywhere that names lead, as in Linkerd 1.x; "+
+			"overrides: local leaves that to callers on this machine, clearContext: true to nobody, and overrides: everyone says that it is meant",
+			r.label, strings.Join(open, ", ")))
 	}
 	r.policy = r.servers[0].policy // of clients and services all servers of a router say the same
 	p.routes = append(p.routes, p.newRoute(r, bound, client.Config{Limit: said.Cache.Clients, IdleTTL: said.Cache.IdleTTL}))
@@ -122,7 +126,7 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 	for i, id := range said.Identifiers {
 		identifiers[i] = router.Identifier(id)
 	}
-	// No Local: whoever reaches the servers may bring rules, as was warned of.
+	// No Local: unless a server says otherwise everybody's rules count, as is warned of.
 	r.open(p, router.OutgoingConfig{Identifiers: identifiers})
 	return nil
 }
@@ -266,6 +270,9 @@ func Check(cfg Config) (*Report, error) {
 	for _, w := range p.missing() {
 		r.Lines = append(r.Lines, fmt.Sprintf("%s:%d: missing: %s", w.File, w.Line, w.Text))
 	}
+	for _, text := range p.open {
+		r.Lines = append(r.Lines, fmt.Sprintf("%s: warning: %s", p.file.File, text))
+	}
 	for _, key := range slices.Sorted(maps.Keys(p.unset)) {
 		r.Lines = append(r.Lines, fmt.Sprintf("warning: %s is not set here; where the proxy runs it must be, if names depend on it", key))
 	}
@@ -279,6 +286,9 @@ func Check(cfg Config) (*Report, error) {
 func (p *Proxy) tell() {
 	if p.file == nil {
 		return
+	}
+	for _, text := range p.open {
+		p.log.Warn(text)
 	}
 	for _, w := range p.file.Warnings {
 		p.log.Warn(w.Text, "file", w.File, "line", w.Line)

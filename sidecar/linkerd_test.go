@@ -101,9 +101,52 @@ routers:
 		}
 	}
 	said := log.String()
-	for text, times := range map[string]int{"l5d-dtab": 1, "router=out addresses=0.0.0.0:" + ports[1]: 1, "usage": 1, "level=ERROR": 1} {
+	for text, times := range map[string]int{"l5d-dtab": 1, "router out: whoever reaches 0.0.0.0:" + ports[1] + " may": 1, "usage": 1, "level=ERROR": 1} {
 		if n := strings.Count(said, text); n != times {
 			t.Errorf("the log has %q %d times, want %d:\n%s", text, n, times, said)
+		}
+	}
+}
+
+// Whose rules count at a server is the server's to say, and everybody's do otherwise.
+func TestOverridesOfLinkerd(t *testing.T) {
+	_, red := backend(t, "red")
+	_, blue := backend(t, "blue")
+	addresses, ports := freePorts(t, 6)
+	file := write(t, "linkerd.yaml", `
+admin: {port: `+ports[0]+`}
+routers:
+- protocol: http
+  dtab: /svc => /$/inet/127.1/`+red+` ; /blue => /$/inet/127.1/`+blue+` ;
+  servers:
+  - {ip: 0.0.0.0, port: `+ports[1]+`}
+  - {ip: 0.0.0.0, port: `+ports[2]+`, overrides: everyone}
+  - {ip: 0.0.0.0, port: `+ports[3]+`, overrides: local}
+  - {ip: 0.0.0.0, port: `+ports[4]+`, overrides: local, clearContext: true}
+  - {ip: 0.0.0.0, port: `+ports[5]+`, overrides: local}
+`)
+	cfg := DefaultConfig()
+	cfg.Config = file
+	r, err := Check(cfg)
+	if err != nil || len(r.Lines) != 1 || !strings.HasPrefix(r.Lines[0], file+": warning: router http: whoever reaches 0.0.0.0:"+ports[1]+" may route") {
+		t.Errorf("%v %+v", err, r)
+	}
+	// Who asks here is on this machine: the last server is told otherwise.
+	serve(t, cfg, addresses[0], slog.New(slog.DiscardHandler), func(p *Proxy) {
+		l := p.routes[0].servers[4]
+		if !l.local("127.0.0.1") || l.local("198.51.100.1") {
+			t.Error("it takes this machine for another, or another for this one")
+		}
+		l.local = func(string) bool { return false }
+	})
+	for i, want := range []string{1: "blue", 2: "blue", 3: "blue", 4: "red", 5: "red"} {
+		for _, header := range []string{"l5d-dtab", "l5d-ctx-dtab"} {
+			if want == "" {
+				continue
+			}
+			if code, body := ask(t, addresses[i], "x", header, "/svc => /blue"); code != 200 || !strings.HasPrefix(body, want) {
+				t.Errorf("%s at server %d: %d %s, want %s", header, i, code, body, want)
+			}
 		}
 	}
 }

@@ -74,6 +74,7 @@ type Proxy struct {
 	mesh *mesh           // nil in standalone mode
 	file *linkerd.Config // nil without one
 	said map[string]any  // the same, word by word
+	open []string        // warnings of its servers where everybody's rules count
 	// unset are variables of the environment that the file needs and that are not set
 	// here; nil unless the proxy is only checked.
 	unset map[string]bool

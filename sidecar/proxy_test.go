@@ -123,12 +123,15 @@ func backend(t *testing.T, name string) (address, port string) {
 }
 
 // serve runs a proxy, whose administration port is at pages, until the test ends. It
-// returns once the proxy is ready.
-func serve(t *testing.T, cfg Config, pages string, log *slog.Logger) *Proxy {
+// returns once the proxy is ready. edit may change it before.
+func serve(t *testing.T, cfg Config, pages string, log *slog.Logger, edit ...func(*Proxy)) *Proxy {
 	t.Helper()
 	p, err := New(cfg, log)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, change := range edit {
+		change(p)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -51,6 +51,7 @@ type route struct {
 type listener struct {
 	address string
 	policy  *watch.Value[*policy.Policy]
+	local   func(source string) bool // whose rules count; nil for what the router says
 	access  *accesslog.Log
 	router  *router.Outgoing
 }
@@ -94,7 +95,11 @@ func (r *route) open(p *Proxy, c router.OutgoingConfig) {
 			Path: func() string { return l.policy.Get().Server.HTTPAccessLog }, Logger: p.log,
 		})
 		l.policy.Notify(l.access.Reopen) // for as long as both live
+		c := c
 		c.Policy, c.AccessLog = l.policy, l.access
+		if l.local != nil {
+			c.Local = func(source string) bool { return l.local(source) }
+		}
 		l.router = router.NewOutgoing(c)
 	}
 }

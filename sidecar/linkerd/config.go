@@ -89,6 +89,9 @@ type Server struct {
 	// Policy is what the router's keys, its client and service, and this server
 	// say together.
 	Policy *policy.Policy
+	// Local is set if only rules count that callers on this machine bring along. Open is
+	// set if the file says that those of everyone do, as they do if it says nothing.
+	Local, Open bool
 	// Missing is why this server cannot be opened yet, empty if it can.
 	Missing []document.Warning
 }

@@ -63,6 +63,8 @@ func TestWhatIsWrong(t *testing.T) {
 		{"routers: [{protocol: http, servers: [{port: 9990}]}]", "Server conflict on port 9990"},
 		{"routers: [{protocol: http, servers: [{announce: [x]}]}]", "routers[0].servers[0].announce is refused"},
 		{"routers: [{protocol: http, servers: [{tls: {certPath: a}}]}]", "routers[0].servers[0].tls.keyPath is not set"},
+		{"routers:\n- protocol: http\n  servers:\n  - overrides: mesh", `f:4: routers[0].servers[0].overrides: "mesh" is neither everyone nor local`},
+		{"routers: [{protocol: http, servers: [{overrides: true}]}]", "routers[0].servers[0].overrides: true is not text"},
 		// Clients.
 		{router("client: {tls: {disableValidation: true, clientAuth: {certPath: a, keyPath: b}}}"), "incompatible"},
 		{router("client: {tls: {commonName: a, trustCerts: [b], trustCertsBundle: c}}"), "incompatible"},

@@ -73,7 +73,7 @@ func readRouter(r *document.Reader, path string, n *yaml.Node) *router {
 	for _, e := range d.entries {
 		s := e.server(*d)
 		d.servers = append(d.servers, s)
-		d.Servers = append(d.Servers, Server{Address: s.address(), Policy: &s.policy, Missing: s.missing})
+		d.Servers = append(d.Servers, Server{Address: s.address(), Policy: &s.policy, Local: s.local, Open: s.open, Missing: s.missing})
 	}
 	return d
 }

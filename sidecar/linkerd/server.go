@@ -26,6 +26,8 @@ type server struct {
 	ip      string
 	port    int
 	policy  policy.Policy
+	local   bool
+	open    bool
 	missing []document.Warning
 }
 
@@ -56,12 +58,40 @@ func serverFields(protocol string) []schema.Field[server] {
 		ipField(loopback, func(s *server) *string { return &s.ip }),
 		schema.Idle(schema.Text("label", "", schema.Nowhere[server, string], nil), "servers are told by their address, and routers by their label"),
 		serverTLS(),
+		overrides(),
 		schema.Refused[server]("announce", "this proxy announces its servers to nobody"),
 	}
 	for _, f := range ofBoth(protocol, policy.LinkerdServer) {
 		fields = append(fields, schema.Lift(f, func(s *server) *policy.Policy { return &s.policy }))
 	}
 	return fields
+}
+
+// Whose rules count at a server.
+const (
+	everyone = "everyone"
+	local    = "local"
+)
+
+// overrides is a key of Tulle: docs/design/linkerd-overrides.md has why, and why it is
+// not local without it.
+func overrides() schema.Field[server] {
+	f := schema.Text("overrides", everyone, schema.Nowhere[server, string], func(s string) (string, error) {
+		if s != everyone && s != local {
+			return "", fmt.Errorf("%q is neither %s nor %s", s, everyone, local)
+		}
+		return s, nil
+	})
+	return schema.Field[server]{
+		Key: f.Key,
+		Read: func(r *document.Reader, path string, n *yaml.Node) func(*server) {
+			if f.Read(r, path, n) == nil {
+				return nil
+			}
+			return func(s *server) { s.local, s.open = n.Value == local, n.Value == everyone }
+		},
+		Leaves: f.Leaves,
+	}
 }
 
 // serverTLS is read whole, and keeps the server from being opened.
