@@ -229,8 +229,8 @@ func TestEarlierInjectionStays(t *testing.T) {
 }
 
 func TestHash(t *testing.T) {
-	raw := []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"app"}]}}`)
-	other := []byte(`{"metadata":{"name":"q"},"spec":{"containers":[{"name":"x"},{"name":"y"}]}}`)
+	raw := []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"1"}}}]}}`)
+	other := []byte(`{"metadata":{"name":"q"},"spec":{"containers":[{"name":"x","resources":{"requests":{"cpu":"1"}}},{"name":"y"}]}}`)
 	sidecar := enabled("shop", LabelMode, "sidecar")
 	base := mustInject(t, raw, sidecar, testConfig()).Hash
 	if got := mustInject(t, other, sidecar, testConfig()).Hash; got != base {

@@ -20,6 +20,12 @@ type metaView struct {
 	GenerateName string            `json:"generateName"`
 	Labels       map[string]string `json:"labels"`
 	Annotations  map[string]string `json:"annotations"`
+	Owners       []ownerView       `json:"ownerReferences"`
+}
+
+type ownerView struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
 }
 
 type specView struct {
@@ -29,6 +35,18 @@ type specView struct {
 	HostNetwork    bool              `json:"hostNetwork"`
 	NodeSelector   map[string]string `json:"nodeSelector"`
 	OS             *nameView         `json:"os"`
+	Affinity       *affinityView     `json:"affinity"`
+
+	RestartPolicy    string         `json:"restartPolicy"`
+	GraceSeconds     *int64         `json:"terminationGracePeriodSeconds"`
+	SecurityContext  *userView      `json:"securityContext"`
+	ImagePullSecrets []nameView     `json:"imagePullSecrets"`
+	Resources        *resourcesView `json:"resources"`
+}
+
+// userView reads who a pod or a container runs as.
+type userView struct {
+	RunAsUser *int64 `json:"runAsUser"`
 }
 
 type nameView struct {
@@ -43,10 +61,22 @@ type containerView struct {
 	LivenessProbe  *probeView `json:"livenessProbe"`
 	ReadinessProbe *probeView `json:"readinessProbe"`
 	StartupProbe   *probeView `json:"startupProbe"`
+
+	Lifecycle       *lifecycleView `json:"lifecycle"`
+	SecurityContext *userView      `json:"securityContext"`
+	Resources       *resourcesView `json:"resources"`
+}
+
+// lifecycleView reads the hooks, which aim at ports as probes do.
+type lifecycleView struct {
+	PostStart *probeView `json:"postStart"`
+	PreStop   *probeView `json:"preStop"`
 }
 
 type portView struct {
+	Name          string `json:"name"`
 	ContainerPort int    `json:"containerPort"`
+	HostPort      int    `json:"hostPort"`
 	Protocol      string `json:"protocol"`
 }
 
@@ -109,21 +139,21 @@ func (p podView) annotation(key string) (string, bool) {
 	return v, ok
 }
 
-// hasSidecar reports whether the pod has our native sidecar.
+// ours reports whether the container has the name of one that sidecar mode adds.
+func (c containerView) ours() bool { return c.Name == ProxyContainer || c.Name == RedirectContainer }
+
+// hasSidecar reports whether the pod has our sidecar, of either form.
 func (p podView) hasSidecar() bool {
-	for _, c := range p.Spec.InitContainers {
-		if c.Name == ProxyContainer && c.RestartPolicy == "Always" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Spec.InitContainers, func(c containerView) bool { return c.Name == ProxyContainer && c.RestartPolicy == "Always" }) ||
+		slices.ContainsFunc(p.Spec.Containers, func(c containerView) bool { return c.Name == ProxyContainer })
 }
 
-func (p podView) windows() bool {
-	return p.Spec.OS != nil && p.Spec.OS.Name == "windows" || p.Spec.NodeSelector["kubernetes.io/os"] == "windows"
+// hasInit reports whether the pod has init containers of its own.
+func (p podView) hasInit() bool {
+	return slices.ContainsFunc(p.Spec.InitContainers, func(c containerView) bool { return !c.ours() })
 }
 
-// usedPorts returns the TCP ports that the container is known to use, from its list and from its probes.
+// usedPorts returns the TCP ports that the container is known to use, from its list, its probes and its hooks.
 func (c containerView) usedPorts() []int {
 	var ports []int
 	for _, p := range c.Ports {
@@ -131,7 +161,11 @@ func (c containerView) usedPorts() []int {
 			ports = append(ports, p.ContainerPort)
 		}
 	}
-	for _, probe := range []*probeView{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+	probes := []*probeView{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe}
+	if c.Lifecycle != nil {
+		probes = append(probes, c.Lifecycle.PostStart, c.Lifecycle.PreStop)
+	}
+	for _, probe := range probes {
 		if probe == nil {
 			continue
 		}

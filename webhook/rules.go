@@ -181,7 +181,8 @@ func (a *admission) judgePorts() (*Result, error) {
 }
 
 func (a *admission) judgeCapture() (*Result, error) {
-	d := checkCapture(a.pod, a.mode)
+	d, warnings := checkCapture(a.pod, a.mode)
+	a.warnings = append(a.warnings, warnings...)
 	a.say("the annotations about capture and ports can be followed")
 	return d, nil
 }

@@ -6,7 +6,6 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -16,7 +15,6 @@ const (
 	apiTokenDir   = "/var/run/secrets/kubernetes.io/serviceaccount"
 	tokenAudience = "tulle.dev"
 	tokenSeconds  = 3600 // the kubelet renews at 80 % of it
-	proxyUser     = 65532
 )
 
 // ports of one pod's proxy, in the order of their annotations.
@@ -26,9 +24,13 @@ type ports struct {
 	Admin    int `json:"admin"`
 }
 
-// sidecarPlan lists what sidecar mode adds to pod, which is seen without what an earlier injection added. The
-// Result is a denial, or another decision not to inject. The plan must follow from the arguments alone.
-func sidecarPlan(pod podView, _ Namespace, cfg Config, p ports) (plan, []string, *Result, error) {
+// sidecarPlan lists what sidecar mode adds to pod. What an earlier injection added counts for nothing: the plan is the
+// same before and after. The Result is a denial, or another decision not to inject; the strings are warnings.
+//
+// The order of what starts, with a native sidecar: the sidecar, the redirect, the pod's init containers, which have the
+// mesh already, the app. With a classic one: the pod's init containers, which still have the network to themselves, the
+// redirect, the sidecar, the app.
+func sidecarPlan(pod podView, ns Namespace, cfg Config, p ports) (plan, []string, *Result, error) {
 	if err := cfg.validateSidecar(); err != nil {
 		return plan{}, nil, nil, err
 	}
@@ -39,25 +41,58 @@ func sidecarPlan(pod podView, _ Namespace, cfg Config, p ports) (plan, []string,
 	if denied := collisions(pod, p); denied != nil {
 		return plan{}, nil, denied, nil
 	}
-	return plan{
-		Init:    []corev1.Container{sidecarContainer(cfg, p)},
-		Volumes: []corev1.Volume{sidecarVolume()},
-		Env:     new(sidecarEnvironment(cfg, p.Outgoing)),
-	}, nil, nil, nil
+	decided, warnings := judgeArchitecture(pod, cfg.Architectures)
+	if decided != nil {
+		return plan{}, nil, decided, nil
+	}
+	how := captureOf(pod)
+	user, more := proxyUserOf(ns, how.kind)
+	warnings = append(warnings, more...)
+	if how.kind == CaptureRedirect {
+		if denied := judgeRedirect(pod, ns, user); denied != nil {
+			return plan{}, nil, denied, nil
+		}
+	}
+	resources, more := sidecarResources(cfg, pod)
+	warnings = append(warnings, more...)
+
+	proxy := sidecarContainer(cfg, p, user, how, resources)
+	out := plan{Volumes: []corev1.Volume{sidecarVolume()}, PullSecrets: cfg.ImagePullSecrets}
+	native := pod.native(cfg)
+	if native {
+		out.Init = []corev1.Container{proxy}
+	} else {
+		out.Containers = []corev1.Container{classic(proxy, pod, p)}
+		out.Annotations = pod.defaultContainer()
+	}
+	switch {
+	case how.kind != CaptureRedirect:
+		out.Env = new(sidecarEnvironment(cfg, p.Outgoing))
+		if !native && pod.hasInit() {
+			warnings = append(warnings, "the pod's init containers run before its sidecar and are not meshed: with the nodes' kubelets the sidecar cannot start earlier")
+		}
+	case native:
+		out.Init = append(out.Init, redirectContainer(cfg, p, user, how, resources))
+	default:
+		out.InitLast = []corev1.Container{redirectContainer(cfg, p, user, how, resources)}
+	}
+	return out, warnings, nil, nil
 }
 
 // sidecarContainer is the native sidecar. It comes from a valid Config with defaults filled in.
 //
 // As a native sidecar it starts before every other container, ends after them, and does not keep a Job from
 // ending. Its readiness counts for that of the pod, so no request is sent to a pod whose proxy cannot serve.
-func sidecarContainer(c Config, p ports) corev1.Container {
+//
+// Nothing in it is taken from the pod's own containers: what those may do, the proxy need not.
+func sidecarContainer(c Config, p ports, user int64, how capture, resources corev1.ResourceRequirements) corev1.Container {
 	always := corev1.ContainerRestartPolicyAlways
 	return corev1.Container{
 		Name:            ProxyContainer,
 		Image:           c.ProxyImage,
 		ImagePullPolicy: corev1.PullPolicy(c.PullPolicy),
 		RestartPolicy:   &always,
-		Env:             sidecarSettings(c, p),
+		Env:             sidecarSettings(c, p, how, resources),
 		Ports: []corev1.ContainerPort{
 			{Name: "tulle-incoming", ContainerPort: int32(p.Incoming), Protocol: corev1.ProtocolTCP},
 			{Name: "tulle-admin", ContainerPort: int32(p.Admin), Protocol: corev1.ProtocolTCP},
@@ -68,14 +103,14 @@ func sidecarContainer(c Config, p ports) corev1.Container {
 		StartupProbe:   probe("/admin/ready", p.Admin, 1, 3600),
 		ReadinessProbe: probe("/admin/ready", p.Admin, 5, 3),
 		LivenessProbe:  probe("/admin/ping", p.Admin, 10, 3),
-		Resources:      sidecarResources(c),
+		Resources:      resources,
 		SecurityContext: &corev1.SecurityContext{
 			AllowPrivilegeEscalation: new(false),
 			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 			ReadOnlyRootFilesystem:   new(true),
 			RunAsNonRoot:             new(true),
-			RunAsUser:                new(int64(proxyUser)),
-			RunAsGroup:               new(int64(proxyUser)),
+			RunAsUser:                new(user),
+			RunAsGroup:               new(user),
 			SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
 		VolumeMounts: []corev1.VolumeMount{
@@ -88,13 +123,17 @@ func sidecarContainer(c Config, p ports) corev1.Container {
 }
 
 // sidecarSettings are the proxy's settings. The pod's IP comes before the addresses, which may refer to it.
-func sidecarSettings(c Config, p ports) []corev1.EnvVar {
+func sidecarSettings(c Config, p ports, how capture, resources corev1.ResourceRequirements) []corev1.EnvVar {
 	field := func(name, path string) corev1.EnvVar {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{
 			FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: path}}}
 	}
 	text := func(name, value string) corev1.EnvVar { return corev1.EnvVar{Name: name, Value: value} }
 	address := func(host string, port int) string { return host + ":" + strconv.Itoa(port) }
+	outgoing := c.SidecarAddress
+	if how.kind == CaptureRedirect {
+		outgoing = "127.0.0.1" // where the kernel leads a connection that is redirected as it leaves
+	}
 	env := []corev1.EnvVar{
 		text("TULLE_MODE", string(ModeSidecar)),
 		field("TULLE_NODE", "spec.nodeName"),
@@ -103,7 +142,7 @@ func sidecarSettings(c Config, p ports) []corev1.EnvVar {
 		field("TULLE_POD_NAME", "metadata.name"),
 		field(envPodIP, "status.podIP"),
 		text("TULLE_TRUST_DOMAIN", c.TrustDomain),
-		text("TULLE_OUTGOING", address(c.SidecarAddress, p.Outgoing)),
+		text("TULLE_OUTGOING", address(outgoing, p.Outgoing)),
 		text("TULLE_INCOMING", address(c.ListenAddress, p.Incoming)),
 		text("TULLE_ADMIN", address(c.ListenAddress, p.Admin)),
 		text("TULLE_CONTROLLER", c.ControllerURL),
@@ -112,28 +151,17 @@ func sidecarSettings(c Config, p ports) []corev1.EnvVar {
 		text("TULLE_DTAB_NAMESPACE", c.DtabNamespace),
 		text("TULLE_LOG_LEVEL", c.LogLevel),
 	}
-	if limit, err := resource.ParseQuantity(c.MemoryLimit); err == nil && limit.Value() > 0 {
+	if how.kind == CaptureRedirect {
+		env = append(env, text("TULLE_CAPTURE", how.kind))
+		if len(how.opaque) > 0 {
+			env = append(env, text("TULLE_OPAQUE_PORTS", how.opaque.String()))
+		}
+	}
+	if limit, ok := resources.Limits[corev1.ResourceMemory]; ok {
 		// The runtime's goal is 90 % of what the kernel allows, so that it collects before it is killed.
 		env = append(env, text("GOMEMLIMIT", fmt.Sprint(limit.Value()/10*9)))
 	}
 	return env
-}
-
-func sidecarResources(c Config) corev1.ResourceRequirements {
-	list := func(cpu, memory string) corev1.ResourceList {
-		l := corev1.ResourceList{}
-		if q, err := resource.ParseQuantity(cpu); err == nil {
-			l[corev1.ResourceCPU] = q
-		}
-		if q, err := resource.ParseQuantity(memory); err == nil {
-			l[corev1.ResourceMemory] = q
-		}
-		return l
-	}
-	return corev1.ResourceRequirements{
-		Requests: list(c.CPURequest, c.MemoryRequest),
-		Limits:   list(c.CPULimit, c.MemoryLimit),
-	}
 }
 
 func probe(path string, port int, period, failures int32) *corev1.Probe {
@@ -163,7 +191,7 @@ func sidecarVolume() corev1.Volume {
 	}}
 }
 
-// collisions looks for names and ports of the pod that are ours in sidecar mode.
+// collisions looks for names and ports of the pod that are ours in sidecar mode. For each port it proposes another.
 func collisions(pod podView, p ports) *Result {
 	ours := pod.hasSidecar() && pod.injected()
 	other := fmt.Sprintf("rename it, or annotate the pod with %s: %s, or keep it out with the label %s: \"false\"", AnnotationMode, ModeHost, LabelInject)
@@ -175,11 +203,18 @@ func collisions(pod podView, p ports) *Result {
 		}
 		first.Message += "; " + r.Message
 	}
-	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		if c.Name == ProxyContainer {
-			if !ours {
-				note(denial(NameTaken, fmt.Sprintf("the pod has a container named %q, which is the name of the sidecar", c.Name), other))
-			}
+	containers := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
+	inUse := []int{p.Outgoing, p.Incoming, p.Admin}
+	for _, c := range containers {
+		if !c.ours() {
+			inUse = append(inUse, c.usedPorts()...)
+		} else if !ours {
+			note(denial(NameTaken, fmt.Sprintf("the pod has a container named %q, which is the name of one of the sidecar's", c.Name), other))
+		}
+	}
+	proposals := map[string]int{} // by annotation: several containers may use one port
+	for _, c := range containers {
+		if c.ours() {
 			continue
 		}
 		for _, used := range c.usedPorts() {
@@ -191,10 +226,15 @@ func collisions(pod podView, p ports) *Result {
 				{AnnotationIncomingPort, "incoming", p.Incoming},
 				{AnnotationAdminPort, "admin", p.Admin},
 			} {
-				if used == o.port {
-					note(denial(PortTaken, fmt.Sprintf("container %q uses port %d, which is the sidecar's %s port", c.Name, used, o.name),
-						fmt.Sprintf("move the sidecar's with the annotation %s", o.key)))
+				if used != o.port {
+					continue
 				}
+				if proposals[o.key] == 0 {
+					proposals[o.key] = freePort(o.port, inUse)
+					inUse = append(inUse, proposals[o.key])
+				}
+				note(denial(PortTaken, fmt.Sprintf("container %q uses port %d, which is the sidecar's %s port", c.Name, used, o.name),
+					fmt.Sprintf("move the sidecar's with the annotation %s: \"%d\"", o.key, proposals[o.key])))
 			}
 		}
 	}
@@ -202,4 +242,18 @@ func collisions(pod podView, p ports) *Result {
 		note(denial(NameTaken, fmt.Sprintf("the pod has a volume named %q, which is the name of the sidecar's", tokenVolume), other))
 	}
 	return first
+}
+
+// freePort returns a port near to port that is not in use. A pod that uses hundreds of them in a row gets the last
+// one tried: its author knows better than we which are free.
+func freePort(port int, inUse []int) int {
+	for range 500 {
+		if port++; port > maxPort {
+			port = minPort
+		}
+		if !slices.Contains(inUse, port) {
+			break
+		}
+	}
+	return port
 }
