@@ -102,10 +102,15 @@ func newAccess(client kubernetes.Interface, namespace string, open bool, r prome
 }
 
 // authorize returns who sent the request, for logs and histories, or an error with a method StatusCode() int if that one
-// may not do verb (get, list, watch, create, update, delete) to a dtab; the name is empty for all of them.
+// may not do verb (get, list, watch, create, update, delete) to a dtab; the name is empty for all of them. Without a verb
+// it says who it is and no more; another question follows, which is the one that counts.
 func (a *access) authorize(r *http.Request, verb, dtab string) (by string, err error) {
 	result := accessAllowed
-	defer func() { a.requests.WithLabelValues(result).Inc() }()
+	defer func() {
+		if err != nil || verb != "" {
+			a.requests.WithLabelValues(result).Inc()
+		}
+	}()
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	token = strings.TrimSpace(token)
@@ -183,7 +188,7 @@ func (a *access) ask(ctx context.Context, q question, token string) answer {
 	return fresh
 }
 
-// review asks the API server whose the token is and whether that user may. The user may be known with an error, too.
+// review asks the API server whose the token is and, if there is a verb, whether that user may. The user may be known with an error, too.
 func (a *access) review(ctx context.Context, token, verb, dtab string) (user string, err error) {
 	who, err := a.client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{audience}},
@@ -197,6 +202,9 @@ func (a *access) review(ctx context.Context, token, verb, dtab string) (user str
 		return who.Status.User.Username, &accessError{http.StatusUnauthorized, accessUnknown, text}
 	}
 	u := who.Status.User
+	if verb == "" {
+		return u.Username, nil
+	}
 	extra := make(map[string]authorizationv1.ExtraValue, len(u.Extra))
 	for k, v := range u.Extra {
 		extra[k] = authorizationv1.ExtraValue(v)

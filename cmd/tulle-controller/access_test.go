@@ -166,6 +166,9 @@ func TestAccessRemembers(t *testing.T) {
 		ask("ops", "delete", 0, 2) // another question
 		ask("ci", "update", 403, 2)
 		ask("ci", "update", 403, 0)
+		ask("ci", "", 0, 1) // who it is
+		ask("ci", "", 0, 0)
+		ask("x", "", 401, 1)
 		ask("x", "update", 401, 1)
 		ask("x", "update", 401, 0)
 		j.away = true

@@ -181,7 +181,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	routes.Handle("/api/1/", run.Streams(mesh, edit))
 	stream := namer.NewStream(namer.StreamConfig{
 		Store: kept, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Seen: seen, Logger: log,
-		Admit: func(r *http.Request, hello api.Hello) error { return c.admit(authenticator, r, hello) },
+		Admit: func(r *http.Request) (namer.Guest, error) { return c.admit(authenticator, r) },
 	})
 	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, promhttp.InstrumentHandlerInFlight(c.proxies, stream)))
 	mesh.Handler = routes
@@ -243,23 +243,28 @@ func (e *notAdmitted) Error() string { return e.reason }
 func (e *notAdmitted) StatusCode() int { return http.StatusForbidden }
 
 // admit lets any pod of the cluster follow names, and the host proxies the pods of their own node.
-func (c *controller) admit(a issuer.Authenticator, r *http.Request, hello api.Hello) error {
+func (c *controller) admit(a issuer.Authenticator, r *http.Request) (namer.Guest, error) {
 	caller, err := issuer.Authenticate(a, r)
 	if err != nil {
-		return err
+		return namer.Guest{}, err
 	}
-	if hello.Mode != api.ModeHost {
+	name := caller.Namespace + "/" + caller.ServiceAccount
+	if caller.Pod != "" {
+		name += "/" + caller.Pod
+	}
+	return namer.Guest{Name: name, May: func(hello api.Hello) error {
+		switch {
+		case hello.Mode != api.ModeHost:
+			return nil
+		case caller.Namespace != c.cfg.Namespace || caller.ServiceAccount != c.cfg.HostServiceAccount:
+			return &notAdmitted{fmt.Sprintf("service account %s/%s asks for the pods of a node, which only the host proxies' %s/%s may",
+				caller.Namespace, caller.ServiceAccount, c.cfg.Namespace, c.cfg.HostServiceAccount)}
+		// API servers before Kubernetes 1.30 do not say which node a token belongs to.
+		case caller.Node != "" && caller.Node != hello.Node:
+			return &notAdmitted{fmt.Sprintf("the host proxy of node %q asks for the pods of node %q", caller.Node, hello.Node)}
+		}
 		return nil
-	}
-	if caller.Namespace != c.cfg.Namespace || caller.ServiceAccount != c.cfg.HostServiceAccount {
-		return &notAdmitted{fmt.Sprintf("service account %s/%s asks for the pods of a node, which only the host proxies' %s/%s may",
-			caller.Namespace, caller.ServiceAccount, c.cfg.Namespace, c.cfg.HostServiceAccount)}
-	}
-	// API servers before Kubernetes 1.30 do not say which node a token belongs to.
-	if caller.Node != "" && caller.Node != hello.Node {
-		return &notAdmitted{fmt.Sprintf("the host proxy of node %q asks for the pods of node %q", caller.Node, hello.Node)}
-	}
-	return nil
+	}}, nil
 }
 
 // ready answers 200 when everything that the servers answer from is there, and no longer when stopping.

@@ -46,10 +46,16 @@ func (a *API) list(w http.ResponseWriter, r *http.Request) {
 	if watching(r) {
 		verb = "watch"
 	}
-	if _, ok := a.allow(w, r, verb, ""); !ok {
+	by, ok := a.allow(w, r, verb, "")
+	if !ok {
 		return
 	}
 	if watching(r) {
+		r, end, ok := a.begin(w, r, by, "")
+		if !ok {
+			return
+		}
+		defer end()
 		w.Header().Set("Content-Type", typeJSON)
 		follow(w, r, a.cfg.Store.Names(), func(names []string) []byte {
 			if names == nil {
@@ -86,9 +92,15 @@ func (a *API) get(w http.ResponseWriter, r *http.Request, namespace string) {
 }
 
 func (a *API) watch(w http.ResponseWriter, r *http.Request, namespace string) {
-	if _, ok := a.allow(w, r, "watch", namespace); !ok {
+	by, ok := a.allow(w, r, "watch", namespace)
+	if !ok {
 		return
 	}
+	r, end, ok := a.begin(w, r, by, namespace)
+	if !ok {
+		return
+	}
+	defer end()
 	value, release := a.cfg.Store.Watch(namespace)
 	defer release()
 	as := accepted(r)
@@ -133,7 +145,7 @@ func (a *API) create(w http.ResponseWriter, r *http.Request, namespace string) {
 	}
 	dtab, err := readDtab(w, r)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, err.Error())
+		refuseBody(w, err)
 		return
 	}
 	version, err := a.cfg.Store.Create(r.Context(), namespace, Change{dtab, by})
@@ -152,7 +164,7 @@ func (a *API) put(w http.ResponseWriter, r *http.Request, namespace string) {
 	}
 	dtab, err := readDtab(w, r)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, err.Error())
+		refuseBody(w, err)
 		return
 	}
 	var before, after string

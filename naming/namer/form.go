@@ -9,13 +9,62 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strings"
+	"time"
 
 	"github.com/tulle-mesh/tulle/naming"
 )
 
 // maxBody bounds a dtab in bytes; Kubernetes would not store a larger one.
 const maxBody = 1 << 20
+
+// bodyTime bounds the time that a body takes to come, be it read or not.
+const bodyTime = 10 * time.Second
+
+// bodyError is a body that did not come as it should.
+type bodyError struct {
+	status int
+	text   string
+}
+
+func (e *bodyError) Error() string { return e.text }
+
+// limitBody gives a request's body bodyTime from now on. What nobody reads net/http does, when the
+// answer is there.
+func limitBody(w http.ResponseWriter, r *http.Request) {
+	if r.Body != nil && r.Body != http.NoBody {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // a reader that has none blocks nobody
+	}
+}
+
+// readBody reads a body in bodyTime from now on. Its error is a *bodyError, unless the caller is gone.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	large := &bodyError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes, the most that are read", maxBody)}
+	if r.ContentLength > maxBody {
+		return nil, large
+	}
+	limitBody(w, r) // anew, for it may have taken long to find out who it is
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	switch {
+	case err == nil:
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // what is left is to wait for the caller's end
+	case errors.As(err, new(*http.MaxBytesError)):
+		return nil, large
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &bodyError{http.StatusRequestTimeout, fmt.Sprintf("the body has not come within %v", bodyTime)}
+	}
+	return body, err
+}
+
+// refuseBody answers for a body that could not be read, or was no good.
+func refuseBody(w http.ResponseWriter, err error) {
+	status := http.StatusBadRequest
+	if e := (*bodyError)(nil); errors.As(err, &e) {
+		status = e.status
+	}
+	refuse(w, status, err.Error())
+}
 
 // Media types of a dtab.
 const (
@@ -95,7 +144,7 @@ func readDtab(w http.ResponseWriter, r *http.Request) (naming.Dtab, error) {
 	if err != nil || as != typeJSON && as != typeDtab && as != typeText {
 		return nil, fmt.Errorf("Invalid Content-Type %q. ", given) //lint:ignore ST1005 the text is namerd's
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if err != nil {
 		return nil, fmt.Errorf("read dtab: %w", err)
 	}

@@ -2,6 +2,7 @@ package namer
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -25,10 +26,15 @@ type APIConfig struct {
 	BoundNames func() []string
 	// Authorize returns who sent a request, for logs and the history, or why that one may not
 	// do verb (get, list, watch, create, update or delete) to a namespace, which is empty for
-	// all of them. An error with a method StatusCode() int is answered with that status,
-	// another one with 403. Nil allows everyone everything.
+	// all of them. An empty verb asks for no more than who it is. An error with a method
+	// StatusCode() int is answered with that status, another one with 403. Nil allows everyone
+	// everything. It is called before the body of a request is read, and again each minute
+	// while something is followed, which ends with 401 and 403.
 	Authorize func(r *http.Request, verb, namespace string) (by string, err error)
-	Logger    *slog.Logger
+	// MaxStreams bounds what one caller may follow at a time, one being whoever Authorize says,
+	// at an address; 0: 1000.
+	MaxStreams int
+	Logger     *slog.Logger
 }
 
 // Registry knows what names mean that a dtab says nothing about, as *registry.Registry does.
@@ -65,15 +71,26 @@ type Registry interface {
 // With ?watch=true a GET does not end, and sends a line at every change until the request's
 // context ends; delegate and what Tulle added do not know it. Everything else is 404. Unlike
 // namerd it takes DNS labels only as namespaces.
-type API struct{ cfg APIConfig }
+type API struct {
+	cfg     APIConfig
+	streams crowd
+}
+
+// maxStreams is enough for a proxy of Linkerd 1.x with hundreds of names, which follows each of
+// them, and its addresses, in a stream of its own; and for many proxies behind one address.
+const maxStreams = 1000
 
 // NewAPI returns the API. It starts nothing.
-func NewAPI(cfg APIConfig) *API { return &API{cfg} }
+func NewAPI(cfg APIConfig) *API {
+	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, maxStreams)
+	return &API{cfg: cfg}
+}
 
 const base = "/api/1/"
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	limitBody(w, r)
 	rest, ok := strings.CutPrefix(r.URL.Path, base)
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
@@ -115,6 +132,32 @@ func (a *API) allow(w http.ResponseWriter, r *http.Request, verb, namespace stri
 	}
 	refuse(w, status, err.Error())
 	return "", false
+}
+
+// begin begins a stream of a caller who may watch a namespace, or all if it is empty: the request
+// that it returns ends when the caller no longer may. It has answered if not.
+func (a *API) begin(w http.ResponseWriter, r *http.Request, by, namespace string) (_ *http.Request, end func(), ok bool) {
+	leave, err := a.streams.enter(caller(r, by), a.cfg.MaxStreams)
+	if err != nil {
+		a.cfg.Logger.Warn("stream refused", "namespace", namespace, "error", err)
+		setRetry(w, err)
+		refuse(w, statusOf(err), err.Error())
+		return nil, nil, false
+	}
+	if a.cfg.Authorize == nil {
+		return r, leave, true
+	}
+	ctx, stop := guarded(r.Context(), recheckEvery, func(ctx context.Context) error {
+		_, err := a.cfg.Authorize(r.WithContext(ctx), "watch", namespace)
+		return err
+	})
+	return r.WithContext(ctx), func() {
+		if cause := context.Cause(ctx); cause != ctx.Err() {
+			a.cfg.Logger.Info("stream ended", "namespace", namespace, "by", by, "cause", cause)
+		}
+		stop()
+		leave()
+	}, true
 }
 
 // statusOf is the status of a refusal: what it says itself, else 403.

@@ -90,7 +90,7 @@ func TestAPI(t *testing.T) {
 		{"HEAD", "/api/1/dtabs/empty", "", nil, "200", "AAAAAAAAAAE="}, // the same rules make no version
 		{"DELETE", "/api/1/dtabs/empty", "", nil, "204", ""},
 		{"PUT", shop, `{}`, []string{"Content-Type", asJSON}, "400 read dtab: found object at byte 1; want a list such as [{\"prefix\":\"/svc\",\"dst\":\"/host\"}]", ""},
-		{"PUT", shop, strings.Repeat(" ", 1<<20+1), []string{"Content-Type", asDtab}, "400 read dtab: http: request body too large", ""},
+		{"PUT", shop, strings.Repeat(" ", 1<<20+1), []string{"Content-Type", asDtab}, "413 read dtab: the body has more than 1048576 bytes, the most that are read", ""},
 		{"PUT", "/api/1/dtabs/fresh", "", []string{"Content-Type", asDtab, "If-Match", "AAAAAAAAAAE="}, "404", ""},
 		{"PUT", "/api/1/dtabs/fresh", "", []string{"Content-Type", asDtab}, "204", ""},
 		{"GET", "/api/1/dtabs/fresh", "", nil, "200 []", "AAAAAAAAAAE="},

@@ -142,7 +142,7 @@ func FuzzAPI(f *testing.F) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		switch w.Code {
-		case 200, 204, 400, 404, 409, 412, 415, 500, 503:
+		case 200, 204, 400, 404, 409, 412, 413, 415, 500, 503:
 		default:
 			t.Fatalf("status %d: %s", w.Code, w.Body)
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"mime"
 	"net/http"
@@ -45,24 +44,27 @@ func withCaller(caller string, d naming.Dtab) naming.Dtab {
 }
 
 // ask reads a question from the query of a request, which must be made for reading. It has
-// answered if it returns false.
-func (a *API) ask(w http.ResponseWriter, r *http.Request, namespace string) (q question, ok bool) {
+// answered if it returns false, else by is who asks.
+func (a *API) ask(w http.ResponseWriter, r *http.Request, namespace string) (q question, by string, ok bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.WriteHeader(http.StatusNotFound)
-		return q, false
+		return q, "", false
+	}
+	if by, ok = a.mayAsk(w, r, namespace); !ok {
+		return q, "", false
 	}
 	// What cannot be read must not be left out silently, such as all behind a bare ';'.
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, "Invalid query: "+err.Error()+"; write % as %25 and ; as %3B")
-		return q, false
+		return q, "", false
 	}
 	q, err = newQuestion(namespace, query.Get("caller"), query.Get("path"), query.Get("dtab"))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
-		return q, false
+		return q, "", false
 	}
-	return q, a.mayAsk(w, r, namespace)
+	return q, by, true
 }
 
 // newQuestion parses a question. The texts of its errors are namerd's.
@@ -81,20 +83,20 @@ func newQuestion(namespace, caller, path, dtab string) (q question, err error) {
 }
 
 // mayAsk reports whether the caller may ask about names in a namespace, or in none. It has
-// answered if not.
-func (a *API) mayAsk(w http.ResponseWriter, r *http.Request, namespace string) bool {
+// answered if not, else by is who it is.
+func (a *API) mayAsk(w http.ResponseWriter, r *http.Request, namespace string) (by string, ok bool) {
 	verb := reading(r)
 	if namespace == "" { // all that namers know
 		verb = "list"
 	}
-	if _, ok := a.allow(w, r, verb, namespace); !ok {
-		return false
+	if by, ok = a.allow(w, r, verb, namespace); !ok {
+		return "", false
 	}
 	if a.cfg.Registry == nil {
 		refuse(w, http.StatusNotImplemented, "this namer knows no names, only dtabs")
-		return false
+		return "", false
 	}
-	return true
+	return by, true
 }
 
 // answer is what is known of a question now.
@@ -174,11 +176,16 @@ func (a *API) names(w http.ResponseWriter, r *http.Request, namespace string, ev
 	if !namespaceOK(w, namespace) {
 		return
 	}
-	q, ok := a.ask(w, r, namespace)
+	q, by, ok := a.ask(w, r, namespace)
 	if !ok {
 		return
 	}
 	if watching(r) && r.Method == http.MethodGet {
+		r, end, ok := a.begin(w, r, by, namespace)
+		if !ok {
+			return
+		}
+		defer end()
 		a.stream(w, r, q, evaluate)
 		return
 	}
@@ -257,9 +264,6 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, q question, evaluat
 	})
 }
 
-// maxQuestion bounds the body of a question about a name.
-const maxQuestion = maxBody
-
 // delegate answers GET and POST /api/1/delegate and /api/1/delegate/<ns>.
 func (a *API) delegate(w http.ResponseWriter, r *http.Request, namespace string) {
 	if namespace != "" && !namespaceOK(w, namespace) {
@@ -272,7 +276,7 @@ func (a *API) delegate(w http.ResponseWriter, r *http.Request, namespace string)
 	if r.Method == http.MethodPost {
 		q, ok = a.posted(w, r, namespace)
 	} else {
-		q, ok = a.ask(w, r, namespace)
+		q, _, ok = a.ask(w, r, namespace)
 	}
 	if !ok {
 		return
@@ -289,17 +293,29 @@ func (a *API) posted(w http.ResponseWriter, r *http.Request, namespace string) (
 		refuse(w, http.StatusUnsupportedMediaType, fmt.Sprintf("Invalid Content-Type %q: send %s", given, typeJSON))
 		return q, false
 	}
+	// Before the body is read; whose dtab it asks about may be in there.
+	if namespace == "" {
+		_, ok = a.allow(w, r, "", "")
+	} else {
+		_, ok = a.mayAsk(w, r, namespace)
+	}
+	if !ok {
+		return q, false
+	}
 	var raw struct{ Namespace, Dtab, Path, Caller string }
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))
+	body, err := readBody(w, r)
 	if err == nil {
 		err = json.Unmarshal(body, &raw)
 	}
 	if err != nil {
-		refuse(w, http.StatusBadRequest, "Malformed delegation request: "+err.Error())
+		refuseBody(w, fmt.Errorf("Malformed delegation request: %w", err)) //lint:ignore ST1005 the text is namerd's
 		return q, false
 	}
-	if namespace == "" && raw.Namespace != "" {
-		if namespace = raw.Namespace; !namespaceOK(w, namespace) {
+	if namespace == "" {
+		if namespace = raw.Namespace; namespace != "" && !namespaceOK(w, namespace) {
+			return q, false
+		}
+		if _, ok = a.mayAsk(w, r, namespace); !ok {
 			return q, false
 		}
 	}
@@ -308,7 +324,7 @@ func (a *API) posted(w http.ResponseWriter, r *http.Request, namespace string) (
 		refuse(w, http.StatusBadRequest, err.Error())
 		return q, false
 	}
-	return q, a.mayAsk(w, r, namespace)
+	return q, true
 }
 
 // boundNames answers with all ids that are known to exist.

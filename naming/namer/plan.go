@@ -43,7 +43,10 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	if !namespaceOK(w, namespace) || !a.mayAsk(w, r, namespace) {
+	if !namespaceOK(w, namespace) {
+		return
+	}
+	if _, ok := a.mayAsk(w, r, namespace); !ok {
 		return
 	}
 	names, err := a.plannedNames(r, namespace)
@@ -53,7 +56,7 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 	}
 	after, err := readDtab(w, r)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, err.Error())
+		refuseBody(w, err)
 		return
 	}
 	now, err := a.cfg.Store.Get(r.Context(), namespace)

@@ -3,6 +3,7 @@ package namer
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -45,10 +46,14 @@ type Source interface {
 type StreamConfig struct {
 	Store  Store
 	Source Source
-	// Admit says whether the proxy that sent this request may have what it says hello
-	// for; nil admits everyone. An error with a method StatusCode() int is answered with
-	// that status, another one with 403.
-	Admit func(r *http.Request, hello api.Hello) error
+	// Admit says who sent a request, before anything of it is read; nil admits everyone. An
+	// error with a method StatusCode() int is answered with that status, another one with
+	// 403. It is asked again every ten minutes or so, and the stream ends with 401 and 403.
+	Admit func(r *http.Request) (Guest, error)
+	// MaxStreams bounds the streams of one guest at an address, where all who have no name are
+	// one; 0: 1000. A proxy needs one, and a second while nobody has noticed the end of the
+	// first. Without Admit there is no bound.
+	MaxStreams int
 	// Policy is the text of the policy that all proxies are sent, live; nil as long as it
 	// is not known. Without a Value none is sent.
 	Policy *watch.Value[[]byte]
@@ -59,12 +64,27 @@ type StreamConfig struct {
 	Logger *slog.Logger
 }
 
+// Guest is a proxy that may speak.
+type Guest struct {
+	Name string // who it is, empty if that is not known
+	// May says whether it may have what it says hello for; nil: it may. Errors are as Admit's.
+	May func(hello api.Hello) error
+}
+
+func (g Guest) may(hello api.Hello) error {
+	if g.May == nil {
+		return nil
+	}
+	return g.May(hello)
+}
+
 // Stream is the handler of api.WatchPath. It needs HTTP/2, or HTTP/1.1 with a client that
 // reads while it writes. A stream ends with its request's context: give the http.Server a
 // BaseContext that ends when it is to shut down, for Shutdown waits for streams.
 type Stream struct {
 	cfg    StreamConfig
 	topics topics
+	guests crowd
 }
 
 // NewStream returns the handler. It starts nothing.
@@ -88,6 +108,21 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuseJSON(w, http.StatusHTTPVersionNotSupported, errors.New("a stream needs HTTP/2"))
 		return
 	}
+	var guest Guest
+	if h.cfg.Admit != nil {
+		_ = out.SetReadDeadline(time.Now().Add(api.Silence)) // what a stranger sends is not waited for
+		var err error
+		if guest, err = h.cfg.Admit(r); err != nil {
+			h.refuse(w, r, api.Hello{}, err)
+			return
+		}
+		leave, err := h.guests.enter(caller(r, guest.Name), cmp.Or(h.cfg.MaxStreams, maxStreams))
+		if err != nil {
+			h.refuse(w, r, api.Hello{}, err)
+			return
+		}
+		defer leave()
+	}
 	s := &session{
 		stream: h,
 		used:   map[api.Name]bool{},
@@ -108,12 +143,21 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	hello := *first.Hello
 	s.dtab = hello.DtabNamespace
+	if err := guest.may(hello); err != nil {
+		h.refuse(w, r, hello, err)
+		return
+	}
+	ctx := r.Context()
 	if h.cfg.Admit != nil {
-		if err := h.cfg.Admit(r, hello); err != nil {
-			h.cfg.Logger.Warn("proxy not admitted", "proxy", hello.Proxy, "node", hello.Node, "error", err)
-			refuseJSON(w, statusOf(err), err)
-			return
-		}
+		var stop func()
+		ctx, stop = guarded(ctx, around(readmitEvery), func(ctx context.Context) error {
+			guest, err := h.cfg.Admit(r.WithContext(ctx))
+			if err == nil {
+				err = guest.may(hello)
+			}
+			return err
+		})
+		defer stop()
 	}
 	log := h.cfg.Logger.With("proxy", hello.Proxy, "node", hello.Node)
 	log.Info("proxy connected", "mode", hello.Mode)
@@ -128,7 +172,14 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if hello.Mode == api.ModeHost {
 		s.followPods(hello.Node)
 	}
-	log.Info("proxy gone", "cause", s.run(r.Context()))
+	log.Info("proxy gone", "cause", s.run(ctx))
+}
+
+// refuse answers a proxy that is not admitted.
+func (h *Stream) refuse(w http.ResponseWriter, r *http.Request, hello api.Hello, err error) {
+	h.cfg.Logger.Warn("proxy not admitted", "proxy", hello.Proxy, "node", hello.Node, "from", r.RemoteAddr, "error", err)
+	setRetry(w, err)
+	refuseJSON(w, statusOf(err), err)
 }
 
 func refuseJSON(w http.ResponseWriter, status int, err error) {

@@ -239,7 +239,9 @@ func TestLaterVersions(t *testing.T) {
 		n := &network{}
 		heard := make(chan api.Hello, 1)
 		stream := namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: newSource(), Logger: quiet,
-			Admit: func(_ *http.Request, hello api.Hello) error { heard <- hello; return nil }})
+			Admit: func(*http.Request) (namer.Guest, error) {
+				return namer.Guest{May: func(hello api.Hello) error { heard <- hello; return nil }}, nil
+			}})
 		defer n.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Body = struct {
 				io.Reader
@@ -442,12 +444,14 @@ func TestAdmit(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var token string
 			src := newSource()
-			h := namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: src, Logger: quiet, Admit: func(r *http.Request, hello api.Hello) error {
+			h := namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: src, Logger: quiet, Admit: func(r *http.Request) (namer.Guest, error) {
 				token = r.Header.Get("Authorization")
-				if hello.Node != "n2" {
-					t.Errorf("hello is %+v", hello)
-				}
-				return c.admit
+				return namer.Guest{May: func(hello api.Hello) error {
+					if hello.Node != "n2" {
+						t.Errorf("hello is %+v", hello)
+					}
+					return c.admit
+				}}, nil
 			}})
 			server := httptest.NewServer(h)
 			defer server.Close()
@@ -477,11 +481,11 @@ func TestTLS(t *testing.T) {
 	src := newSource()
 	src.name(world).Set(at("10.0.0.1:80"))
 	h := namer.NewStream(namer.StreamConfig{Store: memory(t, map[string]string{"default": "/svc=>/a"}), Source: src, Logger: quiet,
-		Admit: func(r *http.Request, _ api.Hello) error {
+		Admit: func(r *http.Request) (namer.Guest, error) {
 			if r.ProtoMajor != 2 || r.Header.Get("Authorization") != "Bearer secret" {
-				return fmt.Errorf("%s with %q", r.Proto, r.Header)
+				return namer.Guest{}, fmt.Errorf("%s with %q", r.Proto, r.Header)
 			}
-			return nil
+			return namer.Guest{}, nil
 		}})
 	server := httptest.NewUnstartedServer(h)
 	server.EnableHTTP2 = true

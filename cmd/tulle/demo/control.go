@@ -120,9 +120,9 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	mesh.Handle("POST "+certs.Path, identity)
 	mesh.Handle("POST "+api.WatchPath, namer.NewStream(namer.StreamConfig{
 		Store: store, Source: c.index, Seen: seen, Logger: silent,
-		Admit: func(r *http.Request, _ api.Hello) error {
-			_, err := issuer.Authenticate(accounts, r)
-			return err
+		Admit: func(r *http.Request) (namer.Guest, error) {
+			caller, err := issuer.Authenticate(accounts, r)
+			return namer.Guest{Name: caller.Namespace + "/" + caller.ServiceAccount}, err
 		},
 	}))
 	server := func(h http.Handler) *http.Server {
