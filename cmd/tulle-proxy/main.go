@@ -32,7 +32,7 @@ func main() {
 		os.Exit(1)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "tulle-proxy:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
@@ -69,7 +69,11 @@ at least one router can be, with 1 otherwise.`,
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
+
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	cmd.AddCommand(redirect(), await(), linger())
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	validate := cmd.Flags().Bool("validate", false, "check the settings and the policy, open nothing, and exit with 0 or 1")
 	serving := cmd.Flags().Bool("serving", false, "check whether the proxy that runs with these settings has its listeners, and exit with 0 or 1; for probes")
 	settings, err := setting.NewNamed(&cfg, cmd.Flags(), "settings")
