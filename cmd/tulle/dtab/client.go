@@ -18,8 +18,9 @@ import (
 // client speaks the HTTP API of one replica of the namer.
 type client struct {
 	base           *url.URL
-	name           string // of the replica, as the user knows it: a URL or "pod x"
-	pod, namespace string // of the replica, if it is reached through the cluster
+	name           string       // of the replica, as the user knows it: a URL or "pod x"
+	pod, namespace string       // of the replica, if it is reached through the cluster
+	why            func() error // what the way there failed at, if it is through the cluster
 	token          string
 	http           *http.Client
 	others         []peer // the other replicas, as far as they are known
@@ -88,6 +89,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 			err = inner.Err
 		}
 		if c.pod != "" {
+			if reason := c.why(); reason != nil {
+				err = reason // of the connection one sees here only that it ends
+			}
 			return nil, nil, failed(fmt.Errorf("ask the namer in %s: %w", c.name, err),
 				fmt.Sprintf("kubectl logs -n %s %s shows what it is at", c.namespace, c.pod))
 		}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 )
 
@@ -66,11 +68,13 @@ func (r *reach) controllers(ctx context.Context) ([]target, error) {
 
 // through returns a client of one controller, and what closes the way to it.
 func (r *reach) through(ctx context.Context, t target) (c *client, closeWay func(), err error) {
-	port, stop, err := t.forward(ctx)
+	failures := &failures{}
+	port, stop, err := t.forward(klog.NewContext(ctx, klog.New(failures)))
 	if err != nil {
 		return nil, nil, err
 	}
 	c, transport := r.client()
+	c.why = failures.last
 	transport.Proxy = nil
 	c.base = &url.URL{Scheme: "http", Host: "127.0.0.1:" + strconv.Itoa(int(port)), Path: "/"}
 	c.name = "pod " + t.pod.Name
@@ -133,6 +137,33 @@ func (t target) dialer() (httpstream.Dialer, error) {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}), nil
 }
+
+// failures keeps what a port that is forwarded fails at. The library logs it, before it closes the
+// connection, and tells nobody else.
+type failures struct {
+	mu  sync.Mutex
+	err error
+}
+
+// last returns the last failure, nil if there was none.
+func (f *failures) last() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// Error implements klog.LogSink, as do the others.
+func (f *failures) Error(err error, _ string, _ ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *failures) Init(klog.RuntimeInfo)          {}
+func (f *failures) Enabled(int) bool               { return false }
+func (f *failures) Info(int, string, ...any)       {}
+func (f *failures) WithValues(...any) klog.LogSink { return f }
+func (f *failures) WithName(string) klog.LogSink   { return f }
 
 // isReady reports whether a pod serves, and will for a while.
 func isReady(p *corev1.Pod) bool {
