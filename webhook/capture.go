@@ -169,7 +169,7 @@ func judgeRedirect(pod podView, ns Namespace, user int64) *Result {
 			if c.ours() || pod.userOf(c, ns) != user {
 				continue
 			}
-			return denial(UIDTaken, fmt.Sprintf("container %q runs as user %d, which is the sidecar's: a redirect could not tell its connections from the proxy's own, and would let them pass by the mesh", c.Name, user),
+			return denial(UIDTaken, fmt.Sprintf("container %q runs as user %d, which is the sidecar's: a redirect lets a connection of that user pass by the mesh if it looks like the proxy's own", c.Name, user),
 				"give the container another runAsUser, or "+remedy)
 		}
 	}

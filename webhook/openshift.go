@@ -15,14 +15,17 @@ const annotationUIDRange = "openshift.io/sa.scc.uid-range"
 const (
 	// proxyUser is the user of the image.
 	proxyUser = 65532
-	// redirectUser is that of a sidecar whose own connections a redirect knows by their user. It is another one,
-	// because 65532 is also the user of many images of apps, which do not say so in their pods: all that they
-	// send would go past the proxy.
+	// redirectUser is that of a sidecar whose own connections a redirect knows by their user, beside a mark that the
+	// app might set as well. It is another one, because 65532 is also the user of many images of apps, which do
+	// not say so in their pods.
 	redirectUser = 41404
 )
 
 // uidRange is the users from first to last.
 type uidRange struct{ first, last int64 }
+
+// NamespaceAnnotations returns the annotations of a namespace that the injector reads.
+func NamespaceAnnotations() []string { return []string{annotationUIDRange} }
 
 // parseUIDRange reads the value of OpenShift's annotation.
 func parseUIDRange(text string) (uidRange, bool) {

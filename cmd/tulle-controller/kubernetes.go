@@ -76,7 +76,7 @@ func connect(kubeconfig string) (clients, error) {
 	return c, nil
 }
 
-// namespaces answers for the injector from memory. Only names and labels are kept.
+// namespaces answers for the injector from memory. Only names, labels and a few annotations are kept.
 type namespaces struct {
 	client   metadata.Getter
 	factory  metadatainformer.SharedInformerFactory
@@ -86,18 +86,32 @@ type namespaces struct {
 
 func newNamespaces(client metadata.Interface) *namespaces {
 	resource := corev1.SchemeGroupVersion.WithResource("namespaces")
-	factory := metadatainformer.NewSharedInformerFactoryWithOptions(client, 0, metadatainformer.WithTransform(onlyLabels))
+	factory := metadatainformer.NewSharedInformerFactoryWithOptions(client, 0, metadatainformer.WithTransform(onlyRead))
 	generic := factory.ForResource(resource)
 	return &namespaces{client.Resource(resource), factory, generic.Informer(), generic.Lister()}
 }
 
-// onlyLabels drops what the injector does not read; the annotations alone can be the whole object again.
-func onlyLabels(object any) (any, error) {
+// onlyRead drops what the injector does not read; the annotations alone can be the whole object again.
+func onlyRead(object any) (any, error) {
 	if o, ok := object.(metav1.Object); ok {
 		o.SetManagedFields(nil)
-		o.SetAnnotations(nil)
+		o.SetAnnotations(readAnnotations(o))
 	}
 	return object, nil
+}
+
+// readAnnotations returns the annotations of a namespace that the injector reads; nil for most.
+func readAnnotations(o metav1.Object) map[string]string {
+	var kept map[string]string
+	for _, key := range webhook.NamespaceAnnotations() {
+		if v, ok := o.GetAnnotations()[key]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[key] = v
+		}
+	}
+	return kept
 }
 
 // Run keeps the namespaces up to date until ctx is done.
@@ -125,5 +139,5 @@ func (n *namespaces) Find(ctx context.Context, name string) (webhook.Namespace, 
 	if !ok {
 		return webhook.Namespace{}, fmt.Errorf("the metadata of namespace %s is a %T", name, object)
 	}
-	return webhook.Namespace{Name: name, Labels: found.GetLabels()}, nil
+	return webhook.Namespace{Name: name, Labels: found.GetLabels(), Annotations: readAnnotations(found)}, nil
 }
