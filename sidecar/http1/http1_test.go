@@ -233,13 +233,13 @@ func TestKindsOfFields(t *testing.T) {
 	want := map[string]wire.Kind{
 		"Host": wire.KindHost, "X-Own": wire.KindOther, "Cookie": wire.KindOther, "X-Listed": wire.KindListed, "Connection": wire.KindConnection,
 		"l5d-ctx-dtab": wire.KindCtxDtab, "L5D-CTX-foo": wire.KindCtxOther, "TE": wire.KindTE, "Upgrade": wire.KindUpgrade,
-		"Expect": wire.KindListed, "tulle-x": wire.KindTulle, "X-B3-TraceId": wire.KindB3,
+		"Expect": wire.KindListed, "tulle-x": wire.KindTulle, "X-B3-TraceId": wire.KindB3, "X-Forwarded-Client-Cert": wire.KindClientCert,
 		"L5d-ctx-a-name-longer-than-any-that-is-known": wire.KindCtxOther, "l5d-a-name-longer-than-any-that-is-known": wire.KindL5d,
 		"x-a-name-longer-than-any-that-is-known": wire.KindOther,
 	}
 	r = NewReader(strings.NewReader("GET / HTTP/1.1\r\nHost: a\r\nX-Own: 1\r\nCookie: c\r\nX-Listed: 2\r\n"+
 		"Connection: keep-alive, x-listed,,cookie, Host, l5d-ctx-dtab\r\nl5d-ctx-dtab: d\r\nL5D-CTX-foo: e\r\nTE: trailers\r\n"+
-		"Upgrade: websocket\r\nConnection: upgrade\r\nExpect: 100-continue\r\ntulle-x: 1\r\nX-B3-TraceId: 1\r\n"+
+		"Upgrade: websocket\r\nConnection: upgrade\r\nExpect: 100-continue\r\ntulle-x: 1\r\nX-B3-TraceId: 1\r\nX-Forwarded-Client-Cert: By=a\r\n"+
 		"L5d-ctx-a-name-longer-than-any-that-is-known: 1\r\nl5d-a-name-longer-than-any-that-is-known: 1\r\n"+
 		"x-a-name-longer-than-any-that-is-known: 1\r\n\r\n"), DefaultLimits)
 	if err := r.Request(&req); err != nil {

@@ -46,6 +46,8 @@ func (a *added) replaced(k wire.Kind) bool {
 	switch k {
 	case wire.KindHost, wire.KindContentLength, wire.KindEndpoint, wire.KindCtxTrace, wire.KindRequestID, wire.KindSample:
 		return true
+	case wire.KindClientCert: // what it says only a proxy that saw the certificate can say
+		return true
 	case wire.KindDtab, wire.KindCtxDtab, wire.KindDst, wire.KindDstService, wire.KindDstClient:
 		return !a.delivery
 	}

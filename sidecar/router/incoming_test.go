@@ -64,13 +64,13 @@ func startIncoming(t *testing.T, ip string) (string, *http.Client) {
 
 func TestIncomingDelivers(t *testing.T) {
 	address := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = fmt.Fprint(w, r.Host, " ", r.Header.Get("l5d-ctx-dtab"), " ", r.Header.Get("l5d-dst-service"), " [", r.Header.Get("tulle-dst-endpoint"), "]")
+		_, _ = fmt.Fprint(w, r.Host, " ", r.Header.Get("l5d-ctx-dtab"), " ", r.Header.Get("l5d-dst-service"), " [", r.Header.Get("tulle-dst-endpoint"), r.Header.Get("x-forwarded-client-cert"), "]")
 	})
 	proxy, c := startIncoming(t, "127.0.0.1")
 	for range 3 {
 		req, _ := http.NewRequest("GET", proxy+"/x", nil)
 		req.Host = "world"
-		for k, v := range map[string]string{"tulle-dst-endpoint": address, "l5d-ctx-dtab": "/a=>/b", "l5d-dst-service": "/svc/world"} {
+		for k, v := range map[string]string{"tulle-dst-endpoint": address, "l5d-ctx-dtab": "/a=>/b", "l5d-dst-service": "/svc/world", "x-forwarded-client-cert": "By=forged"} {
 			req.Header.Set(k, v)
 		}
 		res, err := c.Do(req)

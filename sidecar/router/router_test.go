@@ -25,7 +25,7 @@ func TestRequestReachesTheService(t *testing.T) {
 		_, _ = fmt.Fprint(w, "world!")
 	}))
 	res, body := get(t, m.client(t), "http://world/a%2Fb?c=%20", "X-Own", "kept", "Connection", "x-hop", "X-Hop", "dropped",
-		"l5d-dst-endpoint", "forged", "tulle-dst-endpoint", "forged", "l5d-ctx-tenant", "7")
+		"l5d-dst-endpoint", "forged", "tulle-dst-endpoint", "forged", "l5d-ctx-tenant", "7", "X-Forwarded-Client-Cert", "By=forged")
 	if res.StatusCode != 200 || body != "world!" || res.Header.Get("X-Answer") != "42" || res.Header.Get("Via") != "1.1 linkerd" {
 		t.Fatalf("got %d %q %v", res.StatusCode, body, res.Header)
 	}
@@ -35,7 +35,7 @@ func TestRequestReachesTheService(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"X-Own": "kept", "X-Hop": "", "Connection": "", "Tulle-Dst-Endpoint": "", "L5d-Dst-Endpoint": "", "L5d-Ctx-Tenant": "7",
-		"L5d-Dst-Service": "/svc/world", "L5d-Dst-Client": "/#/io.l5d.k8s/ns/http/world", "Via": "1.1 linkerd", "Proxy-Connection": "",
+		"L5d-Dst-Service": "/svc/world", "L5d-Dst-Client": "/#/io.l5d.k8s/ns/http/world", "Via": "1.1 linkerd", "Proxy-Connection": "", "X-Forwarded-Client-Cert": "",
 	} {
 		if got := r.Header.Get(name); got != want {
 			t.Errorf("%s reached the backend as %q, want %q", name, got, want)

@@ -28,7 +28,8 @@ const (
 	KindVia
 	KindMaxForwards
 	KindForwarded
-	KindB3 // any x-b3-…
+	KindB3         // any x-b3-…
+	KindClientCert // x-forwarded-client-cert
 
 	// Linkerd 1.x's fields.
 	KindDtab         // l5d-dtab
@@ -103,6 +104,8 @@ func KindOf(name []byte) Kind {
 		return KindMaxForwards
 	case "forwarded":
 		return KindForwarded
+	case "x-forwarded-client-cert":
+		return KindClientCert
 	case "tulle-code":
 		return KindCode
 	case "tulle-dst-endpoint":
