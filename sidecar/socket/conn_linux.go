@@ -335,6 +335,16 @@ func (c *Conn) SetLinger(sec int) error {
 	return os.NewSyscallError("setsockopt", syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &l))
 }
 
+// Control lends the file descriptor to f, which must not keep it.
+func (c *Conn) Control(f func(fd uintptr)) error {
+	if !c.acquire() {
+		return c.fail("control", net.ErrClosed)
+	}
+	defer c.release()
+	f(uintptr(c.fd))
+	return nil
+}
+
 // connected waits for the end of a connect that is under way.
 func (c *Conn) connected(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetWriteDeadline(time.Unix(1, 0)) })

@@ -25,9 +25,10 @@ const batch = 128
 // Poller hears from the kernel what happens to connections and wakes those who
 // wait. All methods may be called concurrently.
 type Poller struct {
-	fd   int
-	file *os.File // keeps fd, and lets the runtime's own poller wait for it
-	raw  syscall.RawConn
+	fd      int
+	file    *os.File // keeps fd, and lets the runtime's own poller wait for it
+	raw     syscall.RawConn
+	dialing func(fd uintptr) error // nil for none
 
 	mu     sync.Mutex
 	conns  []*Conn // by file descriptor
@@ -238,6 +239,10 @@ func (l *listener) File() (*os.File, error) {
 	return l.Listener.(interface{ File() (*os.File, error) }).File()
 }
 
+// OnDial makes f see each socket of Dial before it connects; an error ends the Dial.
+// It is called before anything is dialed.
+func (p *Poller) OnDial(f func(fd uintptr) error) { p.dialing = f }
+
 // Dial connects to an address of the form ip:port.
 func (p *Poller) Dial(ctx context.Context, address string) (net.Conn, error) {
 	c, err := p.dial(ctx, address)
@@ -257,6 +262,12 @@ func (p *Poller) dial(ctx context.Context, address string) (*Conn, error) {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	prepare(fd)
+	if p.dialing != nil {
+		if err := p.dialing(uintptr(fd)); err != nil {
+			_ = syscall.Close(fd)
+			return nil, err
+		}
+	}
 	err = syscall.Connect(fd, remote)
 	if err != nil && err != syscall.EINPROGRESS && err != syscall.EINTR {
 		_ = syscall.Close(fd)

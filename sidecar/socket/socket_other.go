@@ -22,6 +22,9 @@ func (p *Poller) Run(ctx context.Context) error {
 // Listener hands ln back.
 func (p *Poller) Listener(ln net.Listener) (net.Listener, error) { return ln, nil }
 
+// OnDial does nothing on this system.
+func (p *Poller) OnDial(func(fd uintptr) error) {}
+
 // Dial connects to an address of the form ip:port.
 func (p *Poller) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
