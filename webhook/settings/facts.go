@@ -32,7 +32,6 @@ type Node struct {
 const (
 	hostIP      = "hostIP"
 	hostIPv6    = "hostIPv6"
-	hostNode    = "nodeName"
 	hostService = "service"
 )
 

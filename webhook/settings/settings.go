@@ -113,36 +113,26 @@ func (s *Settings) Validate() error {
 // cluster is as on nodes with IPv4 addresses and kubelets that know sidecars; see Resolve.
 func (s Settings) Config(ca string) webhook.Config {
 	s = s.Resolve(Facts{})
+	native := s.Inject.NativeSidecar == "true"
 	return webhook.Config{
-		DefaultMode:   webhook.Mode(s.Inject.DefaultMode),
-		MeshNamespace: s.Namespace,
-		HostAddress:   s.hostAddress(),
-		ProxyImage:    s.Inject.ProxyImage,
-		PullPolicy:    s.Inject.ProxyPullPolicy,
-		ControllerURL: cmp.Or(s.Inject.ControllerURL, "https://tulle-controller."+s.Namespace+".svc:4181"),
-		ControllerCA:  ca,
-		TrustDomain:   s.TrustDomain,
-		DtabNamespace: s.Inject.DtabNamespace,
-		CPURequest:    s.Inject.ProxyCPURequest,
-		CPULimit:      s.Inject.ProxyCPULimit,
-		MemoryRequest: s.Inject.ProxyMemoryRequest,
-		MemoryLimit:   s.Inject.ProxyMemoryLimit,
-	}
-}
-
-// hostAddress returns where pods in host mode find their proxy.
-func (s Settings) hostAddress() string {
-	switch a := s.Inject.HostAddress; a {
-	case hostIP:
-		return "$(TULLE_HOST_IP)"
-	case hostIPv6:
-		return "[$(TULLE_HOST_IP)]"
-	case hostNode:
-		return "$(NODE_NAME)"
-	case hostService:
-		return HostService + "." + s.Namespace + ".svc"
-	default:
-		return a
+		DefaultMode:        webhook.Mode(s.Inject.DefaultMode),
+		MeshNamespace:      s.Namespace,
+		ExcludedNamespaces: names(s.Inject.ExcludedNamespaces),
+		HostAddress:        s.Inject.HostAddress,
+		HostService:        HostService + "." + s.Namespace + ".svc",
+		NativeSidecar:      &native,
+		ProxyImage:         s.Inject.ProxyImage,
+		PullPolicy:         s.Inject.ProxyPullPolicy,
+		ImagePullSecrets:   names(s.Inject.ImagePullSecrets),
+		Architectures:      names(s.Inject.Architectures),
+		ControllerURL:      cmp.Or(s.Inject.ControllerURL, "https://tulle-controller."+s.Namespace+".svc:4181"),
+		ControllerCA:       ca,
+		TrustDomain:        s.TrustDomain,
+		DtabNamespace:      s.Inject.DtabNamespace,
+		CPURequest:         s.Inject.ProxyCPURequest,
+		CPULimit:           s.Inject.ProxyCPULimit,
+		MemoryRequest:      s.Inject.ProxyMemoryRequest,
+		MemoryLimit:        s.Inject.ProxyMemoryLimit,
 	}
 }
 

@@ -60,6 +60,21 @@ func TestOfTheChart(t *testing.T) {
 	}
 }
 
+func TestInject(t *testing.T) {
+	got, err := settings.Parse("controller.yaml", ofChart(t, map[string]any{"injector": map[string]any{
+		"hostAddress": "service", "nativeSidecar": false, "excludedNamespaces": []any{"a", "b"}, "imagePullSecrets": []any{"reg.cred"}, "architectures": []any{"arm64"},
+		"resources": map[string]any{"limits": map[string]any{"cpu": 1}},
+	}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := got.Config("")
+	if !slices.Equal(c.ExcludedNamespaces, []string{"a", "b"}) || !slices.Equal(c.ImagePullSecrets, []string{"reg.cred"}) || !slices.Equal(c.Architectures, []string{"arm64"}) ||
+		c.HostAddress != "service" || c.HostService != "tulle-host.mesh.svc" || *c.NativeSidecar || c.CPULimit != "1" {
+		t.Errorf("got %+v", c)
+	}
+}
+
 func TestWrong(t *testing.T) {
 	_, err := settings.Parse("controller.yaml", []byte(`
 webhook-address: ":1"
