@@ -198,6 +198,11 @@ func (n *network) start(t *testing.T, hello api.Hello, inUse ...func() []api.Nam
 	if len(inUse) > 0 {
 		cfg.InUse = inUse[0]
 	}
+	return n.startWith(t, cfg)
+}
+
+func (n *network) startWith(t *testing.T, cfg client.Config) (c *client.Client, stop func()) {
+	t.Helper()
 	c, err := client.New(cfg)
 	if err != nil {
 		t.Fatal(err)
