@@ -45,8 +45,8 @@ func (p *Proxy) makeFile(checked bool) error {
 	if err := yaml.Unmarshal(content, &p.said); err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
 	}
-	if err := p.file.CheckFiles(); err != nil {
-		return err
+	if absent := p.file.Absent(); len(absent) > 0 && !checked {
+		return join(absent)
 	}
 	if p.file.ShutdownGrace > 0 {
 		p.grace = p.file.ShutdownGrace
@@ -139,7 +139,7 @@ func (p *Proxy) newNamerd(in linkerd.Interpreter) (*namerd.Client, error) {
 	}
 	if in.TLS.CommonName != "" {
 		c.TLS = &namerd.TLS{Name: in.TLS.CommonName, Roots: func() (*x509.CertPool, error) { return authorities(in.TLS.Trust) }}
-		if _, err := c.TLS.Roots(); err != nil && p.unset == nil {
+		if _, err := c.TLS.Roots(); err != nil && (p.unset == nil || !errors.As(err, new(*fs.PathError))) {
 			return nil, fmt.Errorf("interpreter.tls: %w", err)
 		}
 	}
@@ -254,10 +254,11 @@ type Report struct {
 	Lines  []string // file:line: text, of each thing that has no effect or is missing
 	Served int      // how many routers can be served, of
 	Total  int
+	Absent int // how many files cannot be read that must be where the proxy runs; each has a line
 }
 
-// Check reads the configuration that cfg names and reports on it. It opens nothing
-// and needs no controller. The error joins what is wrong, one line each.
+// Check reads the configuration that cfg names and reports on it. It opens no
+// port and needs no controller, nor the files that the configuration names. The error joins what is wrong, one line each.
 func Check(cfg Config) (*Report, error) {
 	p, err := newProxy(cfg, slog.New(slog.DiscardHandler), true)
 	if err != nil {
@@ -269,6 +270,10 @@ func Check(cfg Config) (*Report, error) {
 	}
 	for _, w := range p.missing() {
 		r.Lines = append(r.Lines, fmt.Sprintf("%s:%d: missing: %s", w.File, w.Line, w.Text))
+	}
+	for _, w := range p.file.Absent() {
+		r.Absent++
+		r.Lines = append(r.Lines, fmt.Sprintf("%s:%d: absent: %s; it must be there where the proxy runs", w.File, w.Line, w.Text))
 	}
 	for _, text := range p.open {
 		r.Lines = append(r.Lines, fmt.Sprintf("%s: warning: %s", p.file.File, text))

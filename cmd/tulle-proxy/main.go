@@ -30,6 +30,8 @@ func main() {
 	switch err := cmd.ExecuteContext(ctx); {
 	case errors.Is(err, errReported):
 		os.Exit(1)
+	case errors.Is(err, errAbsent):
+		os.Exit(2)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "tulle-proxy:", err)
 		os.Exit(exitCode(err))
@@ -38,6 +40,10 @@ func main() {
 
 // errReported is returned when what is wrong has been printed.
 var errReported = errors.New("the configuration cannot be served")
+
+// errAbsent is returned when a configuration is right but for files that are not here,
+// and that has been printed.
+var errAbsent = errors.New("files that the configuration names are not here")
 
 // double writes flags with one hyphen, as users of Linkerd 1.x do (-config FILE,
 // -validate), with two.
@@ -65,7 +71,8 @@ func command() *cobra.Command {
 With FILE (or --config FILE, - for standard input) it runs the routers of a
 configuration of Linkerd 1.x instead. Then --validate prints a line for each
 thing in it that has no effect or cannot be served yet, and exits with 0 if
-at least one router can be, with 1 otherwise.`,
+at least one router can be, with 2 if it names files that are not here and all
+else is right, and with 1 otherwise.`,
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -130,8 +137,11 @@ func report(cmd *cobra.Command, cfg sidecar.Config) error {
 		cmd.Println(line)
 	}
 	cmd.Printf("%d of %d routers can be served\n", r.Served, r.Total)
-	if r.Served == 0 {
+	switch {
+	case r.Served == 0:
 		return errReported
+	case r.Absent > 0:
+		return errAbsent
 	}
 	return nil
 }

@@ -82,6 +82,13 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 	if _, err := start(t, later); err == nil || !strings.Contains(err.Error(), "there is no router that can be served") {
 		t.Error(err)
 	}
+	// Certificates come with the pod, and whoever checks a file elsewhere has none.
+	const tls = "../../manifests/examples/linkerd/tls.yaml"
+	if printed, err := start(t, "-validate", tls); err != errAbsent || !strings.HasSuffix(printed, "1 of 2 routers can be served\n") ||
+		!strings.Contains(printed, tls+":21: absent: routers[0].client.tls.trustCertsBundle: open /io.buoyant/linkerd/certs/ca.crt: no such file or directory; it must be there where the proxy runs\n") ||
+		strings.Count(printed, ": absent: ") != 3 {
+		t.Errorf("%v\n%s", err, printed)
+	}
 	if _, err := start(t, "-config", good, wrong); err == nil || !strings.Contains(err.Error(), "two configurations") {
 		t.Error(err)
 	}

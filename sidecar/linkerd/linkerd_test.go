@@ -129,6 +129,8 @@ func TestNoEffect(t *testing.T) {
 		{top("usage: {enabled: true}"), "f:5: usage.enabled has no effect"},
 		{top("telemetry: [{kind: io.l5d.zipkin, host: z, sampleRate: 1.0}]"), "f:5: telemetry[0].kind io.l5d.zipkin has no effect"},
 		{top("namers: [{kind: io.l5d.k8s, host: localhost, port: 8001}]"), "f:5: namers[0].host has no effect; f:5: namers[0].port has no effect"},
+		{router("bindingCache: {paths: 10, trees: 1000, bounds: 1000}"), ""},
+		{router("bindingCache: {trees: 10, bounds: 10}"), "f:3: routers[0].bindingCache.trees has no effect; f:3: routers[0].bindingCache.bounds has no effect"},
 		{router("originator: false\nexperimental: true"), ""},
 		{router("originator: true"), "f:3: routers[0].originator has no effect"},
 		{router("compressionLevel: 0\nstreamingEnabled: true"), ""},
@@ -250,7 +252,7 @@ func TestPrefixWithSlash(t *testing.T) {
 }
 
 // Certificates must be there, rules may come later.
-func TestCheckFiles(t *testing.T) {
+func TestAbsentFiles(t *testing.T) {
 	there := filepath.Join(t.TempDir(), "cert.pem")
 	if err := os.WriteFile(there, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -259,8 +261,8 @@ func TestCheckFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.CheckFiles(); err == nil || err.Error() != "f:7: routers[0].servers[0].tls.keyPath: open /nowhere/key: no such file or directory" {
-		t.Error(err)
+	if all := c.Absent(); len(all) != 1 || all[0].String() != "f:7: routers[0].servers[0].tls.keyPath: open /nowhere/key: no such file or directory" {
+		t.Error(all)
 	}
 }
 

@@ -58,17 +58,17 @@ func spaced(content []byte) []byte {
 	return []byte(strings.ReplaceAll(string(content), "\t", " "))
 }
 
-// CheckFiles reports every file that the configuration names and that cannot be
-// read, such as a certificate, one line each as Parse does. Files of rules may
-// come later and are not meant.
-func (c *Config) CheckFiles() error {
-	var errs []error
+// Absent returns every file that the configuration names and that cannot be read
+// now, such as a certificate, with the line of its key. Files of rules may come later
+// and are not meant.
+func (c *Config) Absent() []document.Warning {
+	var all []document.Warning
 	for _, m := range c.files {
 		if err := readable(m.Path); err != nil {
-			errs = append(errs, fmt.Errorf("%s:%d: %s: %w", m.File, m.Line, m.Key, err))
+			all = append(all, document.Warning{File: m.File, Line: m.Line, Text: fmt.Sprintf("%s: %v", m.Key, err)})
 		}
 	}
-	return errors.Join(errs...)
+	return all
 }
 
 func readable(path string) error {
