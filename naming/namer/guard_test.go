@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -180,6 +181,40 @@ func TestSlowBodies(t *testing.T) {
 	}
 }
 
+// Nor over HTTP/2, where other requests share the connection.
+func TestSlowBodiesInStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{}
+		defer n.serve(namer.NewAPI(namer.APIConfig{Store: memory(t, map[string]string{"shop": ""}), Logger: quiet}))()
+		transport := &http.Transport{DialContext: n.dial, Protocols: new(http.Protocols)}
+		transport.Protocols.SetUnencryptedHTTP2(true)
+		defer transport.CloseIdleConnections()
+		for range 2 {
+			begin := time.Now()
+			body, slow := io.Pipe()
+			r, err := http.NewRequestWithContext(t.Context(), "PUT", "http://namer"+shop, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", asDtab)
+			go func() { _, _ = io.WriteString(slow, "/svc") }()
+			answer, err := transport.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, _ := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			slow.Close()
+			if took := time.Since(begin); answer.StatusCode != 408 || !strings.Contains(string(text), "within 10s") || took > 11*time.Second {
+				t.Errorf("%s %s after %v", answer.Status, text, took)
+			}
+		}
+		if n.dialled() != 1 {
+			t.Errorf("%d connections", n.dialled())
+		}
+	})
+}
+
 // A stream is a request in virtual time.
 type stream struct {
 	w    *httptest.ResponseRecorder
@@ -315,7 +350,8 @@ func TestProxiesAreAdmittedAgain(t *testing.T) {
 				return namer.Guest{Name: "shop/web/web-0", May: func(api.Hello) error { hellos.Add(1); return nil }}, nil
 			},
 		}))()
-		c, stop := n.startWith(t, client.Config{URL: "http://namer:4181", Hello: sidecar, Logger: quiet, Dial: n.dial,
+		log := &files{}
+		c, stop := n.startWith(t, client.Config{URL: "http://namer:4181", Hello: sidecar, Logger: slog.New(slog.NewTextHandler(log, nil)), Dial: n.dial,
 			Token: func() (string, error) { return good.Load().(string), nil }})
 		defer stop()
 		<-c.Synced()
@@ -333,6 +369,9 @@ func TestProxiesAreAdmittedAgain(t *testing.T) {
 		time.Sleep(16 * time.Minute) // virtual
 		if !c.Connected() || n.dialled() < 2 || n.dialled() > 3 {
 			t.Fatalf("connected %v, %d connections", c.Connected(), n.dialled())
+		}
+		if text := log.log(); strings.Contains(text, "level=WARN") || strings.Count(text, "namer not connected") != n.dialled()-1 {
+			t.Errorf("a proxy whose stream was ended says\n%s", text)
 		}
 	})
 }

@@ -21,6 +21,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -208,12 +209,17 @@ func (c *Client) Run(ctx context.Context) error {
 		if served {
 			backoff, quiet = minBackoff, false
 		}
-		// One line when it is lost, one when it is found: retries are no news.
+		// One line when it is lost, one when it is found: retries are no news. That the namer
+		// ends a stream is no fault: it stops, or the token that was shown has run out.
 		level := slog.LevelWarn
-		if quiet {
+		switch {
+		case quiet:
 			level = slog.LevelDebug
+		case served && errors.Is(err, io.EOF):
+			level = slog.LevelInfo
+		default:
+			quiet = true
 		}
-		quiet = true
 		wait := backoff/2 + rand.N(backoff)
 		c.cfg.Logger.Log(ctx, level, "namer not connected", "url", c.cfg.URL, "error", err, "retry", wait.Round(time.Millisecond))
 		backoff = min(2*backoff, maxBackoff)
