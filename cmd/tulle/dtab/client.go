@@ -65,6 +65,14 @@ func statusOf(err error) int {
 	return 0
 }
 
+// place says where the namer is.
+func (c *client) place() string {
+	if c.pod != "" {
+		return "in " + c.name
+	}
+	return "at " + c.name
+}
+
 // do sends a request and returns the body of the answer.
 func (c *client) do(ctx context.Context, method, path string, query url.Values, header http.Header, body string) ([]byte, http.Header, error) {
 	u := c.base.JoinPath("api/1/", path)
@@ -85,17 +93,24 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, failed(fmt.Errorf("ask the namer %s: %w", c.place(), context.Cause(ctx)), "")
+		}
+		late := false
 		if inner := (*url.Error)(nil); errors.As(err, &inner) {
-			err = inner.Err
+			late, err = inner.Timeout(), inner.Err
+		}
+		if late {
+			err = fmt.Errorf("it does not answer within %s", answerTime)
 		}
 		if c.pod != "" {
 			if reason := c.why(); reason != nil {
 				err = reason // of the connection one sees here only that it ends
 			}
-			return nil, nil, failed(fmt.Errorf("ask the namer in %s: %w", c.name, err),
+			return nil, nil, failed(fmt.Errorf("ask the namer %s: %w", c.place(), err),
 				fmt.Sprintf("kubectl logs -n %s %s shows what it is at", c.namespace, c.pod))
 		}
-		return nil, nil, failed(fmt.Errorf("ask the namer at %s: %w", c.name, err),
+		return nil, nil, failed(fmt.Errorf("ask the namer %s: %w", c.place(), err),
 			"is that its address? Without --namer it is looked for in the cluster")
 	}
 	defer resp.Body.Close()
@@ -106,7 +121,11 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	if resp.StatusCode/100 == 2 {
 		return text, resp.Header, nil
 	}
-	err = &statusError{resp.StatusCode, strings.TrimSpace(string(text[:min(len(text), 2000)]))}
+	said := strings.TrimSpace(string(text[:min(len(text), 2000)]))
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		return text, resp.Header, failed(fmt.Errorf("what answers at %s is no namer: it says %s with a web page", c.name, resp.Status), "the port of the namer is 4180")
+	}
+	err = &statusError{resp.StatusCode, said}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
 		err = failed(err, "give a token of your service account with --token or TULLE_TOKEN, or leave out --namer to go through the cluster")

@@ -336,6 +336,71 @@ func TestHelpSaysExitCodes(t *testing.T) {
 	}
 }
 
+// What is no namer is not taken for one.
+func TestNoNamer(t *testing.T) {
+	m := newMesh(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html;charset=utf-8")
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, "<html>\n<p>Not here.</p></html>")
+	}))
+	defer server.Close()
+	for _, args := range [][]string{{"ls"}, {"get", "shop"}, {"history", "shop"}, {"apply", "shop", "-"}, {"plan", "shop", "-"}, {"delete", "shop", "-y"}, {"rollback", "shop"}, {"resolve", "shop", "x"}} {
+		got := m.run(rules, append(args, "--namer", server.URL)...)
+		if want := (result{1, "", "error: what answers at " + server.URL + " is no namer: it says 404 Not Found with a web page\nhint: the port of the namer is 4180\n"}); got != want {
+			t.Errorf("%q: %+v", args, got)
+		}
+	}
+}
+
+// Whoever interrupts is told so, and nothing about addresses.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	asked := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	go func() {
+		<-asked
+		cancel(errors.New("interrupted"))
+	}()
+	root := Command()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetArgs([]string{"ls", "--namer", server.URL})
+	err := root.ExecuteContext(ctx)
+	e := (*Error)(nil)
+	if !errors.As(err, &e) || e.Error() != "ask the namer at "+server.URL+": interrupted" || e.Hint() != "" || e.ExitCode() != 1 {
+		t.Errorf("%v", err)
+	}
+}
+
+// A device is not always a terminal: where nobody answers, nothing is deleted.
+func TestNobodyAnswers(t *testing.T) {
+	m := newMesh(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	root := Command()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	var talk bytes.Buffer
+	root.SetIn(null)
+	root.SetErr(&talk)
+	root.SetArgs([]string{"delete", "shop", "--namer", m.url})
+	err = root.ExecuteContext(t.Context())
+	e := (*Error)(nil)
+	if !errors.As(err, &e) || e.ExitCode() != 64 || e.Error() != "shop is not deleted: there is nobody to ask" || !strings.HasSuffix(talk.String(), "Delete shop and its history? [y/N] \n") ||
+		!strings.Contains(talk.String(), "Without shop, 1 name in use would be lost (names seen by "+m.url+").\n") {
+		t.Errorf("%v: %s", err, talk.String())
+	}
+	if _, err := m.store.Get(t.Context(), "shop"); err != nil {
+		t.Error(err)
+	}
+}
+
 // An https namer is verified by the CA that is given.
 func TestCA(t *testing.T) {
 	m := newMesh(t)

@@ -35,7 +35,7 @@ func readSource(cmd *cobra.Command, name string) (source, error) {
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return source{}, failed(fmt.Errorf("read the dtab: %w", err), "name a file, or - for standard input")
+			return source{}, unread(err)
 		}
 		defer f.Close()
 		in = f
@@ -45,7 +45,7 @@ func readSource(cmd *cobra.Command, name string) (source, error) {
 	content, err := io.ReadAll(io.LimitReader(in, maxFile+1))
 	switch {
 	case err != nil:
-		return source{}, failed(fmt.Errorf("read the dtab: %w", err), "")
+		return source{}, unread(err)
 	case len(content) > maxFile:
 		return source{}, failed(fmt.Errorf("read the dtab: %s is larger than the 1 MiB that a dtab may have", name), "")
 	}
@@ -54,6 +54,10 @@ func readSource(cmd *cobra.Command, name string) (source, error) {
 		return readText(cmd.ErrOrStderr(), name, text)
 	}
 	return readDocument(name, content)
+}
+
+func unread(err error) error {
+	return failed(fmt.Errorf("read the dtab: %w", err), "name a file, or - for standard input")
 }
 
 // isText reports whether something is rules, and not JSON or YAML: rules begin with a /.

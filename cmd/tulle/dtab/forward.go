@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -47,7 +48,14 @@ func (r *reach) controllers(ctx context.Context) ([]target, error) {
 	defer cancel()
 	pods, err := kube.CoreV1().Pods(r.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=tulle,app.kubernetes.io/component=controller"})
 	if err != nil {
-		return nil, failed(fmt.Errorf("look for the controller in the namespace %s: %w", r.namespace, err), "say where the namer is with --namer, or name another cluster with --context")
+		hint := "say where the namer is with --namer, or name another cluster with --context"
+		if inner := (*url.Error)(nil); errors.As(err, &inner) {
+			err = fmt.Errorf("ask the API server at %s: %w", config.Host, inner.Err)
+		}
+		if apierrors.IsForbidden(err) {
+			hint = fmt.Sprintf("this needs the right to list pods in the namespace %s; or use --namer", r.namespace)
+		}
+		return nil, failed(fmt.Errorf("look for the controller in the namespace %s: %w", r.namespace, err), hint)
 	}
 	var ready []target
 	for _, p := range pods.Items {

@@ -175,6 +175,9 @@ func (p plan) lost() (all []planned) {
 
 // summary counts what a plan says.
 func (p plan) summary() string {
+	if len(p.Names) == 0 {
+		return "no name is in use; " + p.seenBy()
+	}
 	changed := 0
 	for _, n := range p.Names {
 		if n.Changed && !n.Lost {
@@ -232,10 +235,12 @@ more, 64 the command line is wrong.`,
 				if next.Version != "" && next.Version != p.Version {
 					talk(cmd, "The file was made from another version of %s, so apply would refuse it: see tulle dtab history %s.", args[0], args[0])
 				}
+				if p.Version == "" {
+					talk(cmd, "There is no dtab %s yet; apply would create it.", args[0])
+				}
+				talk(cmd, "%s: %s", args[0], p.summary())
 				if len(p.Names) == 0 {
-					talk(cmd, "No name of %s is in use (%s), so the plan says nothing; --path adds names.", args[0], p.seenBy())
-				} else {
-					talk(cmd, "%s: %s", args[0], p.summary())
+					talk(cmd, "So the plan says nothing; --path adds names.")
 				}
 				var changed []string
 				for _, n := range p.Names {

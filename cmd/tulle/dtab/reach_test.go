@@ -28,6 +28,12 @@ func apiServer(t *testing.T, pods []corev1.Pod, to func(pod string) string) (kub
 			list.Items = pods
 		}
 		w.Header().Set("Content-Type", "application/json")
+		if r.PathValue("ns") == "secret" {
+			w.WriteHeader(http.StatusForbidden)
+			json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure",
+				Reason: metav1.StatusReasonForbidden, Code: http.StatusForbidden, Message: "pods is forbidden: not for you"})
+			return
+		}
 		json.NewEncoder(w).Encode(list)
 	})
 	mux.HandleFunc("POST /api/v1/namespaces/{ns}/pods/{pod}/portforward", func(w http.ResponseWriter, r *http.Request) {
@@ -76,13 +82,18 @@ func apiServer(t *testing.T, pods []corev1.Pod, to func(pod string) string) (kub
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
+	return kubeconfigOf(t, server.URL), asked
+}
+
+// kubeconfigOf names an API server.
+func kubeconfigOf(t *testing.T, server string) (kubeconfig string) {
 	kubeconfig = filepath.Join(t.TempDir(), "config")
-	text := `{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"` + server.URL + `"}}],
+	text := `{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"` + server + `"}}],
 "users":[{"name":"u","user":{}}],"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`
 	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return kubeconfig, asked
+	return kubeconfig
 }
 
 // controller is a pod of the controller.
@@ -109,11 +120,14 @@ func TestThroughTheCluster(t *testing.T) {
 	if _, ok := asked.Load("good:4999"); !ok {
 		t.Error("not the pod that is ready, or not its port")
 	}
+	nobody := kubeconfigOf(t, "http://127.0.0.1:1")
 	for _, c := range []struct {
 		args []string
 		want string
 	}{
 		{[]string{"-n", "other"}, "error: no controller is ready in the namespace other: it has no pods there\nhint: kubectl get pods -n other shows why; -n names the namespace that Tulle runs in\n"},
+		{[]string{"--kubeconfig", nobody}, "error: look for the controller in the namespace tulle: ask the API server at http://127.0.0.1:1: dial tcp 127.0.0.1:1: "},
+		{[]string{"-n", "secret"}, "error: look for the controller in the namespace secret: pods is forbidden: not for you\nhint: this needs the right to list pods in the namespace secret; or use --namer\n"},
 		{[]string{"--context", "what"}, "error: there is no way to a namer: context \"what\" does not exist\n"},
 	} {
 		got := m.run("", append([]string{"ls", "--namer", "", "--kubeconfig", config}, c.args...)...)

@@ -50,7 +50,7 @@ func (s *session) lsCommand() *cobra.Command {
 					}
 				}
 				if len(all) == 0 {
-					talk(cmd, "There are no dtabs.")
+					talk(cmd, "There are no dtabs; tulle dtab create NAME FILE makes one.")
 				}
 				return s.print(cmd, all, names, func(w io.Writer) { listTable(w, all) })
 			})
@@ -275,6 +275,8 @@ func nowhere(d *naming.Delegation, path string) error {
 	}
 	why := "no rule and no namer answers it"
 	switch t, err := d.BoundTree(); {
+	case err != nil && strings.HasPrefix(err.Error(), "Max recursion level"):
+		why = "rules lead it back to itself, or through too many steps"
 	case err != nil:
 		why = err.Error()
 	case t.Kind == naming.BoundPending:

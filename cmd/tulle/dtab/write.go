@@ -175,11 +175,15 @@ be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 				}
 				switch {
 				case len(older) == 0 && len(args) == 2:
-					return failed(fmt.Errorf("the version %s of %s is not kept", args[1], args[0]), hint)
+					return failed(fmt.Errorf("no version %q of %s is kept", args[1], args[0]), hint)
 				case len(older) == 0:
 					return failed(fmt.Errorf("no older version of %s is kept", args[0]), hint)
 				}
-				talk(cmd, "Back to version %s, written %s by %s:", shown(older[0].Version), stamp(older[0].Time), dash(shown(older[0].By)))
+				author := ""
+				if older[0].By != "" {
+					author = " by " + shown(older[0].By)
+				}
+				talk(cmd, "Back to version %s, written %s%s:", shown(older[0].Version), stamp(older[0].Time), author)
 				for _, line := range difference(now.Dtab, older[0].Dtab) {
 					talk(cmd, "  %s", line)
 				}
@@ -204,8 +208,9 @@ neither asks nor looks.
 Exit codes: 0 deleted, 1 something failed or the answer was no, 64 the command line is wrong or there is nobody to ask.`,
 		Args: arguments("NAME"), ValidArgsFunction: s.complete(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			unanswered := misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
 			if !yes && !isTerminal(cmd.InOrStdin()) {
-				return misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
+				return unanswered
 			}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
 				if !yes {
@@ -219,7 +224,16 @@ Exit codes: 0 deleted, 1 something failed or the answer was no, 64 the command l
 						talk(cmd, "Without %s, %s in use would be lost (%s).", args[0], count(len(p.lost()), "name"), p.seenBy())
 					}
 					fmt.Fprintf(cmd.ErrOrStderr(), "Delete %s and its history? [y/N] ", args[0])
-					if a := strings.ToLower(strings.TrimSpace(answer(ctx, cmd.InOrStdin()))); a != "y" && a != "yes" {
+					a := answer(ctx, cmd.InOrStdin())
+					switch {
+					case ctx.Err() != nil:
+						talk(cmd, "")
+						return failed(fmt.Errorf("%s is not deleted: %w", args[0], context.Cause(ctx)), "")
+					case a == "": // not even a new line
+						talk(cmd, "")
+						return unanswered
+					}
+					if a = strings.ToLower(strings.TrimSpace(a)); a != "y" && a != "yes" {
 						return failed(fmt.Errorf("%s is not deleted", args[0]), "answer y, or say --yes")
 					}
 				}
