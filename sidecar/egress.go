@@ -10,17 +10,9 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
 )
-
-// metadata are the addresses, beside the link-local ones, where clouds answer
-// with credentials and settings of whoever asks; through a host proxy that would
-// be the node.
-var metadata = []netip.Prefix{
-	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba
-	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
-	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS over IPv6
-}
 
 // egress returns the rule for addresses that a name of DNS, or an address that
 // an application wrote itself, leads to, for a proxy that takes requests at these
@@ -48,17 +40,13 @@ func egress(podIP string, machineOnly bool, listens ...string) func(netip.AddrPo
 	}
 	return func(a netip.AddrPort) error {
 		ip := a.Addr()
-		bad := ip.IsLoopback() && !machineOnly || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsLinkLocalMulticast()
-		for _, m := range metadata {
-			bad = bad || m.Contains(ip)
-		}
 		switch {
 		case here[ip] && ports[a.Port()]:
 			return fmt.Errorf("%s is the proxy itself", a)
-		case bad:
-			return fmt.Errorf("the proxy does not go to %s: loopback, link-local and metadata addresses belong to the machine that asks", ip)
+		case ip.IsLoopback() && !machineOnly || ip.IsUnspecified() || ip.IsMulticast():
+			return fmt.Errorf("the proxy does not go to %s: loopback addresses belong to the machine that asks, and multicast to nobody", ip)
 		}
-		return nil
+		return metadata.Refuse(ip)
 	}
 }
 

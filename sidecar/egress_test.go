@@ -1,8 +1,11 @@
 package sidecar
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/metadata"
 )
 
 func TestEgress(t *testing.T) {
@@ -15,6 +18,11 @@ func TestEgress(t *testing.T) {
 	} {
 		if err := allow(netip.MustParseAddrPort(address)); (err == nil) != want {
 			t.Errorf("%s: %v, want it allowed: %v", address, err, want)
+		}
+	}
+	for _, address := range []string{"169.254.169.254:80", "[fe80::a9fe:a9fe]:80", "168.63.129.16:32526", "[64:ff9b::a9fe:a9fe]:80", "[fd00:ec2::254]:80"} {
+		if err := allow(netip.MustParseAddrPort(address)); !errors.Is(err, metadata.ErrRefused) {
+			t.Errorf("%s: %v", address, err)
 		}
 	}
 }

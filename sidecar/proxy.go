@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
@@ -400,6 +402,11 @@ func (p *Proxy) dialer() pool.Dial {
 	var configs sync.Map // SPIFFE ID to *tls.Config, which are made once
 	return func(ctx context.Context, t pool.Target) (net.Conn, error) {
 		if t.Identity == "" {
+			if p.mesh != nil { // however an address got here: as an endpoint, too
+				if a, err := netip.ParseAddrPort(t.Address); err == nil && metadata.Address(a.Addr()) {
+					return nil, metadata.Refuse(a.Addr())
+				}
+			}
 			return p.poller.Dial(ctx, t.Address)
 		}
 		cached, ok := configs.Load(t.Identity)

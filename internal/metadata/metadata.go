@@ -11,6 +11,8 @@
 package metadata
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -46,6 +48,21 @@ var names = [...]string{
 	"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal", "metadata.azure.internal",
 	"metadata.tencentyun.com", "metadata.platformequinix.com",
 }
+
+// ErrRefused is why a proxy does not go to such an address for others.
+var ErrRefused = errors.New("a proxy does not ask for a machine's metadata")
+
+// Refuse returns the error for an address of metadata, which is an ErrRefused and begins
+// with its words, and nil for any other.
+func Refuse(a netip.Addr) error {
+	if Address(a) {
+		return fmt.Errorf("%w: %s belongs to the machine that asks", ErrRefused, a)
+	}
+	return nil
+}
+
+// Refused reports whether the text is that of an error of Refuse.
+func Refused(text string) bool { return strings.HasPrefix(text, ErrRefused.Error()) }
 
 // Prefixes returns what is held to be metadata, of both families.
 func Prefixes() []netip.Prefix { return slices.Clone(prefixes[:]) }

@@ -1,6 +1,7 @@
 package metadata_test
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -22,6 +23,16 @@ func TestAddress(t *testing.T) {
 	}
 	if metadata.Address(netip.Addr{}) {
 		t.Error("no address is one of metadata")
+	}
+}
+
+func TestRefuse(t *testing.T) {
+	err := metadata.Refuse(netip.MustParseAddr("::ffff:169.254.169.254"))
+	if !errors.Is(err, metadata.ErrRefused) || !metadata.Refused(err.Error()) {
+		t.Error(err)
+	}
+	if err := metadata.Refuse(netip.MustParseAddr("192.0.2.1")); err != nil || metadata.Refused("connection refused") {
+		t.Error(err)
 	}
 }
 

@@ -82,6 +82,7 @@ func provocations() map[string]provoked {
 			m.table.value(bound("world")).Set(naming.Replicas{State: naming.StateFailed, Cause: "no way to know"})
 		}, request: plain, retryable: true},
 		"T204": {nobody: true, request: plain, retryable: true},
+		"T205": {prepare: func(_ *testing.T, m *mesh) { m.refuse("169.254.169.254", "80") }, request: "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n", retryable: true},
 		"T301": {prepare: func(_ *testing.T, m *mesh) { m.table.service("world", "10.9.9.9:80") }, request: plain, retryable: true},
 		"T302": {prepare: func(t *testing.T, m *mesh) {
 			ln := m.network.listen(t)

@@ -41,6 +41,7 @@ const (
 	codeBindTimeout   = "T202" // the namer did not say in time what the name is
 	codeBindError     = "T203" // the name cannot be bound
 	codeNoIdentity    = "T204" // the proxy has no certificate yet
+	codeMetadata      = "T205" // a cloud's metadata, which is not for others to ask for
 	codeUnreachable   = "T301" // no endpoint could be connected to
 	codeBadAnswer     = "T302" // the endpoint's answer is not HTTP, or it hung up
 	codeAttemptLate   = "T303" // an attempt took longer than it may
@@ -132,11 +133,19 @@ func unreachable(service, client string, addresses []string, selected string, ca
 		Hint: "check that the pods behind this address run and, for pods in the mesh, that their proxy does"}
 }
 
+// forbidden is the answer for a cloud's metadata.
+func forbidden(message string) *Problem {
+	return &Problem{Status: 403, Code: codeMetadata, Message: message, Retryable: true,
+		Hint: "ask for metadata without a proxy: add its address to no_proxy"}
+}
+
 // reasons holds the phrases of the statuses that a Problem uses.
 func reason(status int) string {
 	switch status {
 	case 400:
 		return "Bad Request"
+	case 403:
+		return "Forbidden"
 	case 408:
 		return "Request Timeout"
 	case 414:

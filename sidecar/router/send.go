@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/classify"
@@ -80,6 +81,9 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 	s.picker = o.picker(ctx, r, now)
 	if s.picker == nil || s.picker.Len() == 0 {
 		if cause := r.client.Cause(); cause != "" {
+			if metadata.Refused(cause) {
+				return 0, forbidden(r.client.ID + ": " + cause)
+			}
 			return 0, &Problem{Status: 502, Code: codeBindError, Message: r.client.ID + ": " + cause,
 				Hint: "name another destination, or send this request past the proxy by no_proxy"}
 		}
@@ -314,6 +318,9 @@ func (s *sending) busy() *Problem {
 }
 
 func (s *sending) unreachable(e *client.Endpoint, err error) *Problem {
+	if errors.Is(err, metadata.ErrRefused) {
+		return forbidden(err.Error())
+	}
 	return unreachable(s.service, s.r.client.ID, addresses(s.picker), e.Value.Endpoint.Address, err)
 }
 

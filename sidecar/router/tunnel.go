@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
+	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
@@ -79,6 +80,9 @@ func unread(r interface {
 // requests are answered like any other. Everything else is carried as it is.
 func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *Problem) {
 	x.closing = false
+	if problem := o.unasked(ctx, x, r); problem != nil {
+		return 0, problem
+	}
 	w := x.s.w
 	w.StatusLine(200, []byte("Connection established"))
 	w.FieldString("Via", via)
@@ -120,6 +124,18 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	}
 	r.failed = true
 	return 502, nil
+}
+
+// unasked refuses a tunnel to a cloud's metadata while that can still be said. Where a
+// host of DNS leads is asked for that; of a name of the mesh it is known.
+func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Problem {
+	if len(r.id) == 0 || r.id[0] != "$" {
+		return nil
+	}
+	if o.picker(ctx, r, x.started) == nil || !metadata.Refused(r.client.Cause()) {
+		return nil
+	}
+	return forbidden(r.client.ID + ": " + r.client.Cause())
 }
 
 // sniff waits for what the client says first and tells what it is.
