@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -229,14 +229,21 @@ const (
 
 func usablePort(p int) bool { return p >= minPort && p <= maxPort }
 
-// reference matches what the kubelet expands in an environment value.
-var reference = regexp.MustCompile(`\$\(([^()]*)\)`)
-
-// references returns the names of the variables that s refers to.
+// references returns the names of the variables that s refers to, as the kubelet reads it.
 func references(s string) []string {
 	var names []string
-	for _, m := range reference.FindAllStringSubmatch(s, -1) {
-		names = append(names, m[1])
+	for {
+		_, rest, ok := strings.Cut(s, "$(")
+		if !ok {
+			return names
+		}
+		name, after, ok := strings.Cut(rest, ")")
+		if !ok {
+			return names
+		}
+		if i := strings.LastIndex(name, "$("); i >= 0 { // of two openings the kubelet takes the first; nobody means that
+			name = name[i+2:]
+		}
+		names, s = append(names, name), after
 	}
-	return names
 }

@@ -1,8 +1,12 @@
 package webhook
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +17,7 @@ const (
 	envNodeName = "NODE_NAME"
 	envHostIP   = "TULLE_HOST_IP"
 	envPodIP    = "TULLE_POD_IP"
+	envMode     = "TULLE_MODE" // of the proxy itself
 )
 
 // envVar is an entry of an environment as the API server writes it, defaults included, so that the next
@@ -34,7 +39,9 @@ type fieldRef struct {
 
 func literalVar(name, value string) envVar { return envVar{Name: name, Value: value} }
 
-func fieldVar(name, path string) envVar {
+// fieldOf is the variable of that name, which takes its value from a field of the pod.
+func fieldOf(name string) envVar {
+	path := map[string]string{envNodeName: "spec.nodeName", envHostIP: "status.hostIP", envPodIP: "status.podIP"}[name]
 	return envVar{Name: name, ValueFrom: &envSource{fieldRef{APIVersion: "v1", FieldPath: path}}}
 }
 
@@ -60,6 +67,14 @@ func (v envVar) is(e envView) bool {
 	return ref.FieldPath == v.ValueFrom.FieldRef.FieldPath && (ref.APIVersion == "" || ref.APIVersion == "v1")
 }
 
+func (v envVar) view() envView {
+	view := envView{Name: v.Name, Value: v.Value}
+	if v.ValueFrom != nil {
+		view.ValueFrom, _ = json.Marshal(v.ValueFrom) // a struct of strings: cannot fail
+	}
+	return view
+}
+
 // environment is what a container of a meshed pod must see.
 type environment struct {
 	// Fields are the variables from fields of the pod; they go first.
@@ -68,31 +83,32 @@ type environment struct {
 	Needed []string `json:"needed"`
 	// Proxy is the URL of the proxy.
 	Proxy string `json:"proxy"`
-	// Bypass lists what is never sent to the proxy.
-	Bypass []string `json:"bypass"`
+	// Bypass is what is never sent to the proxy, as the value of no_proxy.
+	Bypass string `json:"bypass"`
 }
+
+// hostPlan is what host mode adds to a pod.
+func hostPlan(c Config, p ports) plan { return plan{Env: new(hostEnvironment(c, p.Outgoing))} }
 
 // hostEnvironment is that of host mode, with the host proxy at the given port.
 func hostEnvironment(c Config, port int) environment {
 	return environment{
-		Fields: []envVar{fieldVar(envNodeName, "spec.nodeName"), fieldVar(envHostIP, "status.hostIP")},
+		Fields: []envVar{fieldOf(envNodeName), fieldOf(envHostIP)},
 		Needed: references(c.HostAddress),
 		Proxy:  proxyURL(c.HostAddress, port),
-		Bypass: bypass(),
+		Bypass: bypass,
 	}
 }
-
-func hostPlan(c Config, p ports) plan { return plan{Env: new(hostEnvironment(c, p.Outgoing))} }
 
 // sidecarEnvironment is that of an app beside its sidecar.
 func sidecarEnvironment(c Config, port int) environment {
 	env := environment{
 		Needed: references(c.SidecarAddress),
 		Proxy:  proxyURL(c.SidecarAddress, port),
-		Bypass: bypass(),
+		Bypass: bypass,
 	}
 	if len(env.Needed) > 0 { // Validate allows no other than the pod's IP
-		env.Fields = []envVar{fieldVar(envPodIP, "status.podIP")}
+		env.Fields = []envVar{fieldOf(envPodIP)}
 	}
 	return env
 }
@@ -102,110 +118,233 @@ func proxyURL(address string, port int) string {
 	return "http://" + address + ":" + strconv.Itoa(port)
 }
 
-// bypass lists the hosts that must not be reached through a proxy:
+// bypassHosts are the hosts that are never sent to the proxy, and never changed:
+//
 //   - the container itself;
-//   - the metadata services of clouds. They answer with the credentials of whoever asks, which through a host
-//     proxy would be the node;
+//   - the metadata services of clouds, which answer with the credentials of whoever asks: through a proxy
+//     those would be the node's;
 //   - the Kubernetes API. Its variable is set by the kubelet in every container, ahead of env.
 //
 // It names no suffix like .svc, which would take the whole mesh out, and no CIDR, which half of the HTTP
-// libraries do not read.
-func bypass() []string {
-	return []string{
-		"localhost", "127.0.0.1", "::1",
-		"169.254.169.254",                // AWS, Azure, Google, OpenStack and others
-		"fd00:ec2::254",                  // AWS over IPv6
-		"169.254.170.2",                  // AWS ECS tasks
-		"169.254.170.23", "fd00:ec2::23", // AWS EKS pod identity
-		"metadata.google.internal",         // Google by name
-		"168.63.129.16", "100.100.100.200", // Azure's host, Alibaba
-		"kubernetes", "kubernetes.default",
-		"kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-		"$(KUBERNETES_SERVICE_HOST)",
+// libraries do not read. The pod's own address is not among them: it would take one more variable, and the
+// proxy delivers to it as well.
+//
+// What is taken off this list must stay known to onlyBypass, for the pods that have it.
+var bypassHosts = []string{
+	"localhost", "127.0.0.1", "::1",
+	"169.254.169.254",                // AWS, Azure, Google, OpenStack and others
+	"fd00:ec2::254",                  // AWS over IPv6
+	"169.254.170.2",                  // AWS ECS tasks
+	"169.254.170.23", "fd00:ec2::23", // AWS EKS pod identity
+	"metadata.google.internal",         // Google by name
+	"168.63.129.16", "100.100.100.200", // Azure's host, Alibaba
+	"kubernetes", "kubernetes.default",
+	"kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+	"$(KUBERNETES_SERVICE_HOST)",
+}
+
+// bypass is bypassHosts as the value of no_proxy.
+var bypass = strings.Join(bypassHosts, ",")
+
+// chainUser begins the user of the proxy's URL where the rest of it is the proxy behind, in base64.
+const chainUser = "chain-"
+
+// chained is the URL by which the proxy at proxy is asked to go through the one at behind.
+func chained(proxy, behind string) string {
+	return "http://" + chainUser + base64.RawURLEncoding.EncodeToString([]byte(behind)) + "@" + strings.TrimPrefix(proxy, "http://")
+}
+
+// isChained reports whether value is a URL that chained makes of proxy.
+func isChained(value, proxy string) bool {
+	rest, ok := strings.CutPrefix(value, "http://"+chainUser)
+	if !ok {
+		return false
 	}
+	_, address, ok := strings.Cut(rest, "@")
+	return ok && "http://"+address == proxy
+}
+
+// canChain reports whether the value of a proxy variable is one that the proxy can go through.
+func canChain(e envView) bool {
+	if !e.literal() || len(references(e.Value)) > 0 {
+		return false
+	}
+	u, err := url.Parse(e.Value)
+	return err == nil && u.Scheme == "http" && u.Hostname() != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == ""
 }
 
 // envResult is what was done to one container.
 type envResult struct {
-	left     bool     // the container has a proxy of its own
+	left     string   // why the container is left alone; empty if it is not
+	denied   *Result  // nothing was written then
 	warnings []string // each about this container
-	taken    string   // the name of a variable that is in the way; nothing was written then
+	undo     EnvUndo
 }
 
-// apply writes to p what makes the environment of container c, at path, the wanted one.
-func (want environment) apply(p *patch, path string, c containerView) envResult {
+// apply writes to edit what makes the environment of container c the wanted one. Where the user has a proxy
+// already, conflict says what to do.
+func (want *environment) apply(edit *envEdit, c containerView, conflict string) envResult {
 	var res envResult
 	warn := func(format string, args ...any) {
 		res.warnings = append(res.warnings, fmt.Sprintf("container %q ", c.Name)+fmt.Sprintf(format, args...))
 	}
+	original := slices.Clone(edit.entries)
 
 	proxies := []envVar{literalVar("http_proxy", want.Proxy), literalVar("HTTP_PROXY", want.Proxy)}
-	for _, v := range proxies {
-		if i := slices.IndexFunc(c.Env, func(e envView) bool { return e.Name == v.Name && !v.is(e) }); i >= 0 {
-			warn("defines %s itself and is left alone: its requests do not go through the mesh", v.Name)
-			res.left = true
+	if name := foreign(edit.entries, proxies); name != "" {
+		if conflict == ConflictLeave {
+			warn("defines %s itself and is left alone: its requests do not go through the mesh", name)
+			res.left = "it defines " + name + " itself"
+			return res
+		}
+		if proxies, res.denied = want.replace(edit, c, conflict, proxies, &res.undo); res.denied != nil {
 			return res
 		}
 	}
 
 	var front []envVar
 	for _, v := range want.Fields {
-		if !slices.ContainsFunc(c.Env, func(e envView) bool { return e.Name == v.Name && !v.is(e) }) {
+		if !slices.ContainsFunc(edit.entries, func(e envView) bool { return e.Name == v.Name && !v.is(e) }) {
 			front = append(front, v)
 			continue
 		}
 		if slices.Contains(want.Needed, v.Name) || strings.HasPrefix(v.Name, "TULLE_") {
-			res.taken = v.Name
+			res.denied = denial(EnvTaken, fmt.Sprintf("container %q defines %s in its own way, but Tulle needs it to find the proxy", c.Name, v.Name),
+				fmt.Sprintf("remove the variable, or keep the pod out with the label %s: \"false\"", LabelInject))
 			return res
 		}
 		warn("defines %s in its own way, which is kept; Tulle's is the field %s", v.Name, v.ValueFrom.FieldRef.FieldPath)
 	}
 	front = append(front, proxies...)
-
-	edit := envEdit{patch: p, path: path, entries: slices.Clone(c.Env)}
-	front = append(front, want.mergeBypass(&edit, warn)...)
-	edit.putInFront(front)
+	front = append(front, want.mergeBypass(edit, &res.undo, warn)...)
+	edit.putInFront(front, original, &res.undo)
+	want.notice(c, warn)
 	return res
+}
+
+// foreign returns the name of a proxy variable that has another value than ours.
+func foreign(entries []envView, proxies []envVar) string {
+	for _, v := range proxies {
+		if slices.ContainsFunc(entries, func(e envView) bool { return e.Name == v.Name && !v.is(e) }) {
+			return v.Name
+		}
+	}
+	return ""
+}
+
+// replace puts our proxy where the user has one, in front of it or instead of it. It returns those of proxies that
+// are still to be added.
+func (want *environment) replace(edit *envEdit, c containerView, conflict string, proxies []envVar, undo *EnvUndo) ([]envVar, *Result) {
+	var missing []envVar
+	value := want.Proxy
+	for _, v := range proxies {
+		at := -1
+		for i, e := range edit.entries {
+			if e.Name != v.Name {
+				continue
+			}
+			if at >= 0 {
+				return nil, denial(EnvTaken, fmt.Sprintf("container %q defines %s twice, so it cannot be replaced", c.Name, v.Name), "remove one of the two")
+			}
+			at = i
+		}
+		if at < 0 || v.is(edit.entries[at]) {
+			missing = append(missing, v)
+			continue
+		}
+		e := edit.entries[at]
+		if conflict == ConflictChain {
+			if !canChain(e) {
+				return nil, denial(CannotChain, fmt.Sprintf("container %q has a value in %s that %s: %s cannot follow, allowed: the text of a URL like http://proxy.example:3128", c.Name, e.Name, AnnotationOnConflict, ConflictChain),
+					fmt.Sprintf("write the proxy's URL in the container's env, or use %s: %s or %s", AnnotationOnConflict, ConflictLeave, ConflictOverride))
+			}
+			value = chained(want.Proxy, e.Value)
+		}
+		if undo.Was == nil {
+			undo.Was = map[string]FormerEnv{}
+		}
+		undo.Was[v.Name] = FormerEnv{Value: e.Value, ValueFrom: e.ValueFrom}
+		edit.replace(at, FormerEnv{Value: value})
+	}
+	for i, v := range missing {
+		if edit.index(v.Name) < 0 { // the spelling that the user left out leads the same way
+			missing[i].Value = value
+		}
+	}
+	return missing, nil
 }
 
 // mergeBypass extends the user's own no_proxy and NO_PROXY where they stand. It returns those that are to be
 // added in front, because the user has neither.
-func (want environment) mergeBypass(edit *envEdit, warn func(string, ...any)) []envVar {
-	last := map[string]int{} // the kubelet takes the last entry of a name
+func (want *environment) mergeBypass(edit *envEdit, undo *EnvUndo, warn func(string, ...any)) []envVar {
+	lower, upper := -1, -1 // the kubelet takes the last entry of a name
 	for i, e := range edit.entries {
-		if e.Name != "no_proxy" && e.Name != "NO_PROXY" {
+		switch e.Name {
+		case "no_proxy":
+			lower = i
+		case "NO_PROXY":
+			upper = i
+		}
+	}
+	for _, i := range []int{lower, upper} {
+		if i < 0 {
 			continue
 		}
-		last[e.Name] = i
+		e := edit.entries[i]
 		if !e.literal() {
 			warn("takes %s from elsewhere, so it cannot be extended here; it should hold 169.254.169.254 and kubernetes.default.svc", e.Name)
 			continue
 		}
 		for _, host := range splitList(e.Value) {
 			if host == "*" || isServiceSuffix(host) {
-				warn("has %q in %s: requests to Services in this form do not go through the mesh", host, e.Name)
+				warn("has %s in %s: requests to Services in this form do not go through the mesh", quote(host), e.Name)
 			}
 		}
-		if merged := mergeList(e.Value, want.Bypass); merged != e.Value {
+		if merged := mergeList(e.Value, bypassHosts); merged != e.Value {
+			if undo.Grown == nil {
+				undo.Grown = map[string]int{}
+			}
+			undo.Grown[e.Name] = len(e.Value)
 			edit.setValue(i, merged)
 		}
 	}
-	lower, hasLower := last["no_proxy"]
-	upper, hasUpper := last["NO_PROXY"]
 	switch {
-	case !hasLower && !hasUpper:
-		list := strings.Join(want.Bypass, ",")
-		return []envVar{literalVar("no_proxy", list), literalVar("NO_PROXY", list)}
-	case hasLower && !hasUpper:
-		edit.mirror(lower, "NO_PROXY")
-	case hasUpper && !hasLower:
-		edit.mirror(upper, "no_proxy")
+	case lower < 0 && upper < 0:
+		return []envVar{literalVar("no_proxy", want.Bypass), literalVar("NO_PROXY", want.Bypass)}
+	case upper < 0:
+		edit.mirror(lower, "NO_PROXY", undo)
+	case lower < 0:
+		edit.mirror(upper, "no_proxy", undo)
 	}
 	return nil
 }
 
+// notice warns about what else decides where the container's requests go.
+func (want *environment) notice(c containerView, warn func(string, ...any)) {
+	var names []string
+	for _, e := range c.Env {
+		switch e.Name {
+		case "grpc_proxy", "GRPC_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY":
+			if e.Value != "" || !e.literal() {
+				names = append(names, e.Name)
+			}
+		}
+	}
+	if len(names) > 0 {
+		warn("defines %s: where a library prefers that to http_proxy, as gRPC does, its requests do not go through the mesh", strings.Join(names, ", "))
+	}
+	for _, from := range c.EnvFrom {
+		// A proxy that comes this way cannot be seen here, and Tulle's beats it. To warn of every map would be
+		// noise, so only those that are called so.
+		if name := from.source(); strings.Contains(strings.ToLower(name), "proxy") {
+			warn("takes variables from %s: a proxy among them gives way to Tulle's; to keep it, write it in env", quote(name))
+		}
+	}
+}
+
 // envEdit edits the entries of one environment, and writes each step down as a patch operation. It keeps
-// the entries in step, so that every index it writes is right for the moment it is applied.
+// the entries in step, so that every index it writes is right for the moment it is applied. Without a patch
+// it edits only.
 type envEdit struct {
 	patch   *patch
 	path    string // of the container
@@ -214,67 +353,130 @@ type envEdit struct {
 
 func (e *envEdit) at(i int) string { return e.path + "/env/" + strconv.Itoa(i) }
 
+// index returns the index of the last entry of that name, which is the one that counts, or -1.
+func (e *envEdit) index(name string) int {
+	for i := len(e.entries) - 1; i >= 0; i-- {
+		if e.entries[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+func (e *envEdit) add(path string, value any) {
+	if e.patch != nil {
+		e.patch.add(path, value)
+	}
+}
+
+func (e *envEdit) remove(path string) {
+	if e.patch != nil {
+		e.patch.remove(path)
+	}
+}
+
 func (e *envEdit) setValue(i int, value string) {
 	// "add" on an existing member replaces it; the entry may lack a value, which means an empty one.
-	e.patch.add(e.at(i)+"/value", value)
+	if e.patch != nil {
+		e.patch.add(e.at(i)+"/value", value)
+	}
 	e.entries[i].Value = value
 }
 
-func (e *envEdit) insert(i int, v envVar) {
-	e.patch.add(e.at(i), v)
-	view := envView{Name: v.Name, Value: v.Value}
-	if v.ValueFrom != nil {
-		view.ValueFrom, _ = json.Marshal(v.ValueFrom) // a struct of strings: cannot fail
+// replace gives entry i another value, of whichever kind.
+func (e *envEdit) replace(i int, v FormerEnv) {
+	from := envView{ValueFrom: v.ValueFrom}
+	switch {
+	case from.literal():
+		if !e.entries[i].literal() {
+			e.remove(e.at(i) + "/valueFrom")
+		}
+		e.setValue(i, v.Value)
+		e.entries[i].ValueFrom = nil
+	default:
+		if e.entries[i].literal() {
+			e.remove(e.at(i) + "/value")
+		}
+		e.add(e.at(i)+"/valueFrom", v.ValueFrom)
+		e.entries[i].Value, e.entries[i].ValueFrom = "", v.ValueFrom
 	}
-	e.entries = slices.Insert(e.entries, i, view)
+}
+
+func (e *envEdit) insert(i int, v envVar) {
+	if e.patch != nil {
+		e.patch.add(e.at(i), v)
+	}
+	e.entries = slices.Insert(e.entries, i, v.view())
 }
 
 func (e *envEdit) delete(i int) {
-	e.patch.remove(e.at(i))
+	if e.patch != nil {
+		e.patch.remove(e.at(i))
+	}
 	e.entries = slices.Delete(e.entries, i, i+1)
+}
+
+// clear removes the whole environment.
+func (e *envEdit) clear() {
+	e.remove(e.path + "/env")
+	e.entries = nil
+}
+
+// move takes entry from out and puts it back at index to.
+func (e *envEdit) move(from, to int) {
+	if e.patch != nil {
+		e.patch.move(e.at(from), e.at(to))
+	}
+	entry := e.entries[from]
+	e.entries = slices.Insert(slices.Delete(e.entries, from, from+1), to, entry)
 }
 
 // mirror adds a variable with the value of entry i, right behind it, where whatever that value refers to is
 // defined as well. An entry that is no text is not mirrored.
-func (e *envEdit) mirror(i int, name string) {
+func (e *envEdit) mirror(i int, name string, undo *EnvUndo) {
 	if e.entries[i].literal() {
 		e.insert(i+1, literalVar(name, e.entries[i].Value))
+		undo.Added = append(undo.Added, name)
 	}
 }
 
 // putInFront makes front the beginning of the environment, moving what is there already.
-func (e *envEdit) putInFront(front []envVar) {
+func (e *envEdit) putInFront(front []envVar, original []envView, undo *EnvUndo) {
 	if len(e.entries) == 0 {
-		if len(front) > 0 {
-			e.patch.add(e.path+"/env", front)
+		for _, v := range front {
+			e.entries = append(e.entries, v.view())
+			undo.Added = append(undo.Added, v.Name)
 		}
+		e.add(e.path+"/env", front)
 		return
 	}
-	if e.begins(front) {
-		return
-	}
-	for i := len(e.entries) - 1; i >= 0; i-- {
-		if slices.ContainsFunc(front, func(v envVar) bool { return v.Name == e.entries[i].Name }) {
-			e.delete(i)
+	for to, v := range front {
+		named := func(entry envView) bool { return entry.Name == v.Name }
+		switch from := slices.IndexFunc(e.entries, named); {
+		case from < 0:
+			e.insert(to, v)
+			undo.Added = append(undo.Added, v.Name)
+		case from > to:
+			if undo.Moved == nil {
+				undo.Moved = map[string]int{}
+			}
+			undo.Moved[v.Name] = slices.IndexFunc(original, named)
+			e.move(from, to)
 		}
-	}
-	for i, v := range front {
-		e.insert(i, v)
 	}
 }
 
-// begins reports whether the environment begins with front and holds nothing of it later.
-func (e *envEdit) begins(front []envVar) bool {
-	if len(e.entries) < len(front) {
-		return false
-	}
-	for i, v := range front {
-		if !v.is(e.entries[i]) {
+// same reports whether two environments are equal.
+func same(a, b []envView) bool {
+	return slices.EqualFunc(a, b, func(x, y envView) bool {
+		if x.Name != y.Name || x.Value != y.Value || x.literal() != y.literal() {
 			return false
 		}
-	}
-	return !slices.ContainsFunc(e.entries[len(front):], func(entry envView) bool {
-		return slices.ContainsFunc(front, func(v envVar) bool { return v.Name == entry.Name })
+		if x.literal() || bytes.Equal(x.ValueFrom, y.ValueFrom) {
+			return true
+		}
+		var v, w any // the same text spaced or ordered in another way
+		return json.Unmarshal(x.ValueFrom, &v) == nil && json.Unmarshal(y.ValueFrom, &w) == nil && reflect.DeepEqual(v, w)
 	})
 }
 

@@ -6,16 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Namespace is what the injector needs of the pod's namespace.
 type Namespace struct {
 	Name        string
 	Labels      map[string]string
-	Annotations map[string]string // reserved: no annotation of a namespace means anything yet
+	Annotations map[string]string // only those of NamespaceAnnotations count
 }
 
 // Result is what Inject decided.
@@ -35,39 +38,12 @@ type Result struct {
 	Warnings []string
 }
 
-// Status is the value of the annotation tulle.dev/status.
-type Status struct {
-	Version string `json:"version"` // of this format
-	Mode    Mode   `json:"mode"`
-	Hash    string `json:"hash"`
-	// Env names the variables added; Containers those containers that have them.
-	Env        []string `json:"env,omitempty"`
-	Containers []string `json:"containers,omitempty"`
-	// Left names the containers left alone, because they have a proxy of their own.
-	Left           []string `json:"left,omitempty"`
-	InitContainers []string `json:"initContainers,omitempty"` // added
-	Volumes        []string `json:"volumes,omitempty"`        // added
-}
-
-const statusVersion = "v1"
-
 // Inject decides about one pod, given as JSON. The pod's own namespace field is not looked at: ns is where
 // it is going to live. Inject does no I/O, keeps nothing, and may be called concurrently.
 //
-// The rules, the first that applies decides:
-//
-//  1. the namespace is one of ExcludedNamespaces       → NamespaceExcluded
-//  2. it lacks the label tulle.dev/inject=enabled      → NotEnabled
-//  3. the pod's label tulle.dev/inject is false        → OptedOut; neither true nor false → InvalidInject
-//  4. the pod is a mirror pod, or for Windows          → MirrorPod, WindowsPod
-//  5. its mode (the pod's annotation, else the namespace's label, else the default) is none → InvalidMode
-//  6. a port annotation is no usable port              → InvalidPort
-//  7. it was injected before, with something else      → AlreadyInjected, unchanged
-//  8. sidecar mode and hostNetwork                     → HostNetwork
-//  9. sidecar mode, and names or ports are in use      → NameTaken, PortTaken
-//  10. a needed variable is defined in another way     → EnvTaken
-//  11. otherwise                                       → InjectedHost, InjectedSidecar, AppDefinesProxy, or
-//     AlreadyInjected if nothing was missing
+// It goes by the table of rules, see Explain. An injection that the pod carries already, because it is asked about
+// for a second time or because its template was copied from a running pod, is kept if it is the one that the pod
+// would get, but for what it lacks; otherwise it is taken out and done anew.
 //
 // The error is not nil if raw is no pod, or, with errors.Is(err, ErrConfig), if cfg cannot serve this pod.
 func Inject(raw []byte, ns Namespace, cfg Config) (Result, error) {
@@ -97,7 +73,7 @@ func decide(raw []byte, ns Namespace, cfg Config, explain bool) (Result, []Step,
 	if err != nil {
 		return Result{}, nil, err
 	}
-	a := &admission{pod: pod, ns: ns, cfg: cfg, explain: explain}
+	a := &admission{came: pod, pod: pod, ns: ns, cfg: cfg, explain: explain}
 	var steps []Step
 	for _, r := range rules() {
 		a.said = ""
@@ -112,47 +88,30 @@ func decide(raw []byte, ns Namespace, cfg Config, explain bool) (Result, []Step,
 			}
 			steps = append(steps, Step{r.name, said, res != nil})
 		}
-		if res != nil {
-			return *res, steps, nil
+		if res == nil {
+			continue
 		}
+		if res.Reason != AlreadyInjected || res.Patch != nil {
+			res.Warnings = append(a.warnings, res.Warnings...)
+		}
+		if !explain {
+			res.Warnings = bounded(res.Warnings)
+		}
+		return *res, steps, nil
 	}
 	return Result{}, steps, errors.New("no rule decides about the pod") // out of reach: the last one always does
 }
 
-func listModes() string {
-	var names []string
-	for _, m := range modes() {
-		names = append(names, string(m))
-	}
-	return strings.Join(names, ", ")
-}
-
-// status reads what an earlier pass wrote, if the pod bears it out.
-func (p podView) status() (Status, bool) {
-	text, ok := p.annotation(AnnotationStatus)
-	if !ok {
-		return Status{}, false
-	}
-	var s Status
-	if json.Unmarshal([]byte(text), &s) != nil || !s.Mode.valid() || s.Hash == "" {
-		return Status{}, false
-	}
-	if s.Mode == ModeSidecar && !p.hasSidecar() {
-		return Status{}, false
-	}
-	return s, true
-}
-
-func (p podView) injected() bool { _, ok := p.status(); return ok }
-
 // fingerprint hashes all that the pod is given, before it is fitted into the pod.
 func (a *admission) fingerprint() (string, error) {
+	p := a.plan
+	p.Annotations = nil // those are fitted into the pod's own
 	text, err := json.Marshal(struct {
 		Version string
 		Mode    Mode
 		Ports   ports
 		Plan    plan
-	}{statusVersion, a.mode, a.ports, a.plan})
+	}{statusVersion, a.mode, a.ports, p})
 	if err != nil {
 		return "", fmt.Errorf("hash the injection: %w", err)
 	}
@@ -162,122 +121,269 @@ func (a *admission) fingerprint() (string, error) {
 
 // write writes the patch that carries out the plan.
 func (a *admission) write() (*Result, error) {
-	res := &Result{Mode: a.mode, Hash: a.hash, Reason: InjectedHost, Warnings: a.warnings}
-	if a.mode == ModeSidecar {
-		res.Reason = InjectedSidecar
+	w := writer{admission: a, status: Status{Version: statusVersion, Mode: a.mode, Hash: a.hash}}
+	keep := a.kept()
+	if denied := w.environments(); denied != nil {
+		return denied, nil
 	}
-	status := Status{Version: statusVersion, Mode: a.mode, Hash: a.hash}
-	for _, v := range a.plan.Env.Fields {
-		status.Env = append(status.Env, v.Name)
-	}
-	status.Env = append(status.Env, "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY")
-
-	var p patch
-	for _, list := range []struct {
-		field      string
-		containers []containerView
-	}{{"initContainers", a.pod.Spec.InitContainers}, {"containers", a.pod.Spec.Containers}} {
-		for i, c := range list.containers {
-			if c.Name == ProxyContainer && a.mode == ModeSidecar {
-				continue
-			}
-			out := a.plan.Env.apply(&p, pointer("spec", list.field, strconv.Itoa(i)), c)
-			if out.taken != "" {
-				return denial(EnvTaken, fmt.Sprintf("container %q defines %s in its own way, but Tulle needs it to find the proxy", c.Name, out.taken),
-					fmt.Sprintf("remove the variable, or keep the pod out with the label %s: \"false\"", LabelInject)), nil
-			}
-			res.Warnings = append(res.Warnings, out.warnings...)
-			if out.left {
-				status.Left = append(status.Left, c.Name)
-			} else {
-				status.Containers = append(status.Containers, c.Name)
-			}
+	if keep {
+		w.status.Added, w.status.Volumes = a.earlier.Added, a.earlier.Volumes
+	} else {
+		if a.earlier != nil {
+			a.came.removeAdded(&w.patch, a.earlier)
 		}
+		w.containers()
 	}
-	if a.mode == ModeHost && len(status.Containers) == 0 {
-		res.Reason, status.Env = AppDefinesProxy, nil
+	w.pullSecrets(keep)
+	if err := w.metadata(); err != nil {
+		return nil, err
 	}
-
-	if a.mode == ModeSidecar {
-		// After the edits above, whose indices it would shift.
-		if !a.pod.hasSidecar() {
-			insertFirst(&p, "/spec/initContainers", len(a.pod.Spec.InitContainers), a.plan.Init[0])
-		}
-		if !slices.Contains(a.pod.Spec.Volumes, nameView{tokenVolume}) {
-			appendLast(&p, "/spec/volumes", len(a.pod.Spec.Volumes), a.plan.Volumes[0])
-		}
-		status.InitContainers = []string{ProxyContainer}
-		status.Volumes = []string{tokenVolume}
-	}
-
-	text, err := json.Marshal(status)
-	if err != nil {
-		return nil, fmt.Errorf("write the status: %w", err)
-	}
-	a.label(&p, string(text))
-	res.Warnings = append(res.Warnings, a.misplaced()...)
-	if len(p) == 0 {
-		a.say("nothing is missing")
+	if len(w.patch) == 0 {
+		a.say("the pod carries just this injection")
 		return &Result{Mode: a.mode, Hash: a.hash, Reason: AlreadyInjected}, nil
 	}
-	if res.Patch, err = p.encode(); err != nil {
+
+	res := &Result{Mode: a.mode, Hash: a.hash, Reason: InjectedHost, Warnings: append(w.warnings, a.misplaced()...)}
+	switch {
+	case a.mode == ModeSidecar:
+		res.Reason = InjectedSidecar
+	case len(w.status.Containers) == 0:
+		res.Reason = AppDefinesProxy
+	}
+	if a.earlier != nil && !keep {
+		res.Warnings = append(res.Warnings, fmt.Sprintf("the pod carried another injection, which was replaced; leave what was injected, with the annotation %s, out of its template", AnnotationStatus))
+	}
+	a.say("%s", strings.Join(w.said, "; "))
+	var err error
+	if res.Patch, err = w.patch.encode(); err != nil {
 		return nil, fmt.Errorf("write the patch: %w", err)
 	}
-	a.say("%d of the pod's containers get the proxy's environment", len(status.Containers))
 	return res, nil
 }
 
-// label records the mode and what was added in the pod's metadata.
-func (a *admission) label(p *patch, status string) {
-	if a.pod.Metadata == nil {
-		p.add("/metadata", map[string]any{
-			"labels":      map[string]string{LabelMode: string(a.mode)},
-			"annotations": map[string]string{AnnotationStatus: status},
-		})
-		return
+// kept reports whether the containers and volumes of an earlier injection are those of the plan, and all there.
+// What another webhook has changed in them since is kept as well.
+func (a *admission) kept() bool {
+	if a.earlier == nil || a.earlier.Mode != a.mode || a.earlier.Hash != a.hash {
+		return false
 	}
-	set := func(field string, have map[string]string, key, value string) {
-		switch v, ok := have[key]; {
-		case len(have) == 0:
-			p.add(pointer("metadata", field), map[string]string{key: value})
-		case !ok || v != value:
-			p.add(pointer("metadata", field, key), value)
+	for _, c := range slices.Concat(a.plan.Init, a.plan.InitLast, a.plan.Containers) {
+		if !slices.Contains(a.earlier.Added, c.Name) || !a.came.hasContainer(c.Name) {
+			return false
 		}
 	}
-	set("labels", a.pod.Metadata.Labels, LabelMode, string(a.mode))
-	set("annotations", a.pod.Metadata.Annotations, AnnotationStatus, status)
+	for _, v := range a.plan.Volumes {
+		if !slices.Contains(a.earlier.Volumes, v.Name) || !slices.Contains(a.came.Spec.Volumes, nameView{v.Name}) {
+			return false
+		}
+	}
+	return true
 }
 
-// misplaced warns about keys under tulle.dev/ that look meant for us but mean nothing where they are.
-func (a *admission) misplaced() []string {
-	if a.pod.Metadata == nil {
+// writer writes a plan into a patch, and down in a status.
+type writer struct {
+	*admission
+	patch    patch
+	status   Status
+	warnings []string
+	said     []string // about each container, if anybody listens
+}
+
+func (w *writer) note(c containerView, what string) {
+	if w.explain {
+		w.said = append(w.said, fmt.Sprintf("container %q %s", c.Name, what))
+	}
+}
+
+// environments gives the pod's own containers the environment of the plan. They are where they are in the pod as
+// it came.
+func (w *writer) environments() *Result {
+	if w.plan.Env != nil {
+		w.status.Proxy = w.plan.Env.Proxy
+		for _, v := range w.plan.Env.Fields {
+			w.status.Env = append(w.status.Env, v.Name)
+		}
+		w.status.Env = append(w.status.Env, "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY")
+	}
+	for _, list := range w.came.lists() {
+		for i, c := range list.containers {
+			if w.earlier.added(c) {
+				continue
+			}
+			if denied := w.environment(list.field, i, c); denied != nil {
+				return denied
+			}
+		}
+	}
+	if len(w.status.Containers) == 0 {
+		w.status.Proxy, w.status.Env = "", nil
+	}
+	return nil
+}
+
+func (w *writer) environment(field string, i int, c containerView) *Result {
+	var p patch
+	edit := envEdit{patch: &p, path: pointer("spec", field, strconv.Itoa(i)), entries: slices.Clone(c.Env)}
+	if w.earlier != nil {
+		w.earlier.stripEnv(&edit, c.Name)
+	}
+	switch {
+	case w.plan.Env == nil:
+	case slices.Contains(w.skip, c.Name):
+		w.note(c, "is skipped, as the annotation says")
+	case isMeshProxy(c.Name):
+		w.note(c, "is the proxy of another mesh and is left alone")
+		w.warnings = append(w.warnings, fmt.Sprintf("container %q is the proxy of another mesh and is left alone; two meshes in one pod call each other", c.Name))
+		w.status.Left = append(w.status.Left, c.Name)
+	default:
+		stripped := c
+		stripped.Env = slices.Clone(edit.entries)
+		out := w.plan.Env.apply(&edit, stripped, w.conflict)
+		if out.denied != nil {
+			return out.denied
+		}
+		w.warnings = append(w.warnings, out.warnings...)
+		if out.left != "" {
+			w.note(c, "is left alone: "+out.left)
+			w.status.Left = append(w.status.Left, c.Name)
+			break
+		}
+		w.note(c, "gets the proxy's environment")
+		w.status.Containers = append(w.status.Containers, c.Name)
+		w.remember(c.Name, out.undo)
+	}
+	if w.earlier == nil || !same(edit.entries, c.Env) {
+		w.patch = append(w.patch, p...)
+	}
+	return nil
+}
+
+// isMeshProxy reports whether a container has the name by which another mesh adds its own.
+func isMeshProxy(name string) bool {
+	switch name {
+	case "istio-proxy", "istio-init", "istio-validation", "enable-core-dump",
+		"linkerd-proxy", "linkerd-init", "linkerd-network-validator", "linkerd-debug",
+		"consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init", "osm-init":
+		return true
+	}
+	return false
+}
+
+// remember notes how to undo what was done to a container, if the list of variables does not say it.
+func (w *writer) remember(container string, u EnvUndo) {
+	added := slices.Clone(w.status.Env)
+	slices.Sort(added)
+	if u.Moved == nil && u.Grown == nil && u.Was == nil && slices.Equal(slices.Sorted(slices.Values(u.Added)), added) {
+		return
+	}
+	undo := w.undo()
+	if undo.Env == nil {
+		undo.Env = map[string]EnvUndo{}
+	}
+	undo.Env[container] = u
+}
+
+func (w *writer) undo() *Undo {
+	if w.status.Undo == nil {
+		w.status.Undo = &Undo{}
+	}
+	return w.status.Undo
+}
+
+// containers adds the plan's containers and volumes to the pod, after all edits whose indices they would shift.
+func (w *writer) containers() {
+	spec := w.pod.Spec // without those of an earlier injection, which the patch has removed by now
+	first := func(field string, n int, containers []corev1.Container) {
+		if len(containers) == 0 {
+			return
+		}
+		for _, c := range containers {
+			w.status.Added = append(w.status.Added, c.Name)
+		}
+		if n == 0 {
+			w.patch.add("/spec/"+field, containers)
+			return
+		}
+		for i, c := range containers {
+			w.patch.add("/spec/"+field+"/"+strconv.Itoa(i), c)
+		}
+	}
+	first("initContainers", len(spec.InitContainers), w.plan.Init)
+	first("containers", len(spec.Containers), w.plan.Containers)
+	for i, c := range w.plan.InitLast {
+		w.status.Added = append(w.status.Added, c.Name)
+		appendLast(&w.patch, "/spec/initContainers", len(spec.InitContainers)+len(w.plan.Init)+i, c)
+	}
+	for i, v := range w.plan.Volumes {
+		w.status.Volumes = append(w.status.Volumes, v.Name)
+		appendLast(&w.patch, "/spec/volumes", len(spec.Volumes)+i, v)
+	}
+}
+
+// pullSecrets adds those of the plan that the pod lacks.
+func (w *writer) pullSecrets(keep bool) {
+	have := w.pod.Spec.ImagePullSecrets
+	n := len(have)
+	if keep {
+		n = len(w.came.Spec.ImagePullSecrets)
+	}
+	for _, name := range w.plan.PullSecrets {
+		if slices.Contains(have, nameView{name}) || slices.Contains(w.status.PullSecrets, name) {
+			continue
+		}
+		w.status.PullSecrets = append(w.status.PullSecrets, name)
+		if keep && slices.Contains(w.came.Spec.ImagePullSecrets, nameView{name}) {
+			continue
+		}
+		appendLast(&w.patch, "/spec/imagePullSecrets", n, nameView{name})
+		n++
+	}
+}
+
+// metadata records the mode and what was added in the pod's labels and annotations.
+func (w *writer) metadata() error {
+	var was, is metaView // as it came, and without an earlier injection
+	if w.came.Metadata != nil {
+		was, is = *w.came.Metadata, *w.pod.Metadata
+	}
+	labels, annotations := maps.Clone(is.Labels), maps.Clone(is.Annotations)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	if v, ok := labels[LabelMode]; ok {
+		w.undo().Label = &v
+	}
+	labels[LabelMode] = string(w.mode)
+	for key, v := range w.plan.Annotations {
+		set := SetAnnotation{Set: v}
+		if was, ok := annotations[key]; ok {
+			if was == v {
+				continue
+			}
+			set.Was = &was
+		}
+		undo := w.undo()
+		if undo.Annotations == nil {
+			undo.Annotations = map[string]SetAnnotation{}
+		}
+		undo.Annotations[key] = set
+		annotations[key] = v
+	}
+	status, err := json.Marshal(w.status)
+	if err != nil {
+		return fmt.Errorf("write the status: %w", err)
+	}
+	annotations[AnnotationStatus] = string(status)
+	if w.came.Metadata == nil {
+		w.patch.add("/metadata", map[string]any{"labels": labels, "annotations": annotations})
 		return nil
 	}
-	var warnings []string
-	annotations := append(Annotations(), AnnotationStatus)
-	for key := range a.pod.Metadata.Annotations {
-		switch {
-		case !strings.HasPrefix(key, keyPrefix) || slices.Contains(annotations, key):
-		case key == LabelInject:
-			warnings = append(warnings, fmt.Sprintf("%s is an annotation of the pod, but only counts as a label", key))
-		default:
-			warnings = append(warnings, fmt.Sprintf("the pod's annotation %s is not known; known: %s", key, strings.Join(Annotations(), ", ")))
-		}
-	}
-	if v, ok := a.pod.label(LabelMode); ok && v != string(a.mode) {
-		warnings = append(warnings, fmt.Sprintf("the pod's label %s is %q and is overwritten; the annotation %s chooses the mode", LabelMode, v, AnnotationMode))
-	}
-	slices.Sort(warnings)
-	return warnings
-}
-
-// insertFirst puts element at the front of the list at path, which has n elements.
-func insertFirst(p *patch, path string, n int, element any) {
-	if n == 0 {
-		p.add(path, []any{element})
-		return
-	}
-	p.add(path+"/0", element)
+	setMap(&w.patch, "/metadata/labels", was.Labels, labels)
+	setMap(&w.patch, "/metadata/annotations", was.Annotations, annotations)
+	return nil
 }
 
 // appendLast puts element at the end of the list at path, which has n elements.

@@ -70,8 +70,11 @@ func TestGolden(t *testing.T) {
 				}
 				got["injected.yaml"] = string(text)
 				second := mustInject(t, patched, ns, cfg)
-				if second.Reason != AlreadyInjected || second.Patch != nil {
+				if second.Reason != AlreadyInjected || second.Hash != res.Hash || second.Patch != nil {
 					t.Errorf("the second pass is %s with patch %s", second.Reason, second.Patch)
+				}
+				if diff := cmp.Diff(pruned(tree(t, raw)), pruned(tree(t, uninjected(t, patched)))); diff != "" {
+					t.Errorf("uninjected: (-before +after)\n%s", diff)
 				}
 			}
 			if *update {
@@ -90,7 +93,7 @@ func TestGolden(t *testing.T) {
 		})
 	}
 	// The first three are the server's; the last are not given yet: whoever does, takes them off this list.
-	others := []Reason{NotAPod, InvalidPod, InternalError, ModeNone, NotMeshed, InvalidAnnotation, CannotChain, UIDTaken, Architecture, PodSecurity}
+	others := []Reason{NotAPod, InvalidPod, InternalError, NotMeshed, UIDTaken, Architecture, PodSecurity}
 	for _, r := range Reasons() {
 		if !covered[r] && !slices.Contains(others, r) {
 			t.Errorf("no case in testdata/inject ends with %s", r)
@@ -128,7 +131,7 @@ func TestModePrecedence(t *testing.T) {
 		{"", "nonsense", "host", "", InvalidMode},
 		{"nonsense", "host", "host", "", InvalidMode},
 		{"Host", "", "", "", InvalidMode},
-		{"none", "", "", "", InvalidMode},
+		{"none", "", "", "", ModeIsNone},
 	} {
 		t.Run(fmt.Sprintf("%s,%s,%s", tt.pod, tt.namespace, tt.def), func(t *testing.T) {
 			meta := map[string]any{}
@@ -210,21 +213,34 @@ func TestSecondPassCompletes(t *testing.T) {
 	}
 }
 
-// With another configuration, what an earlier injection wrote stays, and a warning says so.
-func TestEarlierInjectionStays(t *testing.T) {
-	raw := []byte(`{"metadata":{"name":"p"},"spec":{"containers":[{"name":"app"}]}}`)
-	ns := enabled("shop")
-	patched := applied(t, raw, mustInject(t, raw, ns, testConfig()))
-	cfg := testConfig()
-	cfg.OutgoingPort = 5140
-	res := mustInject(t, patched, ns, cfg)
-	if res.Patch != nil || res.Reason != AlreadyInjected || len(res.Warnings) != 1 {
-		t.Errorf("got %+v", res)
+// With another configuration, an earlier injection is taken out and done anew.
+func TestEarlierInjectionIsReplaced(t *testing.T) {
+	raw := []byte(`{"metadata":{"name":"p"},"spec":{"initContainers":[{"name":"i"}],"containers":[{"name":"app","env":[{"name":"A","value":"b"},{"name":"no_proxy","value":"corp"}]}]}}`)
+	changed := testConfig()
+	changed.OutgoingPort, changed.ProxyImage = 5140, "tulle.dev/tulle-proxy:new"
+	for _, before := range modes() {
+		for _, after := range modes() {
+			patched := applied(t, raw, mustInject(t, raw, enabled("shop", LabelMode, string(before)), testConfig()))
+			ns := enabled("shop", LabelMode, string(after))
+			res := mustInject(t, patched, ns, changed)
+			fresh := mustInject(t, raw, ns, changed)
+			if res.Reason != fresh.Reason || res.Hash != fresh.Hash || len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "replaced") {
+				t.Errorf("%s to %s: %s with hash %s, %q; a fresh one is %s with hash %s", before, after, res.Reason, res.Hash, res.Warnings, fresh.Reason, fresh.Hash)
+			}
+			if diff := cmp.Diff(tree(t, applied(t, raw, fresh)), tree(t, applied(t, patched, res))); diff != "" {
+				t.Errorf("%s to %s: (-fresh +replaced)\n%s", before, after, diff)
+			}
+		}
 	}
 	// A status without its sidecar is a copied annotation, and no injection.
-	forged := []byte(`{"metadata":{"name":"p","annotations":{"tulle.dev/status":"{\"version\":\"v1\",\"mode\":\"sidecar\",\"hash\":\"x\"}"}},"spec":{"containers":[{"name":"app"}]}}`)
-	if res := mustInject(t, forged, enabled("shop", LabelMode, "sidecar"), cfg); res.Reason != InjectedSidecar {
+	forged := []byte(`{"metadata":{"name":"p","annotations":{"tulle.dev/status":"{\"version\":\"v2\",\"mode\":\"sidecar\",\"hash\":\"x\"}"}},"spec":{"containers":[{"name":"app"}]}}`)
+	if res := mustInject(t, forged, enabled("shop", LabelMode, "sidecar"), changed); res.Reason != InjectedSidecar {
 		t.Errorf("a status without a sidecar gives %s", res.Reason)
+	}
+	// What another version wrote, this one cannot read.
+	later := []byte(`{"metadata":{"name":"p","annotations":{"tulle.dev/status":"{\"version\":\"v3\",\"mode\":\"host\",\"hash\":\"x\"}"}},"spec":{"containers":[{"name":"app"}]}}`)
+	if res := mustInject(t, later, enabled("shop"), changed); res.Reason != AlreadyInjected || res.Patch != nil || len(res.Warnings) != 1 {
+		t.Errorf("a status of another version gives %+v", res)
 	}
 }
 
@@ -259,8 +275,8 @@ func TestStatusAnnotation(t *testing.T) {
 	if err := json.Unmarshal([]byte(meta["annotations"].(map[string]any)[AnnotationStatus].(string)), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := Status{Version: "v1", Mode: ModeSidecar, Hash: res.Hash, Env: []string{"http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"},
-		Containers: []string{"i", "app"}, Left: []string{"own"}, InitContainers: []string{"tulle-proxy"}, Volumes: []string{"tulle-token"}}
+	want := Status{Version: "v2", Mode: ModeSidecar, Hash: res.Hash, Proxy: "http://127.0.0.1:4140", Env: []string{"http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"},
+		Containers: []string{"i", "app"}, Left: []string{"own"}, Added: []string{"tulle-proxy"}, Volumes: []string{"tulle-token"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}

@@ -8,6 +8,7 @@ import (
 // operation is one step of an RFC 6902 patch.
 type operation struct {
 	Op    string `json:"op"`
+	From  string `json:"from,omitempty"`
 	Path  string `json:"path"`
 	Value any    `json:"value,omitempty"`
 }
@@ -15,8 +16,11 @@ type operation struct {
 // patch gathers operations, in the order in which they are to be applied.
 type patch []operation
 
-func (p *patch) add(path string, value any) { *p = append(*p, operation{"add", path, value}) }
-func (p *patch) remove(path string)         { *p = append(*p, operation{Op: "remove", Path: path}) }
+func (p *patch) add(path string, value any) {
+	*p = append(*p, operation{Op: "add", Path: path, Value: value})
+}
+func (p *patch) remove(path string)   { *p = append(*p, operation{Op: "remove", Path: path}) }
+func (p *patch) move(from, to string) { *p = append(*p, operation{Op: "move", From: from, Path: to}) }
 
 // encode returns the patch as JSON, nil if there is nothing to do.
 func (p patch) encode() ([]byte, error) {

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type ownerView struct {
 
 type specView struct {
 	InitContainers []containerView   `json:"initContainers"`
+	Ephemeral      []containerView   `json:"ephemeralContainers"`
 	Containers     []containerView   `json:"containers"`
 	Volumes        []nameView        `json:"volumes"`
 	HostNetwork    bool              `json:"hostNetwork"`
@@ -57,6 +59,7 @@ type containerView struct {
 	Name           string     `json:"name"`
 	RestartPolicy  string     `json:"restartPolicy"`
 	Env            []envView  `json:"env"`
+	EnvFrom        []fromView `json:"envFrom"`
 	Ports          []portView `json:"ports"`
 	LivenessProbe  *probeView `json:"livenessProbe"`
 	ReadinessProbe *probeView `json:"readinessProbe"`
@@ -98,6 +101,14 @@ type envView struct {
 	ValueFrom json.RawMessage `json:"valueFrom"`
 }
 
+// fromView reads where a container takes variables from by the dozen.
+type fromView struct {
+	ConfigMap nameView `json:"configMapRef"`
+	Secret    nameView `json:"secretRef"`
+}
+
+func (f fromView) source() string { return cmp.Or(f.ConfigMap.Name, f.Secret.Name) }
+
 // literal reports whether the entry's value is text, not taken from somewhere.
 func (e envView) literal() bool { return len(e.ValueFrom) == 0 || string(e.ValueFrom) == "null" }
 
@@ -110,10 +121,7 @@ func parsePod(raw []byte) (podView, error) {
 	if len(pod.Spec.Containers) == 0 {
 		return podView{}, errors.New("read the pod: spec.containers is empty, expected at least one container")
 	}
-	for _, list := range []struct {
-		field      string
-		containers []containerView
-	}{{"initContainers", pod.Spec.InitContainers}, {"containers", pod.Spec.Containers}} {
+	for _, list := range pod.lists() {
 		for i, c := range list.containers {
 			if c.Name == "" {
 				return podView{}, fmt.Errorf("read the pod: spec.%s[%d] has no name", list.field, i)
@@ -121,6 +129,22 @@ func parsePod(raw []byte) (podView, error) {
 		}
 	}
 	return pod, nil
+}
+
+// containerList is one of the pod's lists of containers.
+type containerList struct {
+	field      string // of spec
+	containers []containerView
+}
+
+// lists returns the init containers and the containers.
+func (p podView) lists() [2]containerList {
+	return [2]containerList{{"initContainers", p.Spec.InitContainers}, {"containers", p.Spec.Containers}}
+}
+
+func (p podView) hasContainer(name string) bool {
+	named := func(c containerView) bool { return c.Name == name }
+	return slices.ContainsFunc(p.Spec.InitContainers, named) || slices.ContainsFunc(p.Spec.Containers, named)
 }
 
 func (p podView) label(key string) (string, bool) {

@@ -86,11 +86,19 @@ func genPod(t *rapid.T) object {
 	if rapid.Bool().Draw(t, "labels") {
 		metadata["labels"] = object{"app": "a", "x/y~z": rapid.String().Draw(t, "label")}
 	}
-	switch rapid.IntRange(0, 2).Draw(t, "annotations") {
+	switch rapid.IntRange(0, 3).Draw(t, "annotations") {
 	case 0:
 		metadata["annotations"] = nil
 	case 1:
-		metadata["annotations"] = object{"note": rapid.String().Draw(t, "annotation")}
+		metadata["annotations"] = object{"note": rapid.String().Draw(t, "annotation"), "kubectl.kubernetes.io/default-container": "app0"}
+	case 2:
+		metadata["annotations"] = object{
+			AnnotationOnConflict:     rapid.SampledFrom([]string{ConflictLeave, ConflictChain, ConflictOverride}).Draw(t, "conflict"),
+			AnnotationSkipContainers: rapid.SampledFrom([]string{"app0", "init0, app1", "other"}).Draw(t, "skip"),
+		}
+	}
+	if rapid.IntRange(0, 3).Draw(t, "own mode label") == 0 {
+		metadata["labels"] = object{LabelMode: rapid.SampledFrom([]string{"host", "sidecar", "none", "x"}).Draw(t, "mode label"), LabelInject: "true"}
 	}
 	spec := object{}
 	list := func(field, prefix string, low int) {
@@ -109,7 +117,10 @@ func genPod(t *rapid.T) object {
 	if rapid.Bool().Draw(t, "volumes") {
 		spec["volumes"] = []any{object{"name": "v", "emptyDir": object{}}}
 	}
-	if rapid.Bool().Draw(t, "host network") {
+	if rapid.Bool().Draw(t, "pull secrets") {
+		spec["imagePullSecrets"] = []any{object{"name": rapid.SampledFrom([]string{"mine", "mesh"}).Draw(t, "pull secret")}}
+	}
+	if rapid.IntRange(0, 3).Draw(t, "host network") == 0 {
 		spec["hostNetwork"] = true
 	}
 	return object{"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "future": []any{nil, 1.5}}
@@ -119,6 +130,8 @@ func genConfig(t *rapid.T) Config {
 	cfg := testConfig()
 	cfg.SidecarAddress = rapid.SampledFrom([]string{"", "$(TULLE_POD_IP)"}).Draw(t, "sidecar address")
 	cfg.HostAddress = rapid.SampledFrom([]string{"", "[$(TULLE_HOST_IP)]", "$(NODE_NAME)", "proxy.host"}).Draw(t, "host address")
+	cfg.NativeSidecar = rapid.SampledFrom([]*bool{nil, new(true), new(false)}).Draw(t, "native")
+	cfg.ImagePullSecrets = rapid.SampledFrom([][]string{nil, {"mesh"}, {"mesh", "more"}}).Draw(t, "config's pull secrets")
 	return cfg
 }
 
@@ -146,26 +159,33 @@ func TestProperties(t *testing.T) {
 		}
 		patched := applied(t, raw, res)
 
+		if len(res.Warnings) > 0 && len(strings.Join(res.Warnings, "")) > maxWarnings || slices.ContainsFunc(res.Warnings, func(w string) bool { return len(w) > maxWarning }) {
+			t.Fatalf("the warnings are too long: %q", res.Warnings)
+		}
 		if second := mustInject(t, patched, ns, cfg); second.Reason != AlreadyInjected || second.Patch != nil || second.Hash != res.Hash {
 			t.Fatalf("the second pass is %s with patch %s", second.Reason, second.Patch)
 		}
-		checkOnlyOurs(t, original, tree(t, patched), mode)
+		checkOnlyOurs(t, original, tree(t, patched))
 	})
 }
 
 // checkOnlyOurs holds every promise about a patched pod that can be seen from outside.
-func checkOnlyOurs(t *rapid.T, before, after object, mode Mode) {
+func checkOnlyOurs(t *rapid.T, before, after object) {
 	specBefore, specAfter := before["spec"].(object), after["spec"].(object)
+	foreign := func(field string, is func(string) bool) []any {
+		list, _ := specAfter[field].([]any)
+		var out []any
+		for _, e := range list {
+			if !is(e.(object)["name"].(string)) {
+				out = append(out, e)
+			}
+		}
+		return out
+	}
+	ours := func(name string) bool { return strings.HasPrefix(name, "tulle-") }
 	for _, field := range []string{"initContainers", "containers"} {
 		was, _ := specBefore[field].([]any)
-		is, _ := specAfter[field].([]any)
-		if mode == ModeSidecar && field == "initContainers" {
-			if len(is) != len(was)+1 || is[0].(object)["name"] != ProxyContainer {
-				t.Fatalf("the sidecar is not the first init container")
-			}
-			checkEnvironment(t, nil, is[0].(object)["env"].([]any))
-			is = is[1:]
-		}
+		is := foreign(field, ours)
 		if len(is) != len(was) {
 			t.Fatalf("%s: %d became %d", field, len(was), len(is))
 		}
@@ -173,48 +193,44 @@ func checkOnlyOurs(t *rapid.T, before, after object, mode Mode) {
 			envWas, _ := was[i].(object)["env"].([]any)
 			envIs, _ := is[i].(object)["env"].([]any)
 			checkEnvironment(t, envWas, envIs)
-			restored := is[i].(object)
-			if v, ok := was[i].(object)["env"]; ok {
-				restored["env"] = v
-			} else {
-				delete(restored, "env")
-			}
-			if !reflect.DeepEqual(was[i], any(restored)) {
-				t.Fatalf("%s[%d] changed beside its env:\n%v\n%v", field, i, was[i], restored)
+			is[i].(object)["env"] = envWas
+		}
+		for _, e := range list(specAfter[field]) {
+			if env, ok := e.(object)["env"].([]any); ok && ours(e.(object)["name"].(string)) {
+				checkEnvironment(t, nil, env)
 			}
 		}
-		if v, ok := specBefore[field]; ok {
-			specAfter[field] = v
-		} else {
-			delete(specAfter, field)
+		specAfter[field] = is
+	}
+	specAfter["volumes"] = foreign("volumes", ours)
+	secrets := map[string]bool{}
+	for i, e := range list(specAfter["imagePullSecrets"]) {
+		if name := e.(object)["name"].(string); secrets[name] {
+			t.Fatalf("pull secret %s is there twice", name)
+		} else if secrets[name] = true; i < len(list(specBefore["imagePullSecrets"])) && !reflect.DeepEqual(e, list(specBefore["imagePullSecrets"])[i]) {
+			t.Fatal("the user's pull secrets are not the first")
 		}
 	}
-	if mode == ModeSidecar {
-		volumes := specAfter["volumes"].([]any)
-		if volumes[len(volumes)-1].(object)["name"] != tokenVolume {
-			t.Fatal("the token's volume is not the last")
-		}
-		if specAfter["volumes"] = volumes[:len(volumes)-1]; len(volumes) == 1 {
-			delete(specAfter, "volumes")
-		}
-	}
-	meta, was := after["metadata"].(object), before["metadata"].(object)
-	for field, key := range map[string]string{"labels": LabelMode, "annotations": AnnotationStatus} {
-		m := meta[field].(object)
-		if _, ok := m[key]; !ok {
-			t.Fatalf("%s lacks %s", field, key)
-		}
-		if delete(m, key); len(m) == 0 {
-			delete(meta, field)
-			if v, ok := was[field]; ok {
-				meta[field] = v // null or empty
+	specAfter["imagePullSecrets"] = specBefore["imagePullSecrets"]
+
+	is, was := after["metadata"].(object), before["metadata"].(object)
+	for field, keys := range map[string][]string{"labels": {LabelMode}, "annotations": {AnnotationStatus, "kubectl.kubernetes.io/default-container"}} {
+		for i, key := range keys {
+			m := is[field].(object)
+			if _, ok := m[key]; !ok && i == 0 {
+				t.Fatalf("%s lacks %s", field, key)
+			}
+			if delete(m, key); was[field] != nil {
+				delete(was[field].(object), key)
 			}
 		}
 	}
-	if !reflect.DeepEqual(before, after) {
+	if before, after := pruned(before), pruned(after); !reflect.DeepEqual(before, after) {
 		t.Fatalf("more changed than what is ours:\n%v\n%v", before, after)
 	}
 }
+
+func list(v any) []any { l, _ := v.([]any); return l }
 
 // checkEnvironment compares an environment before and after.
 func checkEnvironment(t *rapid.T, before, after []any) {

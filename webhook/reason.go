@@ -1,6 +1,6 @@
 package webhook
 
-import "slices"
+import "fmt"
 
 // Mode says where the proxy runs that serves a pod.
 type Mode string
@@ -10,12 +10,17 @@ const (
 	ModeSidecar Mode = "sidecar"
 	// ModeHost is one proxy per node, shared by the pods of that node.
 	ModeHost Mode = "host"
+	// ModeNone is what pods say that are not to be meshed; a Result has no mode then.
+	ModeNone Mode = "none"
 )
 
-// modes lists the modes in the order in which messages name them.
+// modes lists the modes that a meshed pod can be in.
 func modes() []Mode { return []Mode{ModeSidecar, ModeHost} }
 
-func (m Mode) valid() bool { return slices.Contains(modes(), m) }
+// valid reports whether a pod can ask for m.
+func (m Mode) valid() bool { return m == ModeHost || m == ModeSidecar || m == ModeNone }
+
+func listModes() string { return fmt.Sprintf("%s, %s, %s", ModeHost, ModeSidecar, ModeNone) }
 
 // Reason says why a pod was treated as it was. The list is closed: metrics, audit annotations and the
 // command line all use these values, so a new one is a change for users.
@@ -28,18 +33,18 @@ const (
 	InjectedSidecar Reason = "injected_sidecar"
 	// AlreadyInjected: the pod carries what an earlier pass added, and nothing is missing.
 	AlreadyInjected Reason = "already_injected"
-	// AppDefinesProxy: host mode, and every container has a proxy of the user's own. The pod is labelled, so
+	// AppDefinesProxy: host mode, and every container has a proxy of its own or is skipped. The pod is labelled, so
 	// that its incoming traffic is meshed, but no container was changed.
 	AppDefinesProxy Reason = "app_defines_proxy"
 
-	// NotEnabled: the namespace does not carry tulle.dev/inject=enabled.
+	// NotEnabled: the namespace does not carry tulle.dev/inject=enabled or best-effort.
 	NotEnabled Reason = "not_enabled"
 	// NamespaceExcluded: the namespace is one that is never injected, whatever its labels say.
 	NamespaceExcluded Reason = "namespace_excluded"
 	// OptedOut: the pod carries the label tulle.dev/inject=false.
 	OptedOut Reason = "opted_out"
-	// ModeNone: the pod or its namespace asks for the mode none.
-	ModeNone Reason = "mode_none"
+	// ModeIsNone: the pod or its namespace asks for the mode none.
+	ModeIsNone Reason = "mode_none"
 	// NotMeshed: an ephemeral container of a pod that carries no injection in host mode.
 	NotMeshed Reason = "not_meshed"
 	// HostNetwork: sidecar mode, and the pod uses the network of its node, where a sidecar's ports would
@@ -54,7 +59,7 @@ const (
 	// NotAPod: the webhook was called for something else than the creation of a pod.
 	NotAPod Reason = "not_a_pod"
 
-	// InvalidInject: the pod's label tulle.dev/inject has a value that means nothing.
+	// InvalidInject: the label tulle.dev/inject of the pod or its namespace has a value that means nothing.
 	InvalidInject Reason = "invalid_inject"
 	// InvalidMode: the pod or its namespace asks for a mode that does not exist.
 	InvalidMode Reason = "invalid_mode"
@@ -87,7 +92,7 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		InjectedHost, InjectedSidecar, AlreadyInjected, AppDefinesProxy,
-		NotEnabled, NamespaceExcluded, OptedOut, ModeNone, NotMeshed, HostNetwork, MirrorPod, WindowsPod, Architecture, NotAPod,
+		NotEnabled, NamespaceExcluded, OptedOut, ModeIsNone, NotMeshed, HostNetwork, MirrorPod, WindowsPod, Architecture, NotAPod,
 		InvalidInject, InvalidMode, InvalidPort, InvalidAnnotation, CannotChain, UIDTaken, PodSecurity,
 		NameTaken, PortTaken, EnvTaken,
 		InvalidPod, InternalError,

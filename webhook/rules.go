@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // rule is one line of the table by which pods are judged.
@@ -16,8 +18,8 @@ type rule struct {
 	judge func(*admission) (*Result, error)
 }
 
-// rules is the table. The first rule that decides, decides: everything before "earlier injection" reads only
-// labels and annotations, what follows looks into the pod.
+// rules is the table. The first rule that decides, decides: those before "earlier injection" read only labels
+// and annotations, what follows looks into the pod.
 func rules() []rule {
 	return []rule{
 		{"excluded namespace", (*admission).judgeExcluded},
@@ -27,23 +29,29 @@ func rules() []rule {
 		{"kind of pod", (*admission).judgeKind},
 		{"mode", (*admission).judgeMode},
 		{"ports", (*admission).judgePorts},
+		{"containers", (*admission).judgeContainers},
 		{"capture", (*admission).judgeCapture},
 		{"resources", (*admission).judgeResources},
-		{"plan", (*admission).judgePlan},
 		{"earlier injection", (*admission).judgeEarlier},
-		{"environment", (*admission).write},
+		{"plan", (*admission).judgePlan},
+		{"patch", (*admission).write},
 	}
 }
 
 // admission is one question on its way through the rules.
 type admission struct {
-	pod   podView
-	ns    Namespace
-	cfg   Config // with defaults
-	mode  Mode
-	ports ports
-	plan  plan
-	hash  string
+	came    podView // as it came
+	pod     podView // as it was before an earlier injection
+	earlier *Status // that injection, if there was one
+	ns      Namespace
+	cfg     Config // with defaults
+	mode    Mode
+	ports   ports
+	// skip are the containers that get no environment, conflict is what becomes of one with its own proxy.
+	skip     []string
+	conflict string
+	plan     plan
+	hash     string
 	// warnings of the rules so far.
 	warnings []string
 	// said is what the rule at hand has to say; explain is whether anybody listens.
@@ -94,20 +102,29 @@ func (a *admission) judgeOptOut() (*Result, error) {
 }
 
 func (a *admission) judgeNamespace() (*Result, error) {
-	switch v := a.ns.Labels[LabelInject]; v {
-	case NamespaceEnabled:
-		a.say("namespace %s has the label %s=%s", a.ns.Name, LabelInject, v)
-		return nil, nil
-	default:
-		a.say("namespace %s has no label %s=%s", a.ns.Name, LabelInject, NamespaceEnabled)
+	switch v, ok := a.ns.Labels[LabelInject]; {
+	case !ok:
+		a.say("namespace %s has no label %s: it takes %s or %s", a.ns.Name, LabelInject, NamespaceEnabled, NamespaceBestEffort)
 		return &Result{Reason: NotEnabled}, nil
+	case v == NamespaceEnabled:
+		a.say("namespace %s has the label %s=%s: no pod of it starts unmeshed", a.ns.Name, LabelInject, v)
+		return nil, nil
+	case v == NamespaceBestEffort:
+		a.say("namespace %s has the label %s=%s: while the injector is away, its pods start unmeshed", a.ns.Name, LabelInject, v)
+		return nil, nil
+	case v == NamespaceDisabled:
+		a.say("namespace %s has the label %s=%s", a.ns.Name, LabelInject, v)
+		return &Result{Reason: NotEnabled}, nil
+	default:
+		return denial(InvalidInject, fmt.Sprintf("the label %s of namespace %s is %s, allowed: %s, %s, %s", LabelInject, a.ns.Name, quote(v), NamespaceEnabled, NamespaceBestEffort, NamespaceDisabled),
+			"correct it, or remove it to keep the namespace out of the mesh"), nil
 	}
 }
 
 func (a *admission) judgeLabel() (*Result, error) {
 	v, ok := a.pod.label(LabelInject)
 	if ok && v != "true" {
-		return denial(InvalidInject, fmt.Sprintf("the pod's label %s is %q, allowed: true, false", LabelInject, v),
+		return denial(InvalidInject, fmt.Sprintf("the pod's label %s is %s, allowed: true, false", LabelInject, quote(v)),
 			"correct the label in the pod template, or remove it to follow the namespace"), nil
 	}
 	a.say("the pod follows its namespace")
@@ -137,16 +154,25 @@ func (a *admission) judgeMode() (*Result, error) {
 	}
 	if !ok {
 		a.mode = a.cfg.DefaultMode
-		a.say("the mode is %s, the default: neither pod nor namespace says one", a.mode)
-		return nil, nil
-	}
-	a.mode = Mode(value)
-	if !a.mode.valid() {
-		return denial(InvalidMode, fmt.Sprintf("%s is %q, allowed: %s", where, value, listModes()),
+		where = "the cluster's default; neither pod nor namespace says one"
+	} else if a.mode = Mode(value); !a.mode.valid() {
+		return denial(InvalidMode, fmt.Sprintf("%s is %s, allowed: %s", where, quote(value), listModes()),
 			"correct it, or remove it to follow "+remedy), nil
 	}
 	a.say("the mode is %s: so says %s", a.mode, where)
+	if a.mode == ModeNone {
+		return a.decideNone(), nil
+	}
 	return nil, nil
+}
+
+// decideNone decides about a pod that is to be in no mode.
+func (a *admission) decideNone() *Result {
+	res := &Result{Reason: ModeIsNone}
+	if a.pod.injected() {
+		res.Warnings = []string{fmt.Sprintf("the pod is not to be meshed but carries an injection, as its annotation %s says; take it out of the template with tulle uninject", AnnotationStatus)}
+	}
+	return res
 }
 
 // judgePorts finds the ports of the pod's proxy, or the denial that says what is wrong with them.
@@ -162,7 +188,7 @@ func (a *admission) judgePorts() (*Result, error) {
 		}
 		n, err := strconv.Atoi(value)
 		if err != nil || !usablePort(n) {
-			return denial(InvalidPort, fmt.Sprintf("the pod's annotation %s is %q, allowed: %d to %d", o.key, value, minPort, maxPort),
+			return denial(InvalidPort, fmt.Sprintf("the pod's annotation %s is %s, allowed: %d to %d", o.key, quote(value), minPort, maxPort),
 				"correct it, or remove it for the default, "+strconv.Itoa(*o.port)), nil
 		}
 		*o.port = n
@@ -180,6 +206,34 @@ func (a *admission) judgePorts() (*Result, error) {
 	return nil, nil
 }
 
+// judgeContainers reads which containers get no environment, and what becomes of those with their own proxy.
+func (a *admission) judgeContainers() (*Result, error) {
+	a.conflict = ConflictLeave
+	if v, ok := a.pod.annotation(AnnotationOnConflict); ok {
+		if v != ConflictLeave && v != ConflictChain && v != ConflictOverride {
+			return denial(InvalidAnnotation, fmt.Sprintf("the pod's annotation %s is %s, allowed: %s, %s, %s", AnnotationOnConflict, quote(v), ConflictLeave, ConflictChain, ConflictOverride),
+				"correct it, or remove it for the default, "+ConflictLeave), nil
+		}
+		a.conflict = v
+	}
+	if v, ok := a.pod.annotation(AnnotationSkipContainers); ok {
+		for name := range strings.SplitSeq(v, ",") {
+			name = strings.TrimSpace(name)
+			if len(validation.IsDNS1123Label(name)) > 0 {
+				return denial(InvalidAnnotation, fmt.Sprintf("the pod's annotation %s is %s, in which %s cannot be a container; allowed: names of containers, separated by commas", AnnotationSkipContainers, quote(v), quote(name)),
+					"correct it, or remove it"), nil
+			}
+			if !a.pod.hasContainer(name) {
+				// Not wrong for sure: another webhook may add it later.
+				a.warnings = append(a.warnings, fmt.Sprintf("the pod's annotation %s names %s, but the pod has no such container", AnnotationSkipContainers, name))
+			}
+			a.skip = append(a.skip, name)
+		}
+	}
+	a.say("%d containers are to be skipped, and one with its own proxy is: %s", len(a.skip), a.conflict)
+	return nil, nil
+}
+
 func (a *admission) judgeCapture() (*Result, error) {
 	d, warnings := checkCapture(a.pod, a.mode)
 	a.warnings = append(a.warnings, warnings...)
@@ -193,32 +247,42 @@ func (a *admission) judgeResources() (*Result, error) {
 	return d, nil
 }
 
+// judgeEarlier looks for what an earlier pass has left, and sees the pod without it from here on.
+func (a *admission) judgeEarlier() (*Result, error) {
+	s, ok := a.came.status()
+	switch {
+	case !ok:
+		a.say("the pod carries no injection")
+	case s.Version != statusVersion:
+		a.say("the pod carries an injection of another version of Tulle")
+		return &Result{Mode: s.Mode, Reason: AlreadyInjected, Hash: s.Hash, Warnings: []string{fmt.Sprintf(
+			"the pod carries an injection of another version of Tulle, in format %s, and stays as it is; to have it done anew, leave what was injected, with the annotation %s, out of its template", quote(s.Version), AnnotationStatus)}}, nil
+	default:
+		a.earlier, a.pod = s, a.came.without(s)
+		a.say("the pod carries an injection in mode %s, with hash %s; what follows sees the pod without", s.Mode, s.Hash)
+	}
+	return nil, nil
+}
+
 // judgePlan plans what the pod gets.
 func (a *admission) judgePlan() (*Result, error) {
 	if a.mode == ModeHost {
 		a.plan = hostPlan(a.cfg, a.ports)
-		a.say("the containers get the environment of host mode")
+		if a.pod.Spec.HostNetwork {
+			a.warnings = append(a.warnings, "the pod uses the host's network: its host proxy cannot tell it from its node, so short names resolve in the default namespace, and it is called without the mesh")
+		}
+		a.say("the containers get the environment of host mode, with the proxy %s", a.plan.Env.Proxy)
 	} else {
 		plan, warnings, denied, err := sidecarPlan(a.pod, a.ns, a.cfg, a.ports)
 		if err != nil || denied != nil {
 			return denied, err
 		}
 		a.plan, a.warnings = plan, append(a.warnings, warnings...)
-		a.say("the pod gets a sidecar")
+		a.say("the pod gets %d init containers, %d containers and %d volumes of Tulle's", len(plan.Init)+len(plan.InitLast), len(plan.Containers), len(plan.Volumes))
 	}
 	var err error
 	a.hash, err = a.fingerprint()
 	return nil, err
-}
-
-// judgeEarlier looks for what an earlier pass has left.
-func (a *admission) judgeEarlier() (*Result, error) {
-	if earlier, ok := a.pod.status(); ok && (earlier.Mode != a.mode || earlier.Hash != a.hash) {
-		return &Result{Mode: earlier.Mode, Reason: AlreadyInjected, Hash: earlier.Hash, Warnings: []string{fmt.Sprintf(
-			"the pod carries an earlier injection and stays as it is; to have it done anew, leave what was injected, with the annotation %s, out of its template", AnnotationStatus)}}, nil
-	}
-	a.say("the pod carries no other injection")
-	return nil, nil
 }
 
 // denial is a Result that keeps the pod from being created.
