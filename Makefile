@@ -51,6 +51,8 @@ ifeq ($(keep)$(filter -run%,$(ARGS)),)
 	@$(GO) test -tags e2e -count=1 -timeout 15m -v -run '^Test(Cluster|API)$$' ./e2e/cluster $(ARGS)
 	@echo "e2e: names, against an API server alone"
 	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/names $(ARGS)
+	@echo "e2e: admissions, by an API server alone"
+	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/admission $(ARGS)
 	@echo "e2e: a million requests through failures"
 	@$(soak)
 endif

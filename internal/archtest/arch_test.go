@@ -46,6 +46,7 @@ var layers = []layer{
 	// The planes do not know each other.
 	{path: "manifests", may: []string{"internal"}},
 	{path: "webhook/settings", may: []string{"webhook", "internal"}},
+	{path: "webhook/serving", may: []string{"webhook", "internal"}},
 	{path: "webhook", may: []string{"internal"}},
 	{path: "certs/issuer", may: []string{"certs", "internal"}},
 	{path: "certs", may: []string{"internal"}, forbid: []string{"k8s.io/"}},
