@@ -37,19 +37,7 @@ func TestNamersOfTheMesh(t *testing.T) {
 		c.Store, c.Namers = store, namers
 	})
 	defer stopControl()
-	p, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	p := serve(t, cfg, cfg.Admin, slog.New(slog.DiscardHandler))
 	defer http.DefaultClient.CloseIdleConnections()
 	get := func(page string) string {
 		req, err := http.NewRequest(http.MethodGet, "http://"+page, nil)
@@ -68,9 +56,8 @@ func TestNamersOfTheMesh(t *testing.T) {
 		body, _ := io.ReadAll(res.Body)
 		return fmt.Sprint(res.StatusCode, " ", string(body))
 	}
-	eventually(t, "ready", func() bool { return get(cfg.Admin+"/admin/ready") == "200 ready\n" })
 
-	loading, enough := context.WithCancel(ctx)
+	loading, enough := context.WithCancel(t.Context())
 	var answers atomic.Int64
 	var load sync.WaitGroup
 	load.Go(func() {

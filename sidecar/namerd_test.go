@@ -77,7 +77,7 @@ routers:
 		{"own", "", "200 red /svc/own"},
 		{"red", "/svc/red => /$/inet/127.1/" + blue, "200 blue /svc/red"},
 		{"none", "", "502"},
-		{"red", "/svc/red => /$/inet/169.254.169.254/80", "the proxy does not go to 169.254.169.254"}, // though namerd would
+		{"red", "/svc/red => /$/inet/169.254.169.254/80", "to the machine that asks"}, // though namerd would
 	} {
 		code, body := ask(t, out, c.host, "l5d-dtab", c.dtab)
 		if got := fmt.Sprint(code, " ", body); !strings.Contains(got, c.want) {

@@ -101,41 +101,13 @@ func TestPolicyOfTheMesh(t *testing.T) {
 	sent := watch.New([]byte("server: {maxCallDepth: 7}"))
 	cfg, stopControl := control(t, sent, backend.Listener.Addr().String())
 	defer stopControl()
-	p, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	defer http.DefaultClient.CloseIdleConnections()
-	get := func(url, host string) (int, string) {
-		req, err := http.NewRequest(http.MethodGet, "http://"+url, nil)
-		if err != nil {
-			return 0, err.Error()
-		}
-		req.Host = host
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer res.Body.Close()
-		body, _ := io.ReadAll(res.Body)
-		return res.StatusCode, string(body)
-	}
+	p := serve(t, cfg, cfg.Admin, slog.New(slog.DiscardHandler))
 	source := func() string {
 		var shown struct{ Source string }
-		_, body := get(cfg.Admin+"/admin/policy", "")
+		_, body := ask(t, cfg.Admin+"/admin/policy", "")
 		_ = json.Unmarshal([]byte(body), &shown)
 		return shown.Source
 	}
-	eventually(t, "ready", func() bool { status, _ := get(cfg.Admin+"/admin/ready", ""); return status == 200 })
 	if p.policy.Value().Get().Server.MaxCallDepth != 7 {
 		t.Error("the proxy was ready before its policy was in force")
 	}
@@ -145,7 +117,7 @@ func TestPolicyOfTheMesh(t *testing.T) {
 	}
 
 	// A load that nobody repeats: a connection that is lost is a failure.
-	loading, enough := context.WithCancel(ctx)
+	loading, enough := context.WithCancel(t.Context())
 	var answers [2]atomic.Int64
 	var load sync.WaitGroup
 	for i := range answers {
@@ -165,7 +137,7 @@ func TestPolicyOfTheMesh(t *testing.T) {
 	}
 
 	slow := make(chan string, 1)
-	go func() { status, body := get(cfg.Outgoing, "slow"); slow <- fmt.Sprint(status, body) }()
+	go func() { status, body := ask(t, cfg.Outgoing, "slow"); slow <- fmt.Sprint(status, body) }()
 	under("load", func() bool { return true })
 	release <- struct{}{}
 	if got := <-slow; got != "200hello" {
@@ -174,7 +146,7 @@ func TestPolicyOfTheMesh(t *testing.T) {
 	sent.Set([]byte("service: {kind: io.l5d.static, configs: [{prefix: /svc/slow, totalTimeoutMs: 50}]}"))
 	under("a new policy", func() bool { return source() != first })
 	second := source()
-	if status, body := get(cfg.Outgoing, "slow"); status != http.StatusServiceUnavailable {
+	if status, body := ask(t, cfg.Outgoing, "slow"); status != http.StatusServiceUnavailable {
 		t.Errorf("with a timeout: %d %q", status, body)
 	}
 
@@ -185,7 +157,7 @@ func TestPolicyOfTheMesh(t *testing.T) {
 	if got := source(); got != second {
 		t.Errorf("the policy is that of %q, want %q", got, second)
 	}
-	_, metrics := get(cfg.Admin+"/metrics", "")
+	_, metrics := ask(t, cfg.Admin+"/metrics", "")
 	for _, want := range []string{`tulle_policy_reloads_total{result="ok"} 2`, `tulle_policy_reloads_total{result="failed"} 1`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no metric %s", want)
@@ -203,15 +175,7 @@ func TestOwnPolicyWins(t *testing.T) {
 	if err := os.WriteFile(cfg.Policy, []byte("server: {maxCallDepth: 8}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	defer func() { cancel(); <-ended }()
-	<-p.mesh.namer.Synced()
+	p := serve(t, cfg, cfg.Admin, slog.New(slog.DiscardHandler))
 	if got := p.policy.Value().Get(); got.Server.MaxCallDepth != 8 || got.Source != cfg.Policy {
 		t.Errorf("depth %d, of %s", got.Server.MaxCallDepth, got.Source)
 	}

@@ -29,7 +29,7 @@ func TestReplaced(t *testing.T) {
 	}
 	cfg := DefaultConfig()
 	cfg.Mode, cfg.Dtab, cfg.FsRoot = ModeStandalone, "/svc => /#/io.l5d.fs", dir
-	cfg.Outgoing, cfg.Admin = free(t), free(t)
+	cfg.Outgoing, cfg.Admin = freePort(t), freePort(t)
 	cfg.Handover = fmt.Sprintf("@tulle-test/%d", os.Getpid())
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -92,16 +92,6 @@ func TestReplaced(t *testing.T) {
 	}
 	_ = res.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // requests sends requests on one connection, each once.
