@@ -27,7 +27,11 @@ func checkCapture(pod podView, mode Mode) (*Result, []string) {
 		if !ok {
 			continue
 		}
-		if _, err := parsePorts(text, pod.portsNamed); err != nil {
+		set, err := parsePorts(text, pod.portsNamed)
+		if err == nil && len(set) > maxRuns {
+			err = fmt.Errorf("there are %d ranges, more than %d", len(set), maxRuns)
+		}
+		if err != nil {
 			return denial(InvalidAnnotation, fmt.Sprintf("the pod's annotation %s is %q, in which %v; allowed: numbers from 1 to 65535, ranges like 9000-9100, and names of the pod's ports, separated by commas", key, text, err),
 				"correct it, or remove it"), nil
 		}
@@ -76,6 +80,10 @@ func (p podView) portsNamed(name string) []int {
 	}
 	return ports
 }
+
+// maxRuns is how many ranges a redirect can have beside the one it has of its own: the kernel holds each new connection
+// against all of them.
+const maxRuns = 255
 
 // portSet is a set of ports: runs that are sorted, and have gaps between them.
 type portSet []portRun

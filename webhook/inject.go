@@ -229,6 +229,8 @@ func (w *writer) environment(field string, i int, c containerView) *Result {
 	}
 	switch {
 	case w.plan.Env == nil:
+	case w.plan.NoInit && field == "initContainers":
+		w.note(c, "runs before the sidecar does, and is left alone")
 	case slices.Contains(w.skip, c.Name):
 		w.note(c, "is skipped, as the annotation says")
 	case isMeshProxy(c.Name):

@@ -74,6 +74,8 @@ type plan struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// Env is what the pod's own containers get; nil: they stay as they are.
 	Env *environment `json:"env,omitempty"`
+	// NoInit is whether the pod's init containers stay as they are: they run before the proxy does.
+	NoInit bool `json:"noInit,omitempty"`
 }
 
 // say notes what a rule found.
@@ -138,7 +140,8 @@ func (a *admission) judgeKind() (*Result, error) {
 	}
 	if a.pod.windows() {
 		a.say("the pod asks for Windows")
-		return &Result{Reason: WindowsPod}, nil
+		return &Result{Reason: WindowsPod, Warnings: []string{fmt.Sprintf(
+			"the pod asks for Windows, where no proxy of Tulle's runs, and is not meshed; to be rid of this warning label it %s: \"false\"", LabelInject)}}, nil
 	}
 	a.say("the pod is one that can be meshed")
 	return nil, nil

@@ -45,6 +45,7 @@ func sidecarPlan(pod podView, ns Namespace, cfg Config, p ports) (plan, []string
 	if decided != nil {
 		return plan{}, nil, decided, nil
 	}
+	warnings = append(warnings, hostPorts(pod, cfg)...)
 	how := captureOf(pod)
 	user, more := proxyUserOf(ns, how.kind)
 	warnings = append(warnings, more...)
@@ -68,6 +69,7 @@ func sidecarPlan(pod podView, ns Namespace, cfg Config, p ports) (plan, []string
 	switch {
 	case how.kind != CaptureRedirect:
 		out.Env = new(sidecarEnvironment(cfg, p.Outgoing))
+		out.NoInit = !native
 		if !native && pod.hasInit() {
 			warnings = append(warnings, "the pod's init containers run before its sidecar and are not meshed: with the nodes' kubelets the sidecar cannot start earlier")
 		}
@@ -242,6 +244,19 @@ func collisions(pod podView, p ports) *Result {
 		note(denial(NameTaken, fmt.Sprintf("the pod has a volume named %q, which is the name of the sidecar's", tokenVolume), other))
 	}
 	return first
+}
+
+// hostPorts warns of ports of the node that the host proxy has. They are no ports in the pod, and none of the sidecar's.
+func hostPorts(pod podView, cfg Config) []string {
+	var warnings []string
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		for _, port := range c.Ports {
+			if !c.ours() && (port.HostPort == cfg.OutgoingPort || port.HostPort == cfg.IncomingPort) {
+				warnings = append(warnings, fmt.Sprintf("container %q takes port %d of its node, which is the host proxy's: the pod cannot be placed on a node that has one", c.Name, port.HostPort))
+			}
+		}
+	}
+	return warnings
 }
 
 // freePort returns a port near to port that is not in use. A pod that uses hundreds of them in a row gets the last
