@@ -329,7 +329,7 @@ func TestNamers(t *testing.T) {
 	e := endpoint("10.0.1.4")
 	e.TargetRef = &corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: "a"}
 	s.slice("one", "cart", "v2", "http:8080", e)
-	now("a pod that is not there", "else", "else", "else", "else")
+	now("a pod that is not known yet", "", "", "else", "else")
 	s.pod("a", "10.0.1.4", "sidecar")
 	now("a pod with a proxy", "10.0.1.4:8080>sidecar>10.0.1.4:4141", "10.0.1.4:8080>sidecar>10.0.1.4:4141", "else", "else")
 	p, err := api.Client().CoreV1().Pods(ns).Get(t.Context(), "a", metav1.GetOptions{})
@@ -337,7 +337,7 @@ func TestNamers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.podStatus(p, corev1.PodFailed, "10.0.1.4")
-	now("a pod that has ended", "else", "else", "else", "else")
+	now("a pod that has ended, which its slice does not say yet", "", "", "else", "else")
 }
 
 // away is how long the API server is gone: AWAY, a duration, or some seconds.

@@ -229,7 +229,8 @@ func (s *serviceSpec) sliceNames(port string) []string {
 //	otherwise                                            bound to nothing: alternatives are not tried
 //
 // A ready endpoint whose pod we do not know yet is one that is not ready: pods and slices come
-// in any order, and requests must not move to the alternative for the moment between.
+// in any order, and requests must not move to the alternative for the moment between. So is one
+// whose pod has ended or is deleted, until its slice says so.
 //
 // That endpoints which terminate are used when nothing else is left is what kube-proxy does
 // (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints):
@@ -267,7 +268,7 @@ func (x *Index) replicas(s *service, part nameKey) naming.Replicas {
 			}
 			if endpoint, ok := x.endpoint(e, number); ok {
 				*to = append(*to, endpoint)
-			} else if e.state == stateReady && !x.hasEnded(e) {
+			} else if e.state == stateReady {
 				unready = true
 			}
 		}
@@ -396,12 +397,6 @@ func (x *Index) podOf(e endpoint) *pod {
 		return nil // unknown, or another of the same name
 	}
 	return p
-}
-
-// hasEnded reports whether an endpoint is of a pod that is known to have ended; its slice does not say so yet.
-func (x *Index) hasEnded(e endpoint) bool {
-	p := x.pods[e.pod]
-	return p != nil && p.ended && (e.uid == "" || p.uid == "" || e.uid == p.uid)
 }
 
 // Names returns the ids of all ports of all Services that exist, by number and by name, in no order.
