@@ -1,0 +1,143 @@
+package workload
+
+import (
+	"errors"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// maxTemplateDepth bounds how many keys and list entries deep below its object a template is looked for. The deepest
+// known, that of a JobSet, is four.
+const maxTemplateDepth = 16
+
+// search is the search through one object.
+type search struct {
+	file  *File
+	doc   int
+	about Template // what its templates have in common
+	left  int      // steps, because aliases can make a small text very large
+}
+
+// find adds the templates of an object, or of those in a List.
+func (f *File) find(doc int, n *node) error { return f.findIn(doc, n, "", 0) }
+
+func (f *File) findIn(doc int, n *node, shared string, depth int) error {
+	o := n.resolve()
+	if o == nil || o.kind != object || depth > maxTemplateDepth {
+		return nil
+	}
+	kind, _ := o.child("kind").text()
+	if items := o.child("items"); strings.HasSuffix(kind, "List") && items != nil && items.kind == array {
+		for _, e := range items.entries {
+			if err := f.findIn(doc, e.value, sharedBy(f, e.value, sharedBy(f, items, sharedBy(f, n, shared))), depth+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if kind == "" {
+		return nil
+	}
+	s := &search{file: f, doc: doc, left: budget}
+	s.about = Template{Document: doc, Kind: kind}
+	s.about.Line, _ = position(f.text, o.start)
+	s.about.APIVersion, _ = o.child("apiVersion").text()
+	meta := o.child("metadata")
+	s.about.Namespace, _ = meta.child("namespace").text()
+	if s.about.Name, _ = meta.child("name").text(); s.about.Name == "" {
+		s.about.Name, _ = meta.child("generateName").text()
+	}
+	if kind == "Pod" {
+		if s.about.APIVersion == "v1" && hasContainers(o) {
+			return s.add(n, nil, sharedBy(f, n, shared))
+		}
+		return nil
+	}
+	return s.walk(n, nil, sharedBy(f, n, shared), 0)
+}
+
+// walk looks for templates below n, which is at path.
+func (s *search) walk(n *node, path []string, shared string, depth int) error {
+	o := n.resolve()
+	if o == nil || depth > maxTemplateDepth {
+		return nil
+	}
+	if s.left -= 1 + len(o.entries); s.left < 0 {
+		return s.file.place(s.doc, n, "the aliases make too much of this object")
+	}
+	for i, e := range o.entries {
+		if e.value.resolve() == nil || e.value.resolve().kind == scalar {
+			continue
+		}
+		shared := sharedBy(s.file, e.value, shared)
+		if o.kind == array {
+			at := append(path[:len(path)-1:len(path)-1], path[len(path)-1]+"["+strconv.Itoa(i)+"]")
+			if err := s.walk(e.value, at, shared, depth+1); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(path) == 0 && (e.key == "metadata" || e.key == "status") || !e.named {
+			continue
+		}
+		at := append(path[:len(path):len(path)], e.key)
+		next := s.walk
+		if strings.HasSuffix(strings.ToLower(e.key), "template") && hasContainers(e.value) {
+			next = func(n *node, path []string, shared string, _ int) error { return s.add(n, path, shared) }
+		}
+		if err := next(e.value, at, shared, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasContainers reports whether n looks like a pod.
+func hasContainers(n *node) bool {
+	list := n.child("spec").child("containers")
+	if list == nil || list.kind != array || len(list.entries) == 0 {
+		return false
+	}
+	for _, e := range list.entries {
+		if name, ok := e.value.child("name").text(); !ok || !containerName.MatchString(name) {
+			return false
+		}
+	}
+	return true
+}
+
+// containerName is an RFC 1123 label.
+var containerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// sharedBy says why n cannot be changed alone, if it cannot; before is what is known of where it stands.
+func sharedBy(f *File, n *node, before string) string {
+	if before != "" || n == nil {
+		return before
+	}
+	if n.kind == alias {
+		line, _ := position(f.text, n.start)
+		return "on line " + strconv.Itoa(line) + " it is an alias of something else"
+	}
+	if len(n.users) > 0 {
+		line, _ := position(f.text, n.users[0].start)
+		return "it has an anchor whose alias stands on line " + strconv.Itoa(line)
+	}
+	return ""
+}
+
+// add notes the template n.
+func (s *search) add(n *node, path []string, shared string) error {
+	t := s.about
+	t.Path = strings.Join(path, ".")
+	o := n.resolve()
+	text, err := o.encode()
+	if bad := (*badNode)(nil); errors.As(err, &bad) {
+		return s.file.place(s.doc, bad.at, "%w", bad.err)
+	} else if err != nil {
+		return s.file.place(s.doc, o, "%w", err)
+	}
+	t.JSON, t.root, t.shared = text, o, shared
+	s.file.Templates = append(s.file.Templates, t)
+	return nil
+}
