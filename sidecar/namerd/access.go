@@ -88,7 +88,7 @@ func (c *Client) get(ctx context.Context, url string) (*http.Response, error) {
 	err = fmt.Errorf("namerd answered %s: %s", response.Status, bytes.TrimSpace(text))
 	switch {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		hint := "the token must be made for the audience tulle.dev, of a user who may get the dtab " + c.cfg.Namespace
+		hint := "the token must be made for the audience tulle.dev, of a user who may get and watch the dtab " + c.cfg.Namespace
 		if token == "" {
 			hint = "no token was shown; give the interpreter tls, with the name and the CA of the namer, and tokenFile"
 		}

@@ -68,7 +68,7 @@ func TestToken(t *testing.T) {
 		for _, step := range []struct{ token, shown, name, state, hint string }{
 			{"", "", "error: namerd answered 401 Unauthorized: who are you", "false true refused: namerd answered 401 Unauthorized: who are you", "no token was shown"},
 			{"wrong", "Bearer wrong", "error: namerd answered 401 Unauthorized: who are you", "false true refused: namerd answered 401 Unauthorized: who are you", "audience tulle.dev"},
-			{"other", "Bearer other", "error: namerd answered 403 Forbidden: you may not get this dtab", "false true refused: namerd answered 403 Forbidden: you may not get this dtab", "who may get the dtab shop"},
+			{"other", "Bearer other", "error: namerd answered 403 Forbidden: you may not get this dtab", "false true refused: namerd answered 403 Forbidden: you may not get this dtab", "who may get and watch the dtab shop"},
 			{"none", "Bearer other", "error: namerd answered 403 Forbidden: you may not get this dtab", "false false ask namerd: there is no such file", ""},
 			{"right", "Bearer right", v1, "true false <nil>", ""},
 		} {
