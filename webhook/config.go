@@ -110,7 +110,6 @@ func (c Config) withDefaults() Config {
 	port(&c.OutgoingPort, DefaultOutgoingPort)
 	port(&c.IncomingPort, DefaultIncomingPort)
 	port(&c.AdminPort, DefaultAdminPort)
-	c.HostAddress = c.hostAddress()
 	if c.Architectures == nil {
 		c.Architectures = []string{"amd64", "arm64"}
 	}
@@ -163,12 +162,13 @@ func (c Config) validateCommon() error {
 			bad("%s port is %d, allowed: %d to %d", p.name, p.port, minPort, maxPort)
 		}
 	}
-	if c.HostAddress == "" {
+	address := c.hostAddress()
+	if address == "" {
 		bad("the host address is service, but the name of the host proxies' Service is not set")
 	}
-	for _, v := range references(c.HostAddress) {
+	for _, v := range references(address) {
 		if v != envHostIP && v != envNodeName {
-			bad("host address %q refers to $(%s), allowed: $(%s), $(%s)", c.HostAddress, v, envHostIP, envNodeName)
+			bad("host address %q refers to $(%s), allowed: $(%s), $(%s)", address, v, envHostIP, envNodeName)
 		}
 	}
 	return errors.Join(errs...)

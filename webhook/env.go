@@ -39,10 +39,29 @@ type fieldRef struct {
 
 func literalVar(name, value string) envVar { return envVar{Name: name, Value: value} }
 
-// fieldOf is the variable of that name, which takes its value from a field of the pod.
-func fieldOf(name string) envVar {
-	path := map[string]string{envNodeName: "spec.nodeName", envHostIP: "status.hostIP", envPodIP: "status.podIP"}[name]
-	return envVar{Name: name, ValueFrom: &envSource{fieldRef{APIVersion: "v1", FieldPath: path}}}
+// fieldOf returns the variable of that name, if it is one of ours that takes its value from a field of the pod.
+func fieldOf(name string) (envVar, bool) {
+	var path string
+	switch name {
+	case envNodeName:
+		path = "spec.nodeName"
+	case envHostIP:
+		path = "status.hostIP"
+	case envPodIP:
+		path = "status.podIP"
+	default:
+		return envVar{}, false
+	}
+	return envVar{Name: name, ValueFrom: &envSource{fieldRef{APIVersion: "v1", FieldPath: path}}}, true
+}
+
+func fields(names ...string) []envVar {
+	var all []envVar
+	for _, name := range names {
+		v, _ := fieldOf(name)
+		all = append(all, v)
+	}
+	return all
 }
 
 // is reports whether e, from the pod, means the same as v.
@@ -92,10 +111,11 @@ func hostPlan(c Config, p ports) plan { return plan{Env: new(hostEnvironment(c, 
 
 // hostEnvironment is that of host mode, with the host proxy at the given port.
 func hostEnvironment(c Config, port int) environment {
+	address := c.hostAddress()
 	return environment{
-		Fields: []envVar{fieldOf(envNodeName), fieldOf(envHostIP)},
-		Needed: references(c.HostAddress),
-		Proxy:  proxyURL(c.HostAddress, port),
+		Fields: fields(envNodeName, envHostIP),
+		Needed: references(address),
+		Proxy:  proxyURL(address, port),
 		Bypass: bypass,
 	}
 }
@@ -108,7 +128,7 @@ func sidecarEnvironment(c Config, port int) environment {
 		Bypass: bypass,
 	}
 	if len(env.Needed) > 0 { // Validate allows no other than the pod's IP
-		env.Fields = []envVar{fieldOf(envPodIP)}
+		env.Fields = fields(envPodIP)
 	}
 	return env
 }

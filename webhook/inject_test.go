@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -113,62 +112,6 @@ func summary(t *testing.T, res Result) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-func TestModePrecedence(t *testing.T) {
-	for _, tt := range []struct {
-		pod, namespace, def string
-		want                Mode
-		reason              Reason
-	}{
-		{"", "", "", ModeHost, InjectedHost},
-		{"", "", "sidecar", ModeSidecar, InjectedSidecar},
-		{"", "sidecar", "", ModeSidecar, InjectedSidecar},
-		{"", "sidecar", "host", ModeSidecar, InjectedSidecar},
-		{"host", "sidecar", "sidecar", ModeHost, InjectedHost},
-		{"sidecar", "host", "host", ModeSidecar, InjectedSidecar},
-		{"sidecar", "nonsense", "host", ModeSidecar, InjectedSidecar},
-		{"", "nonsense", "host", "", InvalidMode},
-		{"nonsense", "host", "host", "", InvalidMode},
-		{"Host", "", "", "", InvalidMode},
-		{"none", "", "", "", ModeIsNone},
-	} {
-		t.Run(fmt.Sprintf("%s,%s,%s", tt.pod, tt.namespace, tt.def), func(t *testing.T) {
-			meta := map[string]any{}
-			if tt.pod != "" {
-				meta["annotations"] = map[string]any{AnnotationMode: tt.pod}
-			}
-			raw := marshal(t, map[string]any{"metadata": meta, "spec": map[string]any{
-				"containers": []any{map[string]any{"name": "app"}}}})
-			ns := enabled("shop")
-			if tt.namespace != "" {
-				ns.Labels[LabelMode] = tt.namespace
-			}
-			cfg := testConfig()
-			cfg.DefaultMode = Mode(tt.def)
-			res := mustInject(t, raw, ns, cfg)
-			if res.Mode != tt.want || res.Reason != tt.reason {
-				t.Errorf("got %q, %s: %s; want %q, %s", res.Mode, res.Reason, res.Message, tt.want, tt.reason)
-			}
-			if res.Reason.Denies() != (res.Message != "") {
-				t.Errorf("denies: %v, message: %q", res.Reason.Denies(), res.Message)
-			}
-		})
-	}
-}
-
-func TestExcludedNamespaces(t *testing.T) {
-	raw := []byte(`{"metadata":{"annotations":{"tulle.dev/mode":"host"}},"spec":{"containers":[{"name":"app"}]}}`)
-	cfg := testConfig()
-	cfg.MeshNamespace = "mesh"
-	for _, name := range []string{"kube-system", "kube-public", "kube-node-lease", "cert-manager", "mesh"} {
-		if res := mustInject(t, raw, enabled(name), cfg); res.Reason != NamespaceExcluded || res.Patch != nil {
-			t.Errorf("namespace %s: %s", name, res.Reason)
-		}
-	}
-	if res := mustInject(t, raw, enabled("tulle"), cfg); res.Reason != InjectedHost {
-		t.Errorf("namespace tulle of a mesh in another namespace: %s", res.Reason)
-	}
 }
 
 // What no version of the Go types knows must survive, wherever it stands.

@@ -45,7 +45,7 @@ const (
 	OptedOut Reason = "opted_out"
 	// ModeIsNone: the pod or its namespace asks for the mode none.
 	ModeIsNone Reason = "mode_none"
-	// NotMeshed: an ephemeral container of a pod that carries no injection in host mode.
+	// NotMeshed: an ephemeral container of a pod whose containers were given no proxy.
 	NotMeshed Reason = "not_meshed"
 	// HostNetwork: sidecar mode, and the pod uses the network of its node, where a sidecar's ports would
 	// be the node's.
@@ -56,7 +56,7 @@ const (
 	WindowsPod Reason = "windows_pod"
 	// Architecture: sidecar mode, and the pod asks for a processor that there is no image of the proxy for.
 	Architecture Reason = "architecture"
-	// NotAPod: the webhook was called for something else than the creation of a pod.
+	// NotAPod: the webhook was called for something else than the creation of a pod, or of its ephemeral containers.
 	NotAPod Reason = "not_a_pod"
 
 	// InvalidInject: the label tulle.dev/inject of the pod or its namespace has a value that means nothing.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,7 +43,7 @@ type ServerConfig struct {
 }
 
 // Server is the admission webhook: it answers an AdmissionReview of admission.k8s.io/v1 in the body of
-// POST requests, about pods to "/inject" and about DTabs to "/validate-dtab". It starts no goroutines and has no
+// POST requests, about pods and their ephemeral containers to "/inject" and about DTabs to "/validate-dtab". It starts no goroutines and has no
 // side effects, so dry runs need no care. It is safe for concurrent use. TLS and timeouts belong to the
 // http.Server around it.
 type Server struct {
@@ -146,9 +147,17 @@ func readReview(w http.ResponseWriter, r *http.Request) (*admissionv1.AdmissionR
 // decide answers one admission request. Errors become results, so that each request has exactly one reason.
 func (s *Server) decide(ctx context.Context, req *admissionv1.AdmissionRequest) Result {
 	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
-	if req.Resource != pods || req.SubResource != "" || req.Operation != admissionv1.Create {
-		return Result{Reason: NotAPod, Warnings: []string{fmt.Sprintf(
-			"the injector was called for %s of %s, but only handles CREATE of pods; correct its webhook configuration", req.Operation, req.Resource.Resource)}}
+	switch {
+	case req.Resource == pods && req.SubResource == "" && req.Operation == admissionv1.Create:
+	case req.Resource == pods && req.SubResource == "ephemeralcontainers" && req.Operation == admissionv1.Update:
+		res, err := InjectEphemeral(req.OldObject.Raw, req.Object.Raw)
+		if err != nil {
+			return Result{Reason: NotMeshed, Warnings: []string{cut("the container does not get the mesh's proxy: "+err.Error(), maxWarning)}}
+		}
+		return res
+	default:
+		return Result{Reason: NotAPod, Warnings: []string{cut(fmt.Sprintf(
+			"the injector was called for %s of %s, but handles CREATE of pods and UPDATE of pods/ephemeralcontainers; correct its webhook configuration", req.Operation, strings.TrimSuffix(req.Resource.Resource+"/"+req.SubResource, "/")), maxWarning)}}
 	}
 	ns, err := s.cfg.Namespace(ctx, req.Namespace)
 	if err != nil {

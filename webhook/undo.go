@@ -218,9 +218,10 @@ func (s *Status) stripEnv(e *envEdit, container string) {
 
 // wrote reports whether an entry is one that the injection added.
 func (s *Status) wrote(entry envView, all []envView) bool {
+	if v, ok := fieldOf(entry.Name); ok {
+		return v.is(entry)
+	}
 	switch entry.Name {
-	case envNodeName, envHostIP, envPodIP:
-		return fieldOf(entry.Name).is(entry)
 	case "http_proxy", "HTTP_PROXY":
 		return s.isProxy(entry)
 	case "no_proxy", "NO_PROXY":
