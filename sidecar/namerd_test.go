@@ -160,7 +160,7 @@ routers:
 			}
 			for page, want := range map[string]string{
 				"/admin/ready": "ready; the namerd of router http, 127.0.0.1:" + port + ", refused: namerd answered 401 Unauthorized: the token is too old (hint: ",
-				"/namer_state": `"connected": false`,
+				"/namer_state": `too old (hint: `,
 				"/metrics":     `tulle_namerd_connected{router="http"} 0`,
 			} {
 				if _, body := ask(t, pages+page, ""); !strings.Contains(body, want) {

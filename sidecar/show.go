@@ -147,6 +147,9 @@ func (p *Proxy) namerState() admin.NamerState {
 		}
 		if now.Err != nil {
 			shown.Error = now.Err.Error()
+			if now.Hint != "" {
+				shown.Error += " (hint: " + now.Hint + ")"
+			}
 		}
 		state.Namers = append(state.Namers, shown)
 	}
