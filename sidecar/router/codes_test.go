@@ -76,6 +76,7 @@ func provocations() map[string]provoked {
 		"T113": {words: "service: {maxConcurrentRequests: 1}", prepare: holding, request: plain, retryable: true},
 		"T114": {prepare: never, request: "GET / HTTP/1.1\r\nHost: world\r\nl5d-ctx-deadline: 1 2\r\n\r\n"},
 		"T115": {request: "TRACE / HTTP/1.1\r\nHost: world\r\nMax-Forwards: many\r\n\r\n"},
+		"T116": {request: "GET / HTTP/1.1\r\nHost: world\r\nProxy-Authorization: Basic Y2hhaW4tITo=\r\n\r\n", retryable: true},
 		"T201": {request: plain, retryable: true},
 		"T202": {prepare: func(_ *testing.T, m *mesh) { m.table.value(bound("world")).Set(naming.Replicas{}) }, request: plain, retryable: true},
 		"T203": {prepare: func(_ *testing.T, m *mesh) {

@@ -35,7 +35,8 @@ type added struct {
 	residual        string // what the client's name left of the path, printed
 	endpoint        string
 	ctxDtab         string
-	upgrade         []byte // the protocol that the client asks to switch to
+	upgrade         []byte    // the protocol that the client asks to switch to
+	via             *upstream // another proxy that the request goes to
 	// delivery is set by the incoming proxy, the last one before the application:
 	// what the outgoing one wrote stays.
 	delivery bool
@@ -48,6 +49,8 @@ func (a *added) replaced(k wire.Kind) bool {
 		return true
 	case wire.KindClientCert: // what it says only a proxy that saw the certificate can say
 		return true
+	case wire.KindProxyAuthorization:
+		return !a.delivery // the proxy before this one lets only its own pass
 	case wire.KindDtab, wire.KindCtxDtab, wire.KindDst, wire.KindDstService, wire.KindDstClient:
 		return !a.delivery
 	}
@@ -64,6 +67,13 @@ func writeRequest(w *http1.Writer, x *exchange, a *added) {
 	target := req.Path
 	if target == nil {
 		target = req.Authority // of CONNECT
+	}
+	switch {
+	case a.via != nil && req.Path != nil:
+		x.scratch = absolute(x.scratch[:0], req)
+		target = x.scratch
+	case a.delivery && req.Path != nil && wire.HasPrefixFold(req.Target, "http://"):
+		target = req.Target // for an application that is a proxy itself
 	}
 	w.RequestLine(req.Method, target)
 	// Host first (RFC 9110, section 7.2), and from the authority that was routed.
@@ -86,6 +96,9 @@ func writeRequest(w *http1.Writer, x *exchange, a *added) {
 		}
 	}
 	vias = writeVia(w, vias, req.Minor)
+	if a.via != nil && a.via.auth != nil {
+		w.Field(proxyAuthorization, a.via.auth)
+	}
 	if a.service != "" {
 		w.FieldString(headerService, a.service)
 	}
@@ -205,12 +218,14 @@ func writeVia(w *http1.Writer, before []byte, minor byte) []byte {
 }
 
 var (
-	hostName     = []byte("Host")
-	viaName      = []byte("Via")
-	viaValue     = []byte(via)
-	viaOld       = []byte("1.0 linkerd")
-	upgradeName  = []byte("Upgrade")
-	deadlineName = []byte(deadline.Header)
+	hostName = []byte("Host")
+
+	proxyAuthorization = []byte("Proxy-Authorization")
+	viaName            = []byte("Via")
+	viaValue           = []byte(via)
+	viaOld             = []byte("1.0 linkerd")
+	upgradeName        = []byte("Upgrade")
+	deadlineName       = []byte(deadline.Header)
 )
 
 // countVia returns how many proxies a request has passed.

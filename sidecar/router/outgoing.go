@@ -128,6 +128,8 @@ type routing struct {
 	name      *bind.Name
 	namespace string // of the caller
 	override  naming.Dtab
+	upstream  *upstream // through which the request is to leave the mesh; nil for none
+	via       *upstream // the same once it does
 	*binding
 	due    int64 // when the answer must be there, in the time of package clock; 0: never
 	ours   bool  // due is by this proxy's policy, not by the caller's deadline
@@ -171,7 +173,7 @@ func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status i
 	if x.diagnosis.endsHere() && !x.diagnosis.report {
 		return x.reply(""), nil
 	}
-	if problem := o.bind(ctx, r); problem != nil {
+	if problem := o.bind(ctx, x, r); problem != nil {
 		return 0, problem
 	}
 	if x.diagnosis.endsHere() {
@@ -211,6 +213,11 @@ func (o *Outgoing) admit(x *exchange, r *routing) *Problem {
 			Hint:    "a name leads back to this proxy; look at the dtab"}
 	}
 	h := &x.req.Header
+	if h.HasKind(wire.KindProxyAuthorization) || x.s.inside != nil {
+		if problem := o.chain(x, r); problem != nil {
+			return problem
+		}
+	}
 	if !h.HasKind(wire.KindDtab) && !h.HasKind(wire.KindCtxDtab) {
 		return nil
 	}
@@ -248,7 +255,7 @@ func overrides(h *wire.Header) (naming.Dtab, *Problem) {
 }
 
 // bind resolves the name to one replica set for this request.
-func (o *Outgoing) bind(ctx context.Context, r *routing) *Problem {
+func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 	tree, err := r.name.Resolve(ctx)
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
@@ -259,12 +266,18 @@ func (o *Outgoing) bind(ctx context.Context, r *routing) *Problem {
 		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
 			Hint: "correct the rule of the dtab that leads to this name"}
 	}
-	leaf := tree.Leaf
+	leaf, ok := tree.Leaf, true
 	if tree.Kind != naming.BoundLeaf {
-		var ok bool
-		if leaf, ok = tree.Pick(rand.Float64()); !ok {
-			return o.noRoute(r)
+		leaf, ok = tree.Pick(rand.Float64())
+	}
+	if r.upstream != nil && r.via == nil && (!ok || outside(leaf.ID)) {
+		if problem := o.onward(x, r); problem != nil {
+			return problem
 		}
+		return o.bind(ctx, x, r)
+	}
+	if !ok {
+		return o.noRoute(r)
 	}
 	r.binding = o.remember(r, leaf)
 	if r.client.Policy().TLS.Enabled {

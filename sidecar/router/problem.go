@@ -37,6 +37,7 @@ const (
 	codeBusyService   = "T113" // as many requests as the service may have
 	codeExpired       = "T114" // the deadline had passed before the request came
 	codeBadForwards   = "T115" // Max-Forwards of a TRACE is no whole number
+	codeBadChain      = "T116" // Proxy-Authorization names no proxy to go on to
 	codeNoRoute       = "T201" // the name binds to nothing, or to no endpoint
 	codeBindTimeout   = "T202" // the namer did not say in time what the name is
 	codeBindError     = "T203" // the name cannot be bound

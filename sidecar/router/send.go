@@ -74,6 +74,7 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 	}
 	s := &x.sending
 	s.o, s.x, s.r, s.t, s.tried = o, x, r, t, s.space[:0]
+	s.added.via = r.via
 	s.service, s.added.client, s.residual, s.upgrade = svc.name, r.client.ID, r.residual, x.upgrade()
 	if len(r.override) > 0 {
 		s.ctxDtab = r.override.String()

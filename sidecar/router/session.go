@@ -53,6 +53,9 @@ type session struct {
 	begun  bool           // begin has been done
 	origin *forwarded.Hop // see hop
 
+	chained *upstream // that the last request named which named one
+	inside  *upstream // of the CONNECT that brought the requests; nil for none
+
 	state    atomic.Uint32
 	since    atomic.Int64              // when the state began
 	upstream atomic.Pointer[pool.Conn] // in use and not given back, for closeAll and after a panic

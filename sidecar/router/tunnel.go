@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
@@ -92,6 +93,7 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 		return statusGone, nil
 	}
 	if x.sniff() == tunnel.HTTP1 {
+		x.s.inside = r.upstream
 		return 200, nil
 	}
 	// From here on there is no way to tell the client what is wrong.
@@ -170,23 +172,42 @@ func (o *Outgoing) reach(ctx context.Context, x *exchange, r *routing, e *client
 		hop.Pool.Close(conn)
 		conn, err = hop.Pool.Open(dialing)
 	}
-	if err != nil || hop.Endpoint.Hop == naming.HopNone {
-		return conn, err
+	if err != nil {
+		return nil, err
 	}
 	a := added{service: r.service.name, client: r.client.ID, residual: r.residual, endpoint: hop.Endpoint.Address}
 	if len(r.override) > 0 {
 		a.ctxDtab = r.override.String()
 	}
-	if err := x.send(hop.Pool, conn, &a, clock.Now()+int64(timeout)); err != nil {
-		return nil, err
-	}
-	if x.res.Status/100 != 2 {
-		x.s.upstream.Store(nil)
-		hop.Pool.Close(conn)
-		if refused(&x.res) {
-			return nil, refusal(&x.res)
+	if hop.Endpoint.Hop != naming.HopNone {
+		if err := x.dig(hop.Pool, conn, &a, timeout); err != nil {
+			return nil, err
 		}
-		return nil, errors.New("the proxy of the endpoint did not make the tunnel")
+	}
+	if r.via != nil {
+		a.endpoint, a.via = "", r.via
+		if err := x.dig(hop.Pool, conn, &a, timeout); err != nil {
+			return nil, err
+		}
 	}
 	return conn, nil
+}
+
+// dig asks the proxy at the other end of c for the tunnel. After an error c is closed.
+func (x *exchange) dig(p *pool.Pool, c *pool.Conn, a *added, timeout time.Duration) error {
+	if err := x.send(p, c, a, clock.Now()+int64(timeout)); err != nil {
+		return err
+	}
+	if x.res.Status/100 == 2 {
+		return nil
+	}
+	x.s.upstream.Store(nil)
+	p.Close(c)
+	switch {
+	case a.via != nil:
+		return fmt.Errorf("the proxy %s that the caller chained did not make the tunnel: %d", a.via.authority, x.res.Status)
+	case refused(&x.res):
+		return refusal(&x.res)
+	}
+	return errors.New("the proxy of the endpoint did not make the tunnel")
 }
