@@ -161,12 +161,13 @@ type followed struct {
 	stop    func()
 
 	queued atomic.Bool // it is among Registry.news
-	mu     sync.Mutex  // held while value is made and set
+	mu     sync.Mutex  // held while f is made, and while value is made and set
 }
 
 // follow is called with mu held.
 func (r *Registry) follow(steps []*transformer, leaves []leaf) *followed {
 	f := &followed{steps: steps, proxies: make([]*watch.Value[naming.Replicas], len(steps))}
+	f.mu.Lock() // Run may hear of a change before all is followed
 	var stops []func()
 	follow := func(l leaf) *watch.Value[naming.Replicas] {
 		value, release := l.follow(l.id)
@@ -187,6 +188,7 @@ func (r *Registry) follow(steps []*transformer, leaves []leaf) *followed {
 			stop()
 		}
 	}
+	f.mu.Unlock()
 	f.update(r)
 	return f
 }
