@@ -86,7 +86,7 @@ func genPod(t *rapid.T) object {
 	if rapid.Bool().Draw(t, "labels") {
 		metadata["labels"] = object{"app": "a", "x/y~z": rapid.String().Draw(t, "label")}
 	}
-	switch rapid.IntRange(0, 3).Draw(t, "annotations") {
+	switch rapid.IntRange(0, 4).Draw(t, "annotations") {
 	case 0:
 		metadata["annotations"] = nil
 	case 1:
@@ -96,6 +96,8 @@ func genPod(t *rapid.T) object {
 			AnnotationOnConflict:     rapid.SampledFrom([]string{ConflictLeave, ConflictChain, ConflictOverride}).Draw(t, "conflict"),
 			AnnotationSkipContainers: rapid.SampledFrom([]string{"app0", "init0, app1", "other"}).Draw(t, "skip"),
 		}
+	case 3:
+		metadata["annotations"] = genAsks(t)
 	}
 	if rapid.IntRange(0, 3).Draw(t, "own mode label") == 0 {
 		metadata["labels"] = object{LabelMode: rapid.SampledFrom([]string{"host", "sidecar", "none", "x"}).Draw(t, "mode label"), LabelInject: "true"}
@@ -119,6 +121,9 @@ func genPod(t *rapid.T) object {
 	}
 	if rapid.Bool().Draw(t, "pull secrets") {
 		spec["imagePullSecrets"] = []any{object{"name": rapid.SampledFrom([]string{"mine", "mesh"}).Draw(t, "pull secret")}}
+	}
+	if rapid.Bool().Draw(t, "situation") {
+		genSituation(t, spec)
 	}
 	if rapid.IntRange(0, 3).Draw(t, "host network") == 0 {
 		spec["hostNetwork"] = true
