@@ -15,8 +15,8 @@ const maxTemplateDepth = 16
 type search struct {
 	file  *File
 	doc   int
-	about Template // what its templates have in common
-	left  int      // steps, because aliases can make a small text very large
+	about Object
+	left  int // steps, because aliases can make a small text very large
 }
 
 // find adds the templates of an object, or of those in a List.
@@ -40,14 +40,8 @@ func (f *File) findIn(doc int, n *node, shared string, depth int) error {
 		return nil
 	}
 	s := &search{file: f, doc: doc, left: budget}
-	s.about = Template{Document: doc, Kind: kind}
-	s.about.Line, _ = position(f.text, o.start)
-	s.about.APIVersion, _ = o.child("apiVersion").text()
-	meta := o.child("metadata")
-	s.about.Namespace, _ = meta.child("namespace").text()
-	if s.about.Name, _ = meta.child("name").text(); s.about.Name == "" {
-		s.about.Name, _ = meta.child("generateName").text()
-	}
+	s.about = objectOf(f, doc, kind, o)
+	f.Objects = append(f.Objects, s.about)
 	if kind == "Pod" {
 		if s.about.APIVersion == "v1" && hasContainers(o) {
 			return s.add(n, nil, sharedBy(f, n, shared))
@@ -55,6 +49,32 @@ func (f *File) findIn(doc int, n *node, shared string, depth int) error {
 		return nil
 	}
 	return s.walk(n, nil, sharedBy(f, n, shared), 0)
+}
+
+func objectOf(f *File, doc int, kind string, o *node) Object {
+	about := Object{Document: doc, Kind: kind}
+	about.Line, _ = position(f.text, o.start)
+	about.APIVersion, _ = o.child("apiVersion").text()
+	meta := o.child("metadata")
+	about.Namespace, _ = meta.child("namespace").text()
+	if about.Name, _ = meta.child("name").text(); about.Name == "" {
+		about.Name, _ = meta.child("generateName").text()
+	}
+	texts := func(key string) map[string]string {
+		n := meta.child(key)
+		if n == nil || n.kind != object {
+			return nil
+		}
+		all := map[string]string{}
+		for _, e := range n.entries {
+			if v, ok := e.value.text(); ok && e.named {
+				all[e.key] = v
+			}
+		}
+		return all
+	}
+	about.Labels, about.Annotations = texts("labels"), texts("annotations")
+	return about
 }
 
 // walk looks for templates below n, which is at path.
@@ -67,6 +87,14 @@ func (s *search) walk(n *node, path []string, shared string, depth int) error {
 		return s.file.place(s.doc, n, "the aliases make too much of this object")
 	}
 	for i, e := range o.entries {
+		if o.merges && e.named && e.key == mergeKey {
+			for _, from := range o.merged() {
+				if err := s.walk(from, path, "it is merged in from elsewhere", depth+1); err != nil {
+					return err
+				}
+			}
+			continue
+		}
 		if e.value.resolve() == nil || e.value.resolve().kind == scalar {
 			continue
 		}
@@ -128,7 +156,7 @@ func sharedBy(f *File, n *node, before string) string {
 
 // add notes the template n.
 func (s *search) add(n *node, path []string, shared string) error {
-	t := s.about
+	t := Template{Object: s.about}
 	t.Path = strings.Join(path, ".")
 	o := n.resolve()
 	text, err := o.encode()

@@ -19,6 +19,7 @@ package workload
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -60,6 +61,8 @@ type File struct {
 	Name string
 	// Templates are the pod templates, in the order of the text.
 	Templates []Template
+	// Objects are all objects, those with templates and others, but no Lists.
+	Objects []Object
 	// Documents is how many documents there are, of any kind, the empty ones included.
 	Documents int
 	// JSON says that the file is JSON, one value after the other, and not YAML.
@@ -72,13 +75,21 @@ type File struct {
 	cut int
 }
 
+// Object is an object of Kubernetes, as far as it says what it is.
+type Object struct {
+	// Document is the number of the document it is in, from 1; Line that of the line on which it begins.
+	Document, Line int
+	// APIVersion, Kind, Namespace and Name are its own; a name that is to be generated is the beginning of one.
+	// Namespace and Name may be empty.
+	APIVersion, Kind, Namespace, Name string
+	// Labels and Annotations are those of the object, not those of its template.
+	Labels, Annotations map[string]string
+}
+
 // Template is a pod template, or a pod that stands for itself.
 type Template struct {
-	// Document is the number of the document it is in, from 1; Line that of the line on which the object begins.
-	Document, Line int
-	// APIVersion, Kind, Namespace and Name are those of the object that the template is part of. Namespace and Name
-	// may be empty.
-	APIVersion, Kind, Namespace, Name string
+	// Object is what the template is part of.
+	Object
 	// Path leads from the object to the template, as in spec.template; it is empty for a Pod.
 	Path string
 	// JSON is the template: an object with metadata and spec, and for a Pod all else that it has. Keys and list
@@ -158,6 +169,24 @@ func (f *File) read() error {
 	var err error
 	f.docs, f.cut, err = readYAML(f.Name, f.text)
 	return err
+}
+
+// Values returns the documents as JSON, nil for one that is empty. The error is an *[Error]: of YAML that JSON does not have.
+func (f *File) Values() ([][]byte, error) {
+	all := make([][]byte, len(f.docs))
+	for i, d := range f.docs {
+		if d.root == nil {
+			continue
+		}
+		text, err := d.root.encode()
+		if bad := (*badNode)(nil); errors.As(err, &bad) {
+			return nil, f.place(i+1, bad.at, "%w", bad.err)
+		}
+		if all[i] = text; string(text) == "null" {
+			all[i] = nil
+		}
+	}
+	return all, nil
 }
 
 var bom = []byte("\uFEFF")
