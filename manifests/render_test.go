@@ -90,15 +90,15 @@ func TestRenderedObjects(t *testing.T) {
 		switch o.(type) {
 		case *unstructured.Unstructured, *corev1.Namespace, *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *admission.MutatingWebhookConfiguration:
 		default:
-			if ns := o.(metav1.Object).GetNamespace(); ns != "tulle" {
+			if ns := o.(metav1.Object).GetNamespace(); ns != "tulle" && (ns != "tulle-probe" || o.(metav1.Object).GetName() != "tulle-probe") {
 				t.Errorf("%s is in namespace %q", got[len(got)-1], ns)
 			}
 		}
 	}
 	want := []string{
-		"Namespace tulle", "CustomResourceDefinition dtabs.l5d.io", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
+		"Namespace tulle", "Namespace tulle-probe", "CustomResourceDefinition dtabs.l5d.io", "ServiceAccount tulle-controller", "ServiceAccount tulle-host",
 		"ClusterRole tulle-controller", "ClusterRole tulle-dtab-editor", "ClusterRole tulle-dtab-viewer",
-		"ClusterRoleBinding tulle-controller", "Role tulle-controller", "RoleBinding tulle-controller",
+		"ClusterRoleBinding tulle-controller", "Role tulle-controller", "Role tulle-probe", "RoleBinding tulle-controller", "RoleBinding tulle-probe",
 		"Issuer tulle-mesh", "Issuer tulle-selfsigned", "Certificate tulle-bundle", "Certificate tulle-ca", "Certificate tulle-controller",
 		"ConfigMap tulle-controller", "ConfigMap tulle-policy",
 		"Service tulle-controller", "Service tulle-host", "PodDisruptionBudget tulle-controller", "Deployment tulle-controller", "DaemonSet tulle-host",
@@ -312,7 +312,7 @@ func TestPermissions(t *testing.T) {
 	add := func(where string, rules []rbacv1.PolicyRule) {
 		for _, r := range rules {
 			for _, res := range r.Resources {
-				got[where+" "+res] = r.Verbs
+				got[where+" "+res] = append(got[where+" "+res], r.Verbs...)
 			}
 		}
 	}
@@ -328,7 +328,9 @@ func TestPermissions(t *testing.T) {
 	}
 	watch := []string{"get", "list", "watch"}
 	want := map[string][]string{
-		"cluster nodes":      watch,
+		"cluster nodes":                         watch,
+		"cluster mutatingwebhookconfigurations": {"get", "list", "watch", "patch"},
+		"tulle secrets":                         {"create", "get", "list", "watch", "update"}, "tulle-probe pods": {"create"},
 		"cluster namespaces": watch, "cluster pods": watch, "cluster services": watch, "cluster endpointslices": watch,
 		"cluster tokenreviews": {"create"}, "cluster subjectaccessreviews": {"create"},
 		"tulle certificaterequests": {"create", "get", "list", "watch", "delete"},
@@ -482,7 +484,7 @@ func TestValuesRefused(t *testing.T) {
 }
 
 func TestWithoutNamespace(t *testing.T) {
-	if got := all[corev1.Namespace](render(t, "tulle", map[string]any{"createNamespace": false})); len(got) != 0 {
+	if got := all[corev1.Namespace](render(t, "tulle", map[string]any{"createNamespace": false})); got["tulle"] != nil {
 		t.Errorf("namespaces %v", slices.Collect(maps.Keys(got)))
 	}
 }

@@ -81,7 +81,7 @@ func DefaultConfig() Config {
 	const mounted = "/etc/tulle/tls/"
 	return Config{
 		WebhookAddress: ":8443", NamerAddress: ":4180", MeshAddress: ":4181", AdminAddress: ":9990",
-		WebhookCertificate: certificateFile,
+		WebhookCertificate: certificateSelf,
 		TLSCertFile:        mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
 		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,

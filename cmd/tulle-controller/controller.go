@@ -24,12 +24,10 @@ import (
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
-	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
-	"github.com/tulle-mesh/tulle/webhook"
 )
 
 const (
@@ -56,6 +54,7 @@ type controller struct {
 	policy     *policy.File // nil without a file
 	clients    clients
 	namespaces *namespaces
+	injector   *injector
 	store      namer.Store
 	seeds      *seeds
 	proxies    prometheus.Gauge // streams that are open
@@ -71,9 +70,12 @@ type controller struct {
 type server struct {
 	name    string
 	address string
-	tls     bool
+	tls     certificate // nil for none
 	http    *http.Server
 }
+
+// certificate gets the certificate of a port, as tls.Config asks for it.
+type certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // newController puts the parts together. It does no I/O.
 func newController(cfg Config, clients clients, log *slog.Logger) (*controller, error) {
@@ -155,27 +157,21 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	if err != nil {
 		return nil, err
 	}
-	injector, err := webhook.NewServer(webhook.ServerConfig{
-		Config:     func() webhook.Config { return cfg.injector().Config(string(c.files.CA())) },
-		Namespace:  c.namespaces.Find,
-		DTab:       store.Check,
-		Registerer: metrics,
-		Logger:     log,
-	})
-	if err != nil {
+	if c.injector, err = newInjector(cfg, clients, c.files, c.namespaces, metrics, log); err != nil {
 		return nil, err
 	}
+	c.components = append(c.components, c.injector.components...)
 
-	review := c.serve("webhook", cfg.WebhookAddress, true)
+	review := c.serve("webhook", cfg.WebhookAddress, c.injector.GetCertificate)
 	review.ReadTimeout, review.WriteTimeout = reviewTimeout, reviewTimeout
-	review.Handler = injector
+	review.Handler = c.injector
 
-	dtabs := c.serve("namer API", cfg.NamerAddress, false)
+	dtabs := c.serve("namer API", cfg.NamerAddress, nil)
 	seen := &namer.Seen{}
 	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, BoundNames: c.index.Names, Authorize: access.authorize, Logger: log})
 	dtabs.Handler = run.Streams(dtabs, edit)
 
-	mesh, routes := c.serve("mesh API", cfg.MeshAddress, true), http.NewServeMux()
+	mesh, routes := c.serve("mesh API", cfg.MeshAddress, c.files.GetCertificate), http.NewServeMux()
 	routes.Handle("POST "+certs.Path, identity)
 	// The same API as at its own port, for those who send tokens through a network that others can read.
 	routes.Handle("/api/1/", run.Streams(mesh, edit))
@@ -186,7 +182,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, promhttp.InstrumentHandlerInFlight(c.proxies, stream)))
 	mesh.Handler = routes
 
-	admin, pages := c.serve("admin", cfg.AdminAddress, false), http.NewServeMux()
+	admin, pages := c.serve("admin", cfg.AdminAddress, nil), http.NewServeMux()
 	pages.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pong") })
 	pages.HandleFunc("GET /admin/ready", c.ready)
 	pages.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
@@ -195,7 +191,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 }
 
 // serve adds a server with the timeouts that fit any handler; streams rule out the others.
-func (c *controller) serve(name, address string, tls bool) *http.Server {
+func (c *controller) serve(name, address string, tls certificate) *http.Server {
 	s := &http.Server{
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -277,6 +273,7 @@ func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
 		{!c.files.Loaded(), "the serving certificate is not loaded"},
 		{!isClosed(c.index.Synced()), "services, endpoints and pods are not read yet"},
 		{!c.namespaces.HasSynced(), "namespaces are not read yet"},
+		{c.injector.notReady() != "", c.injector.notReady()},
 		{c.store.Names().Get() == nil, "dtabs are not read yet"},
 		{!isClosed(c.seeds.tried), "the first dtabs are not made yet"},
 	} {
@@ -286,6 +283,9 @@ func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	_, _ = io.WriteString(w, "ready")
+	if remark := c.injector.remark(); remark != "" {
+		_, _ = io.WriteString(w, "\n"+remark+"\n")
+	}
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -323,8 +323,8 @@ func (c *controller) Run(ctx context.Context) error {
 			c.listening(s.name, listener.Addr().String())
 		}
 		serve := run.HTTP(s.http, listener, grace)
-		if s.tls {
-			serve = run.HTTPS(s.http, listener, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: c.files.GetCertificate}, grace)
+		if s.tls != nil {
+			serve = run.HTTPS(s.http, listener, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.tls}, grace)
 		}
 		components = append(components, run.Component{Name: s.name, Run: serve})
 	}

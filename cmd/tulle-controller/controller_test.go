@@ -66,7 +66,7 @@ func start(t *testing.T) *cluster {
 	cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "ca.crt")
 	k.policy = filepath.Join(dir, "policy.yaml")
 	cfg.Policy = k.policy
-	cfg.DtabStore = storeMemory
+	cfg.DtabStore, cfg.WebhookCertificate, cfg.ProbeNamespace = storeMemory, certificateFile, "tulle-probe"
 	serving, err := ca.Server(time.Hour, "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
@@ -240,6 +240,7 @@ func TestController(t *testing.T) {
 		}
 		_, metrics := k.get(t, "http", "admin", "/metrics")
 		for _, want := range []string{"go_goroutines", "process_resident_memory_bytes", "tulle_inject_requests_total", "tulle_controller_certificate_expiry_timestamp_seconds 1",
+			"tulle_injector_certificate_expiry_timestamp_seconds 1", "tulle_injector_probe_success 0", `tulle_injector_probe_failures_total{cause="timeout"} 0`,
 			"tulle_namer_dtabs 1", "tulle_namer_proxies 0", `tulle_namer_store_errors_total{operation="create"} 0`, `tulle_namer_access_total{result="local"}`,
 			`tulle_dtab_admissions_total{result="refused"}`} {
 			if !strings.Contains(metrics, want) {

@@ -41,6 +41,7 @@ type clients struct {
 	metadata    metadata.Interface
 	dynamic     dynamic.Interface
 	certmanager versioned.Interface
+	rest        *rest.Config // for a part that makes its own
 }
 
 // connect makes clients from a kubeconfig file, or from the pod's service account if there is none.
@@ -57,7 +58,7 @@ func connect(kubeconfig string) (clients, error) {
 	}
 	config.UserAgent = "tulle-controller"
 	config.QPS, config.Burst = callsPerSecond, callsBurst
-	var c clients
+	c := clients{rest: config}
 	var errs [5]error
 	// Pods and slices come by the thousand; protobuf halves what it costs to read them.
 	protobuf := rest.CopyConfig(config)

@@ -171,7 +171,7 @@ func (m *mesh) identity() error {
 
 // start starts a controller and returns it once it serves, and how long that took.
 func (m *mesh) start(ctx context.Context) (*process, time.Duration, error) {
-	args := append([]string{"--kubeconfig", m.api.Kubeconfig(), "--log-level", "warn"}, m.certificates...)
+	args := append([]string{"--kubeconfig", m.api.Kubeconfig(), "--log-level", "warn", "--webhook-certificate", "file"}, m.certificates...)
 	for setting, port := range m.ports {
 		args = append(args, "--"+setting, fmt.Sprintf("127.0.0.1:%d", port))
 	}

@@ -44,7 +44,8 @@ func newMesh(t *testing.T) *mesh {
 	if out, err := exec.Command("go", "build", "-o", m.program, "github.com/tulle-mesh/tulle/cmd/tulle-controller").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	chart, err := manifests.Render(m.namespace, map[string]any{"createNamespace": false})
+	// The webhook's certificate is that of the files, by which the tests trust it.
+	chart, err := manifests.Render(m.namespace, map[string]any{"createNamespace": false, "injector": map[string]any{"certificate": "cert-manager", "probe": false}})
 	if err != nil {
 		t.Fatal(err)
 	}
