@@ -246,13 +246,14 @@ func collisions(pod podView, p ports) *Result {
 	return first
 }
 
-// hostPorts warns of ports of the node that the host proxy has. They are no ports in the pod, and none of the sidecar's.
+// hostPorts warns of ports of the node that the host proxy has. They are no ports in the pod, and none of the sidecar's;
+// but the node then leads to the pod what others send to its proxy, which is on the node's own network.
 func hostPorts(pod podView, cfg Config) []string {
 	var warnings []string
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, port := range c.Ports {
 			if !c.ours() && (port.HostPort == cfg.OutgoingPort || port.HostPort == cfg.IncomingPort) {
-				warnings = append(warnings, fmt.Sprintf("container %q takes port %d of its node, which is the host proxy's: the pod cannot be placed on a node that has one", c.Name, port.HostPort))
+				warnings = append(warnings, fmt.Sprintf("container %q takes port %d of its node, which is the host proxy's: where there is one, the pod gets what other pods send to it", c.Name, port.HostPort))
 			}
 		}
 	}

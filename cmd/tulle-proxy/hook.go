@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -45,7 +46,7 @@ func await() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
-		url := "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) + "/admin/ready"
+		url := "http://" + net.JoinHostPort(adminHost(os.Getenv), strconv.Itoa(int(port))) + "/admin/ready"
 		transport := &http.Transport{DisableKeepAlives: true} // and without a proxy, ours least of all
 		client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 		reason := errors.New("it was not asked")
@@ -67,6 +68,16 @@ func await() *cobra.Command {
 		}
 	}
 	return cmd
+}
+
+// adminHost returns where the proxy's admin port is, by the setting that the hook shares with it: loopback, unless it
+// listens on one address only.
+func adminHost(getenv func(string) string) string {
+	host, _, _ := net.SplitHostPort(getenv("TULLE_ADMIN"))
+	if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
+		return "127.0.0.1"
+	}
+	return host
 }
 
 // ask returns why the proxy is not ready.

@@ -43,6 +43,17 @@ func TestAwait(t *testing.T) {
 	}
 }
 
+func TestAdminHost(t *testing.T) {
+	for setting, want := range map[string]string{
+		"": "127.0.0.1", ":9990": "127.0.0.1", "0.0.0.0:9990": "127.0.0.1", "[::]:9990": "127.0.0.1", "nonsense": "127.0.0.1",
+		"10.0.1.2:9990": "10.0.1.2", "[2001:db8::1]:9990": "2001:db8::1",
+	} {
+		if got := adminHost(func(string) string { return setting }); got != want {
+			t.Errorf("%q: %s, want %s", setting, got, want)
+		}
+	}
+}
+
 func TestLinger(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
