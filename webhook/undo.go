@@ -210,7 +210,8 @@ func (s *Status) stripEnv(e *envEdit, container string) {
 	// From the back: what came from further behind must not shift what came from further in front.
 	moved := slices.SortedFunc(maps.Keys(u.Moved), func(a, b string) int { return u.Moved[b] - u.Moved[a] })
 	for _, name := range moved {
-		if from, to := e.index(name), min(max(u.Moved[name], 0), len(e.entries)-1); from >= 0 && from < to {
+		from := slices.IndexFunc(e.entries, func(entry envView) bool { return entry.Name == name }) // of several, the first was moved
+		if to := min(u.Moved[name], len(e.entries)-1); from >= 0 && from < to {
 			e.move(from, to)
 		}
 	}
