@@ -212,6 +212,11 @@ func (c Config) validateSidecar() error {
 			bad("%s %q is not a quantity like 10m or 32Mi", q.name, q.quantity)
 		}
 	}
+	for _, r := range []struct{ name, request, limit string }{{"CPU", c.CPURequest, c.CPULimit}, {"memory", c.MemoryRequest, c.MemoryLimit}} {
+		if request, limit := parsed(r.request), parsed(r.limit); !limit.IsZero() && request.Cmp(limit) > 0 {
+			bad("%s request %s is more than its limit, %s", r.name, r.request, r.limit)
+		}
+	}
 	return errors.Join(errs...)
 }
 

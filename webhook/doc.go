@@ -12,8 +12,10 @@
 //
 //   - host: the environment variables NODE_NAME, TULLE_HOST_IP, http_proxy, HTTP_PROXY, no_proxy and NO_PROXY,
 //     in this order, in front of the environment of every container and init container;
-//   - sidecar: the native sidecar "tulle-proxy" as first init container, the volume with its token, and the
-//     four proxy variables, pointing at the sidecar, in every other container and init container.
+//   - sidecar: the container "tulle-proxy" and the volume with its token. It is a native sidecar, before the pod's
+//     init containers; where kubelets do not know those it is the first container, with hooks that keep the same
+//     order. Every container that runs beside it gets the four proxy variables, pointing at the sidecar; or, with
+//     tulle.dev/capture: redirect, none, and the pod gets the init container "tulle-redirect".
 //
 // Both add the pod label tulle.dev/mode and the annotation tulle.dev/status, which records what was added.
 //
@@ -25,7 +27,8 @@
 //     container in between, the second pass adds what that container lacks and nothing else.
 //   - No name is added twice to an environment, and every $(VARIABLE) written refers to an earlier entry,
 //     because the kubelet expands nothing else.
-//   - A pod that passes Pod Security "restricted" still passes it.
+//   - A pod that passes Pod Security "restricted" still passes it, without a redirect.
+//   - A pod keeps its quality of service, unless its annotations ask for another.
 //
 // Rules for variables the user has set already:
 //

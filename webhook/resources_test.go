@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -261,4 +262,24 @@ func TestClassStays(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A configuration that the API server would refuse in every pod is refused before.
+func TestConfigResources(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*Config)
+		says   string
+	}{
+		"equal":            {func(c *Config) { c.MemoryRequest, c.MemoryLimit = "64Mi", "64Mi" }, ""},
+		"memory":           {func(c *Config) { c.MemoryRequest, c.MemoryLimit = "65Mi", "64Mi" }, "memory request 65Mi is more than its limit, 64Mi"},
+		"CPU, the default": {func(c *Config) { c.CPULimit = "5m" }, "CPU request 10m is more than its limit, 5m"},
+		"no quantity":      {func(c *Config) { c.CPULimit = "fast" }, `CPU limit "fast" is not a quantity like 10m or 32Mi`},
+	} {
+		cfg := testConfig()
+		tt.change(&cfg)
+		err := cfg.Validate()
+		if (err != nil) != (tt.says != "") || err != nil && (!errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), tt.says)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
