@@ -22,6 +22,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/dtab"
+	"github.com/tulle-mesh/tulle/cmd/tulle/inject"
+	"github.com/tulle-mesh/tulle/cmd/tulle/install"
 	"github.com/tulle-mesh/tulle/internal/run"
 )
 
@@ -36,7 +38,9 @@ func commands() []*cobra.Command {
 	return []*cobra.Command{
 		demoCommand(),
 		dtab.Command(),
-		installCommand(),
+		inject.Command(),
+		install.Command(),
+		inject.UninjectCommand(),
 		versionCommand(),
 	}
 }

@@ -64,6 +64,12 @@ func (r *yamlReader) syntax(err error) error {
 	m := lineOf.FindStringSubmatch(err.Error())
 	e := &Error{File: r.name, Document: r.doc, Err: fmt.Errorf("this is no YAML: %s", strings.TrimPrefix(err.Error(), m[0]))}
 	e.Line, _ = strconv.Atoi(m[1])
+	if at := bytes.IndexFunc(r.text, func(c rune) bool { return c < ' ' && !strings.ContainsRune("\t\r\n", c) || c == 0x7f }); at >= 0 && strings.Contains(err.Error(), "control characters") {
+		e.Document = 0 // the parser reads ahead
+		e.Line, e.Column = position(r.text, at)
+	} else if e.Line == 0 {
+		e.Line = 1 // which is the one that the parser leaves out
+	}
 	return e
 }
 
