@@ -81,11 +81,12 @@ func newIdentifiers(all []Identifier) []identifier {
 // identify finds out what the request is for by the first identifier that can tell.
 func (o *Outgoing) identify(x *exchange, r *routing) *Problem {
 	if o.identifiers == nil {
-		if len(x.req.Authority) == 0 {
+		authority := x.authority()
+		if len(authority) == 0 {
 			return unidentified(&x.req, "Host header is absent")
 		}
 		// No authority begins with a slash, so it is never a path.
-		r.name, _ = o.cfg.Binder.Name(r.namespace, x.req.Authority, r.override, x.started)
+		r.name, _ = o.cfg.Binder.Name(r.namespace, authority, r.override, x.started)
 		return nil
 	}
 	var reasons []string

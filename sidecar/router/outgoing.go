@@ -53,7 +53,10 @@ type OutgoingConfig struct {
 	Grace      time.Duration // for requests under way when the router stops
 	// Leaving, if not nil, reports whether another process accepts now:
 	// connections end after their next answer. It is asked for each request.
-	Leaving   func() bool
+	Leaving func() bool
+	// Capture, if not nil, says that connections may have been redirected here. Names
+	// are by the Host then: there are no other Identifiers.
+	Capture   *Capture
 	AccessLog *accesslog.Log // of requests, if the policy names a file; nil for none
 	Logger    *slog.Logger
 }
@@ -82,6 +85,9 @@ func NewOutgoing(cfg OutgoingConfig) *Outgoing {
 	}
 	o.server.policy, o.server.grace, o.server.leaving = cfg.Policy, cfg.Grace, cfg.Leaving
 	o.server.exchange, o.server.access = o.exchange, cfg.AccessLog
+	if cfg.Capture != nil {
+		o.server.captured = newCaptured(o)
+	}
 	return o
 }
 
@@ -130,6 +136,7 @@ type routing struct {
 	override  naming.Dtab
 	upstream  *upstream // through which the request is to leave the mesh; nil for none
 	via       *upstream // the same once it does
+	straight  bool      // the request goes where its connection was going
 	*binding
 	due    int64 // when the answer must be there, in the time of package clock; 0: never
 	ours   bool  // due is by this proxy's policy, not by the caller's deadline
@@ -276,6 +283,9 @@ func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 		}
 		return o.bind(ctx, x, r)
 	}
+	if x.s.original.IsValid() && !r.straight && (!ok || x.itself(leaf.ID)) {
+		return o.straight(ctx, x, r)
+	}
 	if !ok {
 		return o.noRoute(r)
 	}
@@ -298,7 +308,7 @@ func (o *Outgoing) remember(r *routing, leaf naming.Bound) *binding {
 		}
 	}
 	id := leaf.ID.String()
-	b := &binding{id: leaf.ID, rest: leaf.Residual, client: o.cfg.Clients.Get(id, len(r.override) > 0)}
+	b := &binding{id: leaf.ID, rest: leaf.Residual, client: o.cfg.Clients.Get(id, len(r.override) > 0 || r.straight)}
 	if len(leaf.Residual) > 0 {
 		b.residual = leaf.Residual.String()
 	}

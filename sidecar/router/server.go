@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,8 @@ type server struct {
 	// begin prepares a session, by the TLS handshake for example; nil if there is
 	// nothing to do. An error closes the connection.
 	begin func(context.Context, *session) error
+	// captured, if not nil, serves connections that were redirected here.
+	captured *captured
 	// exchange answers the request that was read into x.req.
 	exchange func(context.Context, *exchange)
 	// leaving, if not nil, reports whether connections are to end after their
@@ -150,6 +153,14 @@ func (srv *server) take(nc net.Conn) {
 		t.OnHangup(s.left)
 	}
 	s.adopt(p)
+	if srv.captured != nil {
+		var redirected bool
+		if s.original, redirected = srv.captured.Original(nc); redirected {
+			go srv.captured.intercept(s)
+			return
+		}
+		s.original = netip.AddrPort{}
+	}
 	if s.parker == nil || !s.parker.Park(s.task) {
 		go s.run()
 	}

@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -47,11 +48,13 @@ type session struct {
 	task      func()
 
 	source string // the peer's IP
-	born   int64
-	ends   atomic.Int64   // when it is too old for another request; 0: never
-	policy *policy.Policy // that holds for it
-	begun  bool           // begin has been done
-	origin *forwarded.Hop // see hop
+	// original is where the connection was going, if it was redirected here.
+	original netip.AddrPort
+	born     int64
+	ends     atomic.Int64   // when it is too old for another request; 0: never
+	policy   *policy.Policy // that holds for it
+	begun    bool           // begin has been done
+	origin   *forwarded.Hop // see hop
 
 	chained *upstream // that the last request named which named one
 	inside  *upstream // of the CONNECT that brought the requests; nil for none

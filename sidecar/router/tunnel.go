@@ -92,7 +92,7 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 		x.closing = true
 		return statusGone, nil
 	}
-	if x.sniff() == tunnel.HTTP1 {
+	if x.s.sniff() == tunnel.HTTP1 {
 		x.s.inside = r.upstream
 		return 200, nil
 	}
@@ -141,10 +141,10 @@ func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Proble
 }
 
 // sniff waits for what the client says first and tells what it is.
-func (x *exchange) sniff() tunnel.Kind {
-	r := x.s.r
-	_ = x.s.conn.SetReadDeadline(time.Now().Add(sniffFor))
-	defer func() { _ = x.s.conn.SetReadDeadline(time.Time{}) }()
+func (s *session) sniff() tunnel.Kind {
+	r := s.r
+	_ = s.conn.SetReadDeadline(time.Now().Add(sniffFor))
+	defer func() { _ = s.conn.SetReadDeadline(time.Time{}) }()
 	for {
 		p, err := r.Hold(r.Buffered())
 		kind, _ := tunnel.Sniff(p)

@@ -26,7 +26,9 @@ func TestOnDial(t *testing.T) {
 		t.Fatal(err)
 	}
 	priority := 0
-	err = c.(*Conn).Control(func(fd uintptr) { priority, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY) })
+	err = c.(*Conn).Control(func(fd uintptr) {
+		priority, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY)
+	})
 	if err != nil || priority != 4 {
 		t.Errorf("the priority is %d, %v", priority, err)
 	}

@@ -38,6 +38,7 @@ type Metrics struct {
 	connects    *prometheus.CounterVec
 	accrual     *prometheus.CounterVec
 	overrides   *prometheus.CounterVec
+	captured    *prometheus.CounterVec
 
 	mu       sync.Mutex
 	routes   map[[3]string]*Route
@@ -72,12 +73,13 @@ func New(reg prometheus.Registerer) *Metrics {
 		connects:    counter("tulle_connects_total", "Connections made to endpoints, by result (success, failure).", "client", "result"),
 		accrual:     counter("tulle_endpoint_transitions_total", "What failure accrual did to endpoints (ejected, probed, revived).", "client", "transition"),
 		overrides:   counter("tulle_overrides_dropped_total", "Requests that brought rules of their own (l5d-dtab, l5d-ctx-dtab) and were routed without, because not everybody may.", "router"),
+		captured:    counter("tulle_captured_connections_total", "Connections that were redirected to the proxy, by router and by what was found in them (http, whose requests are routed; tls, http2, proxy, other, opaque, which are carried where they were going; refused).", "router", "found"),
 		routes:      map[[3]string]*Route{},
 		services:    map[string]*Service{},
 		clients:     map[string]*Client{},
 		problems:    map[[2]string]prometheus.Counter{},
 	}
-	reg.MustRegister(m.requests, m.duration, m.errors, m.connections, m.active, m.retries, m.exhausted, m.requeues, m.connects, m.accrual, m.overrides)
+	reg.MustRegister(m.requests, m.duration, m.errors, m.connections, m.active, m.retries, m.exhausted, m.requeues, m.connects, m.accrual, m.overrides, m.captured)
 	return m
 }
 
@@ -257,6 +259,12 @@ func (m *Metrics) Error(router, code string) {
 // listened to.
 func (m *Metrics) OverridesDropped(router string) prometheus.Counter {
 	return m.overrides.WithLabelValues(router)
+}
+
+// Captured returns the counter of a router's redirected connections in which
+// something was found.
+func (m *Metrics) Captured(router, found string) prometheus.Counter {
+	return m.captured.WithLabelValues(router, found)
 }
 
 // Connections returns the gauge of a router's open client connections.

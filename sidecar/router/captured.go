@@ -1,0 +1,186 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
+	"github.com/tulle-mesh/tulle/sidecar/tunnel"
+	"github.com/tulle-mesh/tulle/sidecar/wire"
+)
+
+// Capture says that connections may have been redirected to the router by the
+// kernel, and what is to become of those. All fields are set.
+type Capture struct {
+	// Original returns where an accepted connection was going; it is false for one
+	// that was made to the router itself, which is served as without Capture.
+	Original func(net.Conn) (netip.AddrPort, bool)
+	// Opaque reports whether connections to a port are carried without a look.
+	Opaque func(port uint16) bool
+	// Allow says why the router does not go to an address.
+	Allow func(netip.AddrPort) error
+	// Dial connects to an address, in a way that is not redirected again.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+}
+
+// reachFor is how long a connection to where a captured one was going may take: as
+// long as most clients would wait for it.
+const reachFor = 10 * time.Second
+
+// What is found in captured connections, for their count.
+const (
+	foundHTTP    = "http"  // HTTP/1, whose requests are routed
+	foundTLS     = "tls"   // all others are carried as they are
+	foundHTTP2   = "http2" // without TLS
+	foundProxy   = "proxy" // HTTP/1 that is meant for another proxy
+	foundOther   = "other" // also when the server speaks first
+	foundOpaque  = "opaque"
+	foundRefused = "refused" // closed: it was going where the router does not go
+)
+
+// captured serves redirected connections.
+type captured struct {
+	Capture
+	count map[string]prometheus.Counter
+}
+
+func newCaptured(o *Outgoing) *captured {
+	c := &captured{Capture: *o.cfg.Capture, count: map[string]prometheus.Counter{}}
+	for _, found := range []string{foundHTTP, foundTLS, foundHTTP2, foundProxy, foundOther, foundOpaque, foundRefused} {
+		c.count[found] = o.cfg.Metrics.Captured(o.server.name, found)
+	}
+	return c
+}
+
+// intercept serves a connection that was going to s.original. What is HTTP/1 is
+// routed, request by request; everything else is carried there.
+func (c *captured) intercept(s *session) {
+	found := foundOpaque
+	err := c.Allow(s.original)
+	switch {
+	case err != nil:
+		s.server.log.Warn("connection closed: this proxy does not go where it was going", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
+		found = foundRefused
+	case !c.Opaque(s.original.Port()):
+		found = s.look()
+	}
+	c.count[found].Inc()
+	if found == foundHTTP {
+		s.run()
+		return
+	}
+	if found != foundRefused && s.state.CompareAndSwap(stateIdle, stateBusy) {
+		c.carry(s)
+	} else {
+		s.reset()
+	}
+	s.server.remove(s)
+}
+
+// look tells what a client says first, for which it waits a little.
+func (s *session) look() string {
+	kind := s.sniff()
+	switch kind {
+	case tunnel.HTTP1:
+		if p, _ := s.r.Hold(s.r.Buffered()); forProxy(p) {
+			return foundProxy
+		}
+		return foundHTTP
+	case tunnel.HTTP2:
+		return foundHTTP2
+	case tunnel.TLS:
+		return foundTLS
+	}
+	return foundOther
+}
+
+// forProxy reports whether a request is for a proxy that its client was told of: it
+// asks for a tunnel, or names another server in its target.
+func forProxy(first []byte) bool {
+	method, rest, _ := bytes.Cut(bytes.TrimLeft(first, "\r\n"), []byte(" "))
+	return string(method) == "CONNECT" || wire.HasPrefixFold(rest, "http://")
+}
+
+// carry joins the connection to where it was going, and returns when both are
+// closed.
+func (c *captured) carry(s *session) {
+	dialing, cancel := context.WithTimeout(s.server.work, reachFor)
+	there, err := c.Dial(dialing, s.original.String())
+	cancel()
+	if err != nil {
+		s.server.log.Debug("captured connection not made", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
+		s.reset()
+		return
+	}
+	first := unread(s.r)
+	s.r.Idle()
+	if s.transport != nil {
+		s.transport.SetPatience(0, 0)
+		s.transport.OnHangup(nil)
+	}
+	idle := s.server.policy.Get().Server.TunnelIdleTime
+	stats, err := tunnel.Copy(s.server.work, s.conn, there, first, nil, tunnel.Config{Idle: idle})
+	if err != nil {
+		s.server.log.Debug("captured connection cut", "router", s.server.name, "source", s.source, "to", s.original, "sent", stats.AToB, "received", stats.BToA, "error", err)
+	}
+}
+
+// reset closes the client's connection as a server does that is not there.
+func (s *session) reset() {
+	if l, ok := s.conn.(interface{ SetLinger(int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = s.conn.Close()
+}
+
+// authority returns what the request is for as names have it. A captured request's
+// Host may leave the port out that its connection was going to.
+func (x *exchange) authority() []byte {
+	to := x.s.original
+	if !to.IsValid() {
+		return x.req.Authority
+	}
+	if len(x.req.Authority) == 0 {
+		x.req.Authority = []byte(to.String())
+	}
+	if _, port, _ := splitAuthority(x.req.Authority); port != nil || to.Port() == 80 {
+		return x.req.Authority
+	}
+	x.scratch = append(append(x.scratch[:0], x.req.Authority...), ':')
+	x.scratch = strconv.AppendUint(x.scratch, uint64(to.Port()), 10)
+	return x.scratch
+}
+
+// itself reports whether a bound name is no more than the host that the request
+// names, as DNS has it: then its client has found it already.
+func (x *exchange) itself(id naming.Path) bool {
+	host, port, ok := rewrite.Inet(id)
+	if !ok {
+		return false
+	}
+	own, number, _ := splitAuthority(x.authority())
+	if number == nil {
+		number = []byte("80")
+	}
+	return strings.EqualFold(host, string(own)) && strconv.Itoa(int(port)) == string(number)
+}
+
+// straight makes the request go where its connection was going.
+func (o *Outgoing) straight(ctx context.Context, x *exchange, r *routing) *Problem {
+	r.straight = true
+	to, id := x.s.original, x.authority()
+	rule := naming.Dentry{
+		Prefix: naming.Prefix(o.cfg.Binder.Config().Prefix.Join(string(id))),
+		Dst:    naming.Leaf(rewrite.InetID(to.Addr().String(), strconv.Itoa(int(to.Port())))),
+	}
+	r.name, _ = o.cfg.Binder.Name(r.namespace, id, naming.Dtab{rule}, x.started)
+	return o.bind(ctx, x, r)
+}
