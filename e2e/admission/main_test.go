@@ -135,6 +135,7 @@ func namespace(t *testing.T, labels map[string]string) string {
 type replica struct {
 	certificate *serving.Certificate
 	metrics     *prometheus.Registry
+	address     netip.AddrPort
 	calls       atomic.Int64
 	stop        func()
 }
@@ -183,7 +184,8 @@ func (m *mesh) start(t *testing.T, name string, config serving.Config) *replica 
 			run.Component{Name: "webhook", Run: run.HTTPS(server, listener, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: r.certificate.GetCertificate}, 10*time.Second)})
 	})
 	await(t, "the replica to be ready", func(context.Context) (bool, string) { why := r.certificate.NotReady(); return why == "", why })
-	m.endpoint(t, name, listener.Addr().(*net.TCPAddr).AddrPort())
+	r.address = listener.Addr().(*net.TCPAddr).AddrPort()
+	m.endpoint(t, name, r.address)
 	r.stop = func() {
 		m.endpoint(t, name, netip.AddrPort{})
 		stop()
