@@ -94,6 +94,7 @@ func decide(raw []byte, ns Namespace, cfg Config, explain bool) (Result, []Step,
 		if res.Reason != AlreadyInjected || res.Patch != nil {
 			res.Warnings = append(a.warnings, res.Warnings...)
 		}
+		res.Message = cut(res.Message, maxMessage)
 		if !explain {
 			res.Warnings = bounded(res.Warnings)
 		}

@@ -16,6 +16,9 @@ const (
 	maxWarnings = 4096
 )
 
+// maxMessage bounds the message of a denial, which may quote what people wrote.
+const maxMessage = 4096
+
 // bounded returns the warnings without repetitions, and as many as kubectl is going to show.
 func bounded(warnings []string) []string {
 	var out []string

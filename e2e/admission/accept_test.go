@@ -118,7 +118,7 @@ func genPod(t *rapid.T) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "p-", Labels: map[string]string{"app": "web"}}}
 	p.APIVersion, p.Kind = "v1", "Pod"
 	p.Spec.AutomountServiceAccountToken = new(false) // its volume has another name each time
-	p.Spec.ServiceAccountName = "default" // as the admission plugin says that this API server does without
+	p.Spec.ServiceAccountName = "default"            // as the admission plugin says that this API server does without
 	p.Spec.RestartPolicy = rapid.SampledFrom([]corev1.RestartPolicy{"", "Never", "OnFailure"}).Draw(t, "restarts")
 	p.Spec.HostNetwork = rapid.IntRange(0, 5).Draw(t, "host network") == 0
 	if sometimes("pull secret") {
