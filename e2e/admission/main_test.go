@@ -53,6 +53,9 @@ func TestMain(m *testing.M) {
 	}))
 }
 
+// roots is what sidecars would trust the controller by.
+const roots = "-----BEGIN CERTIFICATE-----\nMAo=\n-----END CERTIFICATE-----\n"
+
 // patience is how long tests wait for what takes milliseconds on a machine that is idle.
 const patience = time.Minute
 
@@ -156,13 +159,13 @@ func (m *mesh) start(t *testing.T, name string, config serving.Config) *replica 
 		t.Fatal(err)
 	}
 	injector, err := webhook.NewServer(webhook.ServerConfig{
-		Config: func() webhook.Config { return m.settings.Config("") },
+		Config: func() webhook.Config { return m.settings.Config(roots) },
 		Namespace: func(ctx context.Context, name string) (webhook.Namespace, error) {
 			n, err := api.Client().CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return webhook.Namespace{}, err
 			}
-			return webhook.Namespace{Name: name, Labels: n.Labels}, nil
+			return webhook.Namespace{Name: name, Labels: n.Labels, Annotations: n.Annotations}, nil
 		},
 		Registerer: r.metrics, Logger: log,
 	})

@@ -3,16 +3,22 @@
 package admission
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/webhook"
+	"github.com/tulle-mesh/tulle/webhook/serving"
 )
 
 // dryCreate has the API server judge a pod as if it were created, with unknown fields for errors, and returns what it
@@ -87,7 +93,7 @@ func TestSidecarsAreAccepted(t *testing.T) {
 					Annotations: map[string]string{"openshift.io/sa.scc.uid-range": f.ids}}, webhook.Config{
 					DefaultMode: webhook.ModeSidecar, NativeSidecar: &f.native, ImagePullSecrets: []string{"mesh"}, MemoryLimit: "256Mi",
 					ProxyImage: "tulle.dev/tulle-proxy:dev", ControllerURL: "https://tulle-controller.tulle.svc:4181",
-					ControllerCA: "-----BEGIN CERTIFICATE-----\nMAo=\n-----END CERTIFICATE-----\n"})
+					ControllerCA: roots})
 				if err != nil || res.Reason != webhook.InjectedSidecar {
 					t.Fatalf("%s: %s, %v", res.Reason, res.Message, err)
 				}
@@ -114,5 +120,74 @@ func TestSidecarsAreAccepted(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestSidecarsWithinLimits: what else admits pods in a cluster agrees with a sidecar. A LimitRange gives the containers that
+// come without resources some, before us and after us; Pod Security judges what comes out.
+func TestSidecarsWithinLimits(t *testing.T) {
+	m := install(t, values("self"))
+	m.start(t, "one", serving.Config{Settle: 10 * time.Millisecond})
+	labels := map[string]string{webhook.LabelInject: webhook.NamespaceEnabled, webhook.LabelMode: "sidecar"}
+	create := func(t *testing.T, ns string, capture string) (*corev1.Pod, error) {
+		t.Helper()
+		pod := app()
+		pod.Spec.ServiceAccountName = "default"
+		pod.Annotations = map[string]string{webhook.AnnotationCapture: capture}
+		return api.Client().CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict})
+	}
+	probe := namespace(t, labels)
+	await(t, "the first admission", func(context.Context) (bool, string) {
+		_, err := create(t, probe, "env")
+		return err == nil, fmt.Sprint(err)
+	})
+
+	amount := func(cpu, memory string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	}
+	for name, limits := range map[string]corev1.LimitRangeItem{
+		"guaranteed": {Default: amount("500m", "512Mi")},
+		"burstable":  {Default: amount("500m", "512Mi"), DefaultRequest: amount("50m", "64Mi")},
+		"requests":   {DefaultRequest: amount("50m", "64Mi")},
+	} {
+		limits.Type = corev1.LimitTypeContainer
+		plain, meshed := namespace(t, nil), namespace(t, labels)
+		for _, ns := range []string{plain, meshed} {
+			if _, err := api.Client().CoreV1().LimitRanges(ns).Create(t.Context(), &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "limits"},
+				Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{limits}}}, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, capture := range []string{"env", "redirect"} {
+			before, err := create(t, plain, capture)
+			if err != nil {
+				t.Fatal(err)
+			}
+			await(t, "the API server to see the limits", func(context.Context) (bool, string) { // its cache is behind for a moment
+				before, err = create(t, plain, capture)
+				return err == nil && len(before.Spec.Containers[0].Resources.Requests) > 0, fmt.Sprint(err)
+			})
+			var after *corev1.Pod
+			await(t, "the API server to see the other limits", func(context.Context) (bool, string) {
+				after, err = create(t, meshed, capture)
+				return err == nil && len(after.Spec.Containers[0].Resources.Requests) > 0, fmt.Sprint(err)
+			})
+			if before.Status.QOSClass != after.Status.QOSClass {
+				t.Errorf("%s, %s: the class is %s, and %s with a sidecar", name, capture, before.Status.QOSClass, after.Status.QOSClass)
+			}
+			if n := len(after.Spec.InitContainers); after.Spec.InitContainers[0].Name != webhook.ProxyContainer || n > 2 || (n == 2) != (capture == "redirect") {
+				t.Errorf("%s, %s: %d init containers", name, capture, n)
+			}
+		}
+	}
+
+	strict := maps.Clone(labels)
+	strict["pod-security.kubernetes.io/enforce"] = "restricted"
+	ns := namespace(t, strict)
+	if _, err := create(t, ns, "env"); err != nil {
+		t.Errorf("in a restricted namespace: %v", err)
+	}
+	if _, err := create(t, ns, "redirect"); err == nil || !strings.Contains(err.Error(), "needs an init container with NET_ADMIN") || !strings.Contains(err.Error(), "leave the annotation tulle.dev/capture out") {
+		t.Errorf("a redirect in a restricted namespace: %v", err)
 	}
 }
