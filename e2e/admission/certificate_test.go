@@ -165,8 +165,11 @@ func TestBundleIsOurs(t *testing.T) {
 	admits()
 	before := authorities(t)
 	m.apply(t, values("self"))
+	for range 2 { // the way of kubectl apply, and of Helm before version 4
+		m.applyAs(t, values("self"))
+	}
 	if now := authorities(t); !slices.Equal(now, before) {
-		t.Errorf("an upgrade on the server's side changed the bundle from %v to %v", before, now)
+		t.Errorf("an upgrade changed the bundle from %v to %v", before, now)
 	}
 	admits()
 	configs := api.Client().AdmissionregistrationV1().MutatingWebhookConfigurations()
@@ -177,9 +180,9 @@ func TestBundleIsOurs(t *testing.T) {
 	var owned []string
 	for _, f := range config.ManagedFields {
 		if f.Manager == serving.FieldManager {
-			owned = append(owned, string(f.FieldsV1.Raw))
-		} else if strings.Contains(string(f.FieldsV1.Raw), "caBundle") {
-			t.Errorf("%s owns the bundle: %s", f.Manager, f.FieldsV1.Raw)
+			owned = append(owned, f.FieldsV1.GetRawString())
+		} else if strings.Contains(f.FieldsV1.GetRawString(), "caBundle") {
+			t.Errorf("%s owns the bundle: %s", f.Manager, f.FieldsV1.GetRawString())
 		}
 	}
 	if all := strings.Join(owned, ""); len(owned) != 1 || strings.Count(all, "f:caBundle") != len(config.Webhooks) || strings.Contains(all, "failurePolicy") {

@@ -95,6 +95,12 @@ func configurations() []string { return []string{"tulle-injector", "tulle-dtabs"
 // apply renders the chart and applies it, as an upgrade does.
 func (m *mesh) apply(t *testing.T, values map[string]any) {
 	t.Helper()
+	m.applyAs(t, values, "--server-side", "--field-manager=helm")
+}
+
+// applyAs is apply with arguments for kubectl apply.
+func (m *mesh) applyAs(t *testing.T, values map[string]any, args ...string) {
+	t.Helper()
 	chart, err := manifests.Render(m.namespace, values)
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +125,7 @@ func (m *mesh) apply(t *testing.T, values map[string]any) {
 			}
 		}
 	}
-	if _, err := api.Kubectl(t.Context(), strings.NewReader(strings.Join(apply, "---\n")), "apply", "--server-side", "--field-manager=helm", "-f", "-"); err != nil {
+	if _, err := api.Kubectl(t.Context(), strings.NewReader(strings.Join(apply, "---\n")), append([]string{"apply", "-f", "-"}, args...)...); err != nil {
 		t.Fatal(err)
 	}
 }

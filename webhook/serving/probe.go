@@ -24,6 +24,9 @@ const Every = time.Minute
 // probeTimeout is longer than an API server waits for any webhook.
 const probeTimeout = 35 * time.Second
 
+// entry is the webhook's that is asked about the probe's pod.
+const entry = "inject.tulle.dev"
+
 // labelMode is the label that the injector writes on each pod it lets into the mesh.
 const labelMode = "tulle.dev/mode"
 
@@ -39,7 +42,8 @@ const (
 	CauseWebhook     Cause = "webhook"      // the call failed in another way
 	CauseDenied      Cause = "denied"       // the injector refused the pod
 	CauseNotInjected Cause = "not_injected" // the pod was admitted as it is: the injector was not asked
-	CauseForbidden   Cause = "forbidden"    // the controller may not make pods in the namespace, or nobody may
+	CauseRejected    Cause = "rejected"     // another webhook or policy refused the pod, or could not be asked
+	CauseForbidden   Cause = "forbidden"    // the controller may not make pods in the namespace
 	CauseNamespace   Cause = "namespace"    // the namespace is not there
 	CauseAPI         Cause = "api"          // the API server did not answer
 	CauseOther       Cause = "other"
@@ -48,7 +52,7 @@ const (
 // Causes returns all causes.
 func Causes() []Cause {
 	return []Cause{CauseTimeout, CauseRefused, CauseNoEndpoint, CauseCertificate, CauseWebhook, CauseDenied, CauseNotInjected,
-		CauseForbidden, CauseNamespace, CauseAPI, CauseOther}
+		CauseRejected, CauseForbidden, CauseNamespace, CauseAPI, CauseOther}
 }
 
 // Hint says what would repair it, or nothing where the message does.
@@ -64,6 +68,8 @@ func (c Cause) Hint() string {
 		return "see that nobody else writes the caBundle of MutatingWebhookConfiguration tulle-injector, and the controller's log for why it cannot"
 	case CauseNotInjected:
 		return "see that MutatingWebhookConfiguration tulle-injector is there with failurePolicy Fail, and that the namespace has the label tulle.dev/inject=enabled"
+	case CauseRejected:
+		return "exempt the probe's namespace from that webhook or policy"
 	case CauseForbidden, CauseNamespace:
 		return "install the chart again, which makes the namespace and the controller's rights in it"
 	}
@@ -196,7 +202,7 @@ func classify(err error) Cause {
 		}
 		return false
 	}
-	if has("failed calling webhook") {
+	if has(`failed calling webhook "` + entry + `"`) {
 		switch {
 		case has("x509:", "tls:"):
 			return CauseCertificate
@@ -210,12 +216,14 @@ func classify(err error) Cause {
 		return CauseWebhook
 	}
 	switch code := status.Status().Code; {
-	case has("denied the request"):
+	case has(`admission webhook "` + entry + `" denied the request`):
 		return CauseDenied
 	case code == http.StatusNotFound:
 		return CauseNamespace
-	case code == http.StatusForbidden:
+	case code == http.StatusForbidden && has("cannot create resource"):
 		return CauseForbidden
+	case code == http.StatusForbidden || has("failed calling webhook", "denied the request", "denied request"):
+		return CauseRejected
 	case code == http.StatusTooManyRequests || code >= http.StatusInternalServerError:
 		return CauseAPI
 	}
