@@ -318,6 +318,7 @@ func (want *environment) mergeBypass(edit *envEdit, undo *EnvUndo, warn func(str
 		for _, host := range splitList(e.Value) {
 			if host == "*" || isServiceSuffix(host) {
 				warn("has %s in %s: requests to Services in this form do not go through the mesh", quote(host), e.Name)
+				break
 			}
 		}
 		if merged := mergeList(e.Value, bypassHosts); merged != e.Value {
@@ -427,19 +428,6 @@ func (e *envEdit) insert(i int, v envVar) {
 		e.patch.add(e.at(i), v)
 	}
 	e.entries = slices.Insert(e.entries, i, v.view())
-}
-
-func (e *envEdit) delete(i int) {
-	if e.patch != nil {
-		e.patch.remove(e.at(i))
-	}
-	e.entries = slices.Delete(e.entries, i, i+1)
-}
-
-// clear removes the whole environment.
-func (e *envEdit) clear() {
-	e.remove(e.path + "/env")
-	e.entries = nil
 }
 
 // move takes entry from out and puts it back at index to.

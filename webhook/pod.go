@@ -35,6 +35,7 @@ type specView struct {
 	Containers     []containerView   `json:"containers"`
 	Volumes        []nameView        `json:"volumes"`
 	HostNetwork    bool              `json:"hostNetwork"`
+	HostUsers      *bool             `json:"hostUsers"`
 	NodeSelector   map[string]string `json:"nodeSelector"`
 	OS             *nameView         `json:"os"`
 	Affinity       *affinityView     `json:"affinity"`
@@ -112,6 +113,10 @@ func (f fromView) source() string { return cmp.Or(f.ConfigMap.Name, f.Secret.Nam
 // literal reports whether the entry's value is text, not taken from somewhere.
 func (e envView) literal() bool { return len(e.ValueFrom) == 0 || string(e.ValueFrom) == "null" }
 
+// maxContainers is more than a pod can have: with what each container has at least, and what each is given, it would be
+// too large to be stored. Before that is found out, a review of 4 MiB could make a patch of a hundred.
+const maxContainers = 1000
+
 // parsePod reads raw, with field names in exact case as Kubernetes has them.
 func parsePod(raw []byte) (podView, error) {
 	var pod podView
@@ -120,6 +125,9 @@ func parsePod(raw []byte) (podView, error) {
 	}
 	if len(pod.Spec.Containers) == 0 {
 		return podView{}, errors.New("read the pod: spec.containers is empty, expected at least one container")
+	}
+	if n := len(pod.Spec.InitContainers) + len(pod.Spec.Containers) + len(pod.Spec.Ephemeral); n > maxContainers {
+		return podView{}, fmt.Errorf("read the pod: there are %d containers, more than %d", n, maxContainers)
 	}
 	for _, list := range pod.lists() {
 		for i, c := range list.containers {

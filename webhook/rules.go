@@ -28,6 +28,7 @@ func rules() []rule {
 		{"label", (*admission).judgeLabel},
 		{"kind of pod", (*admission).judgeKind},
 		{"mode", (*admission).judgeMode},
+		{"annotations", (*admission).judgeAnnotations},
 		{"ports", (*admission).judgePorts},
 		{"containers", (*admission).judgeContainers},
 		{"capture", (*admission).judgeCapture},
@@ -176,6 +177,20 @@ func (a *admission) decideNone() *Result {
 		res.Warnings = []string{fmt.Sprintf("the pod is not to be meshed but carries an injection, as its annotation %s says; take it out of the template with tulle uninject", AnnotationStatus)}
 	}
 	return res
+}
+
+// maxAnnotation bounds the values of our annotations. None that means something comes near.
+const maxAnnotation = 4096
+
+func (a *admission) judgeAnnotations() (*Result, error) {
+	for _, key := range Annotations() {
+		if v, _ := a.pod.annotation(key); len(v) > maxAnnotation {
+			return denial(InvalidAnnotation, fmt.Sprintf("the pod's annotation %s is %s, of %d bytes, allowed: %d", key, quote(v), len(v), maxAnnotation),
+				"correct it, or remove it"), nil
+		}
+	}
+	a.say("no annotation is longer than %d bytes", maxAnnotation)
+	return nil, nil
 }
 
 // judgePorts finds the ports of the pod's proxy, or the denial that says what is wrong with them.

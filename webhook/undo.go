@@ -62,10 +62,13 @@ type FormerEnv struct {
 
 const statusVersion = "v2"
 
+// maxStatus is what the API server allows a pod's annotations to have together.
+const maxStatus = 256 << 10
+
 // status reads what an earlier pass wrote, if the pod bears it out.
 func (p podView) status() (*Status, bool) {
 	text, ok := p.annotation(AnnotationStatus)
-	if !ok {
+	if !ok || len(text) > maxStatus {
 		return nil, false
 	}
 	var s Status
@@ -175,31 +178,35 @@ func (s *Status) stripEnv(e *envEdit, container string) {
 	if !ok {
 		u.Added = s.Env
 	}
-	ours := make([]bool, len(e.entries))
-	n := 0
+	ours, kept := make([]bool, len(e.entries)), []envView(nil)
+	lower, upper := e.index("no_proxy"), e.index("NO_PROXY")
 	for i, entry := range e.entries {
-		if slices.Contains(u.Added, entry.Name) && s.wrote(entry, e.entries) {
-			ours[i] = true
-			n++
+		if ours[i] = slices.Contains(u.Added, entry.Name) && s.wrote(e.entries, i, lower, upper); !ours[i] {
+			kept = append(kept, entry)
 		}
 	}
-	if n > 0 && n == len(e.entries) {
-		e.clear()
-		return
-	}
-	for i := len(ours) - 1; i >= 0; i-- {
-		if ours[i] {
-			e.delete(i)
+	switch {
+	case len(kept) == len(ours):
+	case len(kept) == 0:
+		e.remove(e.path + "/env")
+	default:
+		for i := len(ours) - 1; i >= 0; i-- {
+			if ours[i] {
+				e.remove(e.at(i))
+			}
 		}
 	}
-	for name, was := range u.Was {
-		if i := e.index(name); i >= 0 && s.isProxy(e.entries[i]) {
+	e.entries = kept
+	for _, name := range []string{"http_proxy", "HTTP_PROXY"} {
+		was, ok := u.Was[name]
+		if i := e.index(name); ok && i >= 0 && s.isProxy(e.entries[i]) {
 			e.replace(i, was)
 		}
 	}
-	for name, length := range u.Grown {
+	for _, name := range []string{"no_proxy", "NO_PROXY"} {
+		length, ok := u.Grown[name]
 		i := e.index(name)
-		if i < 0 || !e.entries[i].literal() {
+		if !ok || i < 0 || !e.entries[i].literal() {
 			continue
 		}
 		value := e.entries[i].Value
@@ -208,29 +215,40 @@ func (s *Status) stripEnv(e *envEdit, container string) {
 		}
 	}
 	// From the back: what came from further behind must not shift what came from further in front.
-	moved := slices.SortedFunc(maps.Keys(u.Moved), func(a, b string) int { return u.Moved[b] - u.Moved[a] })
+	moved := movable()
+	slices.SortFunc(moved, func(a, b string) int { return u.Moved[b] - u.Moved[a] })
 	for _, name := range moved {
+		to, ok := u.Moved[name]
 		from := slices.IndexFunc(e.entries, func(entry envView) bool { return entry.Name == name }) // of several, the first was moved
-		if to := min(u.Moved[name], len(e.entries)-1); from >= 0 && from < to {
+		if to = min(to, len(e.entries)-1); ok && from >= 0 && from < to {
 			e.move(from, to)
 		}
 	}
 }
 
-// wrote reports whether an entry is one that the injection added.
-func (s *Status) wrote(entry envView, all []envView) bool {
+// movable returns the variables that an injection may move to the front.
+func movable() []string {
+	return []string{envNodeName, envHostIP, envPodIP, "http_proxy", "HTTP_PROXY"}
+}
+
+// wrote reports whether entry i is one that the injection added; lower and upper are the last no_proxy and NO_PROXY.
+func (s *Status) wrote(entries []envView, i, lower, upper int) bool {
+	entry := entries[i]
 	if v, ok := fieldOf(entry.Name); ok {
 		return v.is(entry)
 	}
+	other := lower
 	switch entry.Name {
 	case "http_proxy", "HTTP_PROXY":
 		return s.isProxy(entry)
-	case "no_proxy", "NO_PROXY":
-		return entry.literal() && (onlyBypass(entry.Value) || slices.ContainsFunc(all, func(other envView) bool {
-			return other.Name != entry.Name && strings.EqualFold(other.Name, entry.Name) && other.literal() && other.Value == entry.Value
-		}))
+	case "no_proxy":
+		other = upper
+	case "NO_PROXY":
+	default:
+		return false
 	}
-	return false
+	mirrored := other >= 0 && entries[other].literal() && entries[other].Value == entry.Value
+	return entry.literal() && (mirrored || onlyBypass(entry.Value))
 }
 
 func (s *Status) isProxy(entry envView) bool {

@@ -53,6 +53,18 @@ func cut(s string, n int) string {
 // quote quotes what somebody wrote, in a message that must stay short.
 func quote(s string) string { return strconv.Quote(cut(s, 64)) }
 
+// ourKeys returns the keys of m under tulle.dev/, sorted; no more than anybody wants to be warned of.
+func ourKeys(m map[string]string) []string {
+	var keys []string
+	for key := range m {
+		if strings.HasPrefix(key, keyPrefix) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys[:min(len(keys), 50)]
+}
+
 // misplaced warns about keys under tulle.dev/ that look meant for us but mean nothing where they are.
 func (a *admission) misplaced() []string {
 	var warnings []string
@@ -73,31 +85,31 @@ func (a *admission) misplaced() []string {
 			warn("%s %s is not known and has no effect", what, cut(key, 80))
 		}
 	}
-	for key := range a.ns.Labels {
-		if strings.HasPrefix(key, keyPrefix) && key != LabelInject && key != LabelMode {
+	for _, key := range ourKeys(a.ns.Labels) {
+		if key != LabelInject && key != LabelMode {
 			unknown("the label of namespace "+a.ns.Name, key, []string{LabelInject, LabelMode})
 		}
 	}
-	for key := range a.ns.Annotations {
+	for _, key := range ourKeys(a.ns.Annotations) {
 		if key == LabelInject || key == LabelMode {
 			warn("%s is an annotation of namespace %s, but only counts as a label", key, a.ns.Name)
 		}
 	}
 	if m := a.pod.Metadata; m != nil {
-		for key := range m.Annotations {
+		for _, key := range ourKeys(m.Annotations) {
 			switch {
-			case !strings.HasPrefix(key, keyPrefix) || key == AnnotationStatus || slices.Contains(Annotations(), key):
+			case key == AnnotationStatus || slices.Contains(Annotations(), key):
 			case key == LabelInject:
 				warn("%s is an annotation of the pod, but only counts as a label", key)
 			default:
 				unknown("the pod's annotation", key, Annotations())
 			}
 		}
-		for key, v := range m.Labels {
+		for _, key := range ourKeys(m.Labels) {
 			switch {
-			case !strings.HasPrefix(key, keyPrefix) || key == LabelInject:
+			case key == LabelInject:
 			case key == LabelMode:
-				if v != string(a.mode) {
+				if v := m.Labels[key]; v != string(a.mode) {
 					warn("the pod's label %s is %s and is overwritten; the annotation %s chooses the mode", key, quote(v), AnnotationMode)
 				}
 			case slices.Contains(Annotations(), key):
