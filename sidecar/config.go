@@ -29,6 +29,8 @@ type Config struct {
 	PodIP            string `setting:"pod-ip" help:"address of the proxy's own pod"`
 	TrustDomain      string `setting:"trust-domain" help:"trust domain of the mesh's identities"`
 	Outgoing         string `setting:"outgoing" help:"address for requests of applications"`
+	Capture          string `setting:"capture" help:"how applications' requests come: env (they are told of the proxy) or redirect (the kernel brings their connections, see tulle-proxy redirect)"`
+	OpaquePorts      string `setting:"opaque-ports" help:"with capture redirect: ports, such as 3306,9000-9100, whose connections are carried without a look"`
 	Incoming         string `setting:"incoming" help:"address for requests of other proxies, over mTLS"`
 	Admin            string `setting:"admin" help:"address of /metrics, /admin/ping and /admin/ready"`
 	Controller       string `setting:"controller" help:"https URL of the controller's mesh API"`
@@ -54,6 +56,7 @@ func DefaultConfig() Config {
 		Mode:             api.ModeSidecar,
 		TrustDomain:      "cluster.local",
 		Outgoing:         "127.0.0.1:4140",
+		Capture:          CaptureEnv,
 		Incoming:         ":4141",
 		Admin:            ":9990",
 		Controller:       "https://tulle-controller.tulle.svc:4181",
@@ -80,6 +83,7 @@ func (c *Config) Validate() error {
 	case c.Handover[0] != '@' || len(name) > handover.MaxName:
 		bad("handover is %q, which must begin with @ and, with /%s, have %d bytes at most", c.Handover, c.PodName, handover.MaxName)
 	}
+	c.validateCapture(bad)
 	if c.Config != "" {
 		c.validateFile(bad)
 		return errors.Join(errs...)

@@ -40,7 +40,7 @@ func (p *Proxy) newNamer(mode string) (*namer.Client, error) {
 		return nil, err
 	}
 	return namer.New(namer.Config{
-		URL: p.cfg.Controller, TLS: controller, Token: certs.FileToken(p.cfg.TokenFile), Logger: p.log, InUse: p.inUse,
+		URL: p.cfg.Controller, TLS: controller, Token: certs.FileToken(p.cfg.TokenFile), Dial: p.cfg.dial(), Logger: p.log, InUse: p.inUse,
 		Hello: api.Hello{Proxy: p.cfg.PodName, Node: p.cfg.Node, Mode: mode, DtabNamespace: p.cfg.DtabNamespace},
 	})
 }
@@ -59,7 +59,7 @@ func (p *Proxy) newMesh() (*mesh, error) {
 	}
 	m := &mesh{namer: p.namer}
 	m.identity, err = certs.New(certs.Config{
-		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), ID: id, Logger: p.log,
+		URL: cfg.Controller, TLS: controller, Token: certs.FileToken(cfg.TokenFile), ID: id, Dial: cfg.dial(), Logger: p.log,
 	})
 	if err != nil {
 		return nil, err

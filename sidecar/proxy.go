@@ -41,6 +41,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
+	"github.com/tulle-mesh/tulle/sidecar/capture"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/handover"
 	"github.com/tulle-mesh/tulle/sidecar/linkerd"
@@ -169,9 +170,9 @@ func (p *Proxy) makeStandalone() error {
 	}
 	p.routes = []*route{p.newRoute(&route{
 		label: outgoing, rules: watch.New(&dtab), names: p.names, policy: p.policy.Value(),
-		servers: []*listener{{address: p.cfg.Outgoing, policy: p.policy.Value()}},
+		servers: p.outgoing(),
 	}, bind.Config{}, client.Config{})}
-	p.routes[0].open(p, router.OutgoingConfig{Local: p.cfg.local(nil)})
+	p.routes[0].open(p, router.OutgoingConfig{Local: p.cfg.local(nil), Capture: p.capture()})
 	return nil
 }
 
@@ -197,10 +198,10 @@ func (p *Proxy) makeMesh() error {
 	p.takeNamers(p.namer.Namers(), meaning)
 	p.routes = []*route{p.newRoute(&route{
 		label: outgoing, rules: p.namer.Dtab(), kept: true, names: p.names, policy: p.policy.Value(),
-		servers: []*listener{{address: p.cfg.Outgoing, policy: p.policy.Value()}},
+		servers: p.outgoing(),
 	}, bind.Config{Names: meaning}, client.Config{})}
 	p.routes[0].open(p, router.OutgoingConfig{
-		Namespace: p.mesh.namespace, Identified: p.mesh.identity.Ready(), Local: p.cfg.local(p.mesh.node),
+		Namespace: p.mesh.namespace, Identified: p.mesh.identity.Ready(), Local: p.cfg.local(p.mesh.node), Capture: p.capture(),
 	})
 	return nil
 }
@@ -297,6 +298,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var err error
 	if p.poller, err = socket.Open(); err != nil {
 		return err
+	}
+	if p.cfg.redirected() {
+		p.poller.OnDial(capture.Mark)
 	}
 	// What the routers stand on runs from before they listen until they are done.
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))

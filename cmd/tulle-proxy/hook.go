@@ -223,7 +223,9 @@ func (a application) in(table io.Reader) (bool, error) {
 				return true, nil
 			}
 		case f[3] == listening && local != a.own.outgoing && local != a.own.incoming && local != a.own.admin,
-			f[3] == established && remote == a.own.outgoing:
+			// Of a connection that was redirected only the proxy's end shows the proxy's port. It leaves this state
+			// when the application's end is closed.
+			f[3] == established && (remote == a.own.outgoing || local == a.own.outgoing):
 			return true, nil
 		}
 	}

@@ -124,14 +124,18 @@ func TestApplicationThere(t *testing.T) {
 		accepted = "   3: 0100007F:1F90 0100007F:9999 01 00000000\n"
 		calls    = "   4: 0100007F:9999 0100007F:102C 01 00000000\n"
 		called   = "   5: 0100007F:102C 0100007F:9999 01 00000000\n"
+		closed   = "   5: 0100007F:102C 0100007F:9999 08 00000000\n" // by the application
+		caught   = "   4: 0100007F:9999 010200C0:0050 01 00000000\n" // redirected
 	)
 	for table, want := range map[string]struct{ known, unknown bool }{
-		heading + outgoing + incoming + called: {},
-		heading + outgoing + web:               {true, true},
-		heading + calls:                        {false, true},
-		heading + accepted:                     {},
-		"":                                     {},
-		"1: nonsense here 0A\n":                {},
+		heading + outgoing + incoming:        {},
+		heading + outgoing + caught + called: {false, true},
+		heading + outgoing + closed:          {},
+		heading + outgoing + web:             {true, true},
+		heading + calls:                      {false, true},
+		heading + accepted:                   {},
+		"":                                   {},
+		"1: nonsense here 0A\n":              {},
 	} {
 		known := application{ports: capture.Ports{{First: 8080, Last: 8080}}, own: own}
 		if is, err := known.in(strings.NewReader(table)); err != nil || is != want.known {
