@@ -1,9 +1,15 @@
+//go:build linux
+
 package sidecar
 
 import (
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/sidecar/capture"
 )
 
 func TestCaptureConfig(t *testing.T) {
@@ -48,5 +54,32 @@ func TestListensOnBothLoopbacks(t *testing.T) {
 	c := Config{Capture: CaptureRedirect, Outgoing: "127.0.0.1:4140"}
 	if got := c.listens(); got[0] != c.Outgoing || len(got) == 2 && got[1] != "[::1]:4140" {
 		t.Error(got)
+	}
+}
+
+// A connection to the controller has the mark before it connects.
+func TestControllerIsDialedWithTheMark(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	env := Config{Capture: CaptureEnv}
+	if env.dial() != nil {
+		t.Error("without redirection connections are marked")
+	}
+	c := Config{Capture: CaptureRedirect}
+	conn, err := c.dial()(t.Context(), "tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	priority := 0
+	if err := raw.Control(func(fd uintptr) { priority, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY) }); err != nil || priority != capture.Priority {
+		t.Errorf("the mark is %d, %v", priority, err)
 	}
 }

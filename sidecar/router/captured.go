@@ -64,7 +64,7 @@ func newCaptured(o *Outgoing) *captured {
 // routed, request by request; everything else is carried there.
 func (c *captured) intercept(s *session) {
 	found := foundOpaque
-	err := c.Allow(s.original)
+	err := c.Allow(*s.original)
 	switch {
 	case err != nil:
 		s.server.log.Warn("connection closed: this proxy does not go where it was going", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
@@ -80,7 +80,7 @@ func (c *captured) intercept(s *session) {
 	if found != foundRefused && s.state.CompareAndSwap(stateIdle, stateBusy) {
 		c.carry(s)
 	} else {
-		s.reset()
+		reset(s.conn)
 	}
 	s.server.remove(s)
 }
@@ -117,7 +117,7 @@ func (c *captured) carry(s *session) {
 	cancel()
 	if err != nil {
 		s.server.log.Debug("captured connection not made", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
-		s.reset()
+		reset(s.conn)
 		return
 	}
 	first := unread(s.r)
@@ -133,19 +133,19 @@ func (c *captured) carry(s *session) {
 	}
 }
 
-// reset closes the client's connection as a server does that is not there.
-func (s *session) reset() {
-	if l, ok := s.conn.(interface{ SetLinger(int) error }); ok {
+// reset closes a client's connection as a server does that is not there.
+func reset(c net.Conn) {
+	if l, ok := c.(interface{ SetLinger(int) error }); ok {
 		_ = l.SetLinger(0)
 	}
-	_ = s.conn.Close()
+	_ = c.Close()
 }
 
 // authority returns what the request is for as names have it. A captured request's
 // Host may leave the port out that its connection was going to.
 func (x *exchange) authority() []byte {
 	to := x.s.original
-	if !to.IsValid() {
+	if to == nil {
 		return x.req.Authority
 	}
 	if len(x.req.Authority) == 0 {

@@ -262,3 +262,18 @@ func TestCapturedEndWithTheRouter(t *testing.T) {
 		t.Fatal("the router does not end")
 	}
 }
+
+// A captured connection too many is reset, for its client may not speak HTTP.
+func TestCapturedTooMany(t *testing.T) {
+	c := capture(t, "server: {maxConnections: 1}")
+	first := c.going(t, rawBackend(t, func(conn net.Conn, _ *bufio.Reader) { _, _ = io.WriteString(conn, "hello"); <-t.Context().Done() }))
+	first.expect("hello")
+	raw, err := c.network.visit(t.Context(), c.address)
+	if err != nil {
+		return // it was reset at once
+	}
+	defer raw.Close()
+	if n, err := raw.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}

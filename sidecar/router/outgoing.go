@@ -220,7 +220,7 @@ func (o *Outgoing) admit(x *exchange, r *routing) *Problem {
 			Hint:    "a name leads back to this proxy; look at the dtab"}
 	}
 	h := &x.req.Header
-	if h.HasKind(wire.KindProxyAuthorization) || x.s.inside != nil {
+	if h.HasKind(wire.KindProxyAuthorization) || x.s.chain != nil {
 		if problem := o.chain(x, r); problem != nil {
 			return problem
 		}
@@ -283,7 +283,7 @@ func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 		}
 		return o.bind(ctx, x, r)
 	}
-	if x.s.original.IsValid() && !r.straight && (!ok || x.itself(leaf.ID)) {
+	if x.s.original != nil && !r.straight && (!ok || x.itself(leaf.ID)) {
 		return o.straight(ctx, x, r)
 	}
 	if !ok {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,12 +153,11 @@ func (srv *server) take(nc net.Conn) {
 	}
 	s.adopt(p)
 	if srv.captured != nil {
-		var redirected bool
-		if s.original, redirected = srv.captured.Original(nc); redirected {
+		if to, ok := srv.captured.Original(nc); ok {
+			s.original = &to
 			go srv.captured.intercept(s)
 			return
 		}
-		s.original = netip.AddrPort{}
 	}
 	if s.parker == nil || !s.parker.Park(s.task) {
 		go s.run()
@@ -173,6 +171,12 @@ const overloaded = "HTTP/1.1 503 Service Unavailable\r\n" + headerErr + ": this+
 	"\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 func (srv *server) turnAway(nc net.Conn) {
+	if srv.captured != nil {
+		if _, ok := srv.captured.Original(nc); ok { // who may not speak HTTP at all
+			reset(nc)
+			return
+		}
+	}
 	if !srv.draining.Load() && srv.begin == nil {
 		srv.metrics.Error(srv.name, codeConnections)
 		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))

@@ -48,16 +48,14 @@ type session struct {
 	task      func()
 
 	source string // the peer's IP
-	// original is where the connection was going, if it was redirected here.
-	original netip.AddrPort
+	// original is where the connection was going, if it was redirected here; else nil.
+	original *netip.AddrPort
 	born     int64
 	ends     atomic.Int64   // when it is too old for another request; 0: never
 	policy   *policy.Policy // that holds for it
 	begun    bool           // begin has been done
 	origin   *forwarded.Hop // see hop
-
-	chained *upstream // that the last request named which named one
-	inside  *upstream // of the CONNECT that brought the requests; nil for none
+	chain    *chain         // nil as long as no request wants one
 
 	state    atomic.Uint32
 	since    atomic.Int64              // when the state began

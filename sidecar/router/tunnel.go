@@ -93,7 +93,9 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 		return statusGone, nil
 	}
 	if x.s.sniff() == tunnel.HTTP1 {
-		x.s.inside = r.upstream
+		if x.s.chain != nil {
+			x.s.chain.inside = r.upstream
+		}
 		return 200, nil
 	}
 	// From here on there is no way to tell the client what is wrong.

@@ -31,16 +31,27 @@ type upstream struct {
 	auth      []byte // Proxy-Authorization for it; nil for none
 }
 
+// chain is what a session remembers of the proxies that its client named.
+type chain struct {
+	last   *upstream // that the last request named which named one
+	inside *upstream // of the CONNECT that brought the requests; nil for none
+}
+
 // chain finds out through which proxy the request is to leave the mesh, if that was
 // said: by the request, or by the CONNECT that it came in. Credentials for somebody
 // else are none of this proxy's business, and go no further.
 func (o *Outgoing) chain(x *exchange, r *routing) *Problem {
 	value := x.req.Header.Value(wire.KindProxyAuthorization)
 	if value == nil {
-		r.upstream = x.s.inside
+		if x.s.chain != nil {
+			r.upstream = x.s.chain.inside
+		}
 		return nil
 	}
-	known := x.s.chained
+	var known *upstream
+	if x.s.chain != nil {
+		known = x.s.chain.last
+	}
 	if known == nil || !bytes.Equal(known.said, value) {
 		var err error
 		known, err = parseChain(value)
@@ -51,7 +62,10 @@ func (o *Outgoing) chain(x *exchange, r *routing) *Problem {
 		if known == nil {
 			return nil
 		}
-		x.s.chained = known
+		if x.s.chain == nil {
+			x.s.chain = new(chain)
+		}
+		x.s.chain.last = known
 	}
 	if o.cfg.Local != nil && !o.cfg.Local(x.s.source) {
 		o.dropped.Inc()
