@@ -3,6 +3,7 @@ package manifests_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -333,6 +334,7 @@ func TestPermissions(t *testing.T) {
 		"tulle secrets":                         {"create", "get", "list", "watch", "update"}, "tulle-probe pods": {"create"},
 		"cluster namespaces": watch, "cluster pods": watch, "cluster services": watch, "cluster endpointslices": watch,
 		"cluster tokenreviews": {"create"}, "cluster subjectaccessreviews": {"create"},
+		"cluster events": {"create", "patch"}, "cluster replicasets": {"get"}, "cluster jobs": {"get"}, "tulle leases": {"create", "get", "update"},
 		"tulle certificaterequests": {"create", "get", "list", "watch", "delete"},
 		"tulle dtabs":               {"get", "list", "watch", "create", "update", "delete"},
 		"tulle dtabs/status":        {"patch"},
@@ -346,6 +348,32 @@ func TestPermissions(t *testing.T) {
 	for name, label := range map[string]string{"tulle-dtab-viewer": "view", "tulle-dtab-editor": "edit"} {
 		if roles[name].Labels["rbac.authorization.k8s.io/aggregate-to-"+label] != "true" {
 			t.Errorf("%s is not part of %s: %v", name, label, roles[name].Labels)
+		}
+	}
+}
+
+// Rights over workloads come only with the wish that pods be repaired.
+func TestPermissionsForRepairs(t *testing.T) {
+	for _, c := range []struct{ escaped, stale, workloads, evictions string }{
+		{"report", "report", "", ""},
+		{"evict", "report", "[get]", "[create]"},
+		{"report", "restart", "[get patch]", ""},
+		{"evict", "restart", "[get patch]", "[create]"},
+	} {
+		role := all[rbacv1.ClusterRole](render(t, "tulle", map[string]any{"injector": map[string]any{"escaped": c.escaped, "stale": c.stale}}))["tulle-controller"]
+		got := map[string]string{}
+		for _, r := range role.Rules {
+			for _, resource := range r.Resources {
+				got[resource] = fmt.Sprint(r.Verbs)
+			}
+		}
+		for _, kind := range []string{"deployments", "statefulsets", "daemonsets"} {
+			if got[kind] != c.workloads {
+				t.Errorf("%+v: %s: %s", c, kind, got[kind])
+			}
+		}
+		if got["pods/eviction"] != c.evictions {
+			t.Errorf("%+v: evictions: %s", c, got["pods/eviction"])
 		}
 	}
 }

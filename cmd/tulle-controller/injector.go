@@ -75,6 +75,11 @@ func newInjector(cfg Config, clients clients, files *certs.Files, namespaces *na
 		}
 		i.components = append(i.components, run.Component{Name: "webhook's probe", Run: i.probe.Run})
 	}
+	repairs, err := newRepairs(cfg, clients, i, metrics, log)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the search for pods that escaped: %w", err)
+	}
+	i.components = append(i.components, repairs...)
 	return i, nil
 }
 

@@ -46,6 +46,8 @@ var layers = []layer{
 	// The planes do not know each other.
 	{path: "manifests", may: []string{"internal"}},
 	{path: "webhook/settings", may: []string{"webhook", "internal"}},
+	{path: "webhook/drift", may: []string{"webhook", "internal/feed"}},
+	{path: "webhook/breakglass", may: []string{"webhook/drift"}},
 	{path: "webhook/serving", may: []string{"webhook", "internal"}},
 	{path: "webhook", may: []string{"internal"}},
 	{path: "certs/issuer", may: []string{"certs", "internal"}},

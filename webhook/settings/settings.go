@@ -57,6 +57,10 @@ type Inject struct {
 	ProxyCPULimit      string `setting:"proxy-cpu-limit" help:"CPU limit of the sidecar, empty for none"`
 	ProxyMemoryRequest string `setting:"proxy-memory-request" help:"memory request of the sidecar"`
 	ProxyMemoryLimit   string `setting:"proxy-memory-limit" help:"memory limit of the sidecar, empty for none"`
+
+	Escaped          string `setting:"escaped" help:"what becomes of pods that escaped the injector: report, evict or restart (their workload)"`
+	Stale            string `setting:"stale" help:"what becomes of pods that would be injected differently now: report or restart (their workload)"`
+	RepairsPerMinute int    `setting:"repairs-per-minute" help:"how many pods are evicted, or workloads restarted, in a minute at most"`
 }
 
 // Default returns the defaults, which fit the Helm chart's objects.
@@ -67,6 +71,7 @@ func Default() Settings {
 			DefaultMode: string(webhook.ModeHost), HostAddress: Auto, NativeSidecar: Auto,
 			ProxyImage: "tulle.dev/tulle-proxy:dev", ProxyPullPolicy: "IfNotPresent", Architectures: "amd64,arm64",
 			DtabNamespace: "default", ProxyCPURequest: "10m", ProxyMemoryRequest: "32Mi",
+			Escaped: "report", Stale: "report", RepairsPerMinute: 6,
 		},
 	}
 }
@@ -89,6 +94,16 @@ func (s *Settings) Validate() error {
 	}
 	if v := s.Inject.NativeSidecar; !slices.Contains([]string{Auto, "true", "false"}, v) {
 		wrong("native-sidecar", "it is %q, allowed: auto, true, false", v)
+	}
+	for _, a := range []struct{ key, value, allowed string }{
+		{"escaped", s.Inject.Escaped, "report, evict, restart"}, {"stale", s.Inject.Stale, "report, restart"},
+	} {
+		if !slices.Contains(strings.Split(a.allowed, ", "), a.value) {
+			wrong(a.key, "it is %q, allowed: %s", a.value, a.allowed)
+		}
+	}
+	if n := s.Inject.RepairsPerMinute; n < 1 || n > 60 {
+		wrong("repairs-per-minute", "it is %d, allowed: 1 to 60", n)
 	}
 	if s.Inject.HostAddress == "" {
 		wrong("host-address", "it must not be empty; allowed: auto, hostIP, hostIPv6, nodeName, service, or an address")

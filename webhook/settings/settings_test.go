@@ -85,6 +85,9 @@ inject:
   host-address: ""
   proxy-cpu-limit: much
   proxy: x
+  escaped: kill
+  stale: evict
+  repairs-per-minute: 0
 `))
 	if err == nil {
 		t.Fatal("no error")
@@ -92,6 +95,7 @@ inject:
 	for _, want := range []string{
 		`default mode is "ambient"`, `inject.excluded-namespaces: "Legacy" is not a name`, `inject.native-sidecar: it is "maybe", allowed: auto, true, false`,
 		"inject.host-address: it must not be empty", `CPU limit "much"`, "controller.yaml:9: inject.proxy is not a setting",
+		`inject.escaped: it is "kill", allowed: report, evict, restart`, `inject.stale: it is "evict", allowed: report, restart`, "inject.repairs-per-minute: it is 0",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in:\n%v", want, err)

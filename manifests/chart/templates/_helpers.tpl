@@ -55,6 +55,9 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "excluded-namespaces" (join "," .Values.injector.excludedNamespaces)
   "host-address" .Values.injector.hostAddress
   "native-sidecar" (toString .Values.injector.nativeSidecar)
+  "escaped" .Values.injector.escaped
+  "stale" .Values.injector.stale
+  "repairs-per-minute" (int .Values.injector.repairsPerMinute)
   "image-pull-secrets" (join "," .Values.injector.imagePullSecrets)
   "architectures" (join "," .Values.injector.architectures) -}}
 {{- range $key, $value := dict "proxy-cpu-request" (get $requests "cpu") "proxy-cpu-limit" (get $limits "cpu") "proxy-memory-request" (get $requests "memory") "proxy-memory-limit" (get $limits "memory") }}
