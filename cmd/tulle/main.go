@@ -38,6 +38,7 @@ func commands() []*cobra.Command {
 	return []*cobra.Command{
 		demoCommand(),
 		dtab.Command(),
+		inject.ExplainCommand(),
 		inject.Command(),
 		install.Command(),
 		inject.UninjectCommand(),

@@ -57,10 +57,10 @@ type injector struct {
 	// client is nil without a cluster. caFault is why there is no CA although there is a cluster.
 	client  kubernetes.Interface
 	caFault error
-	// known are the namespaces looked up so far, and those in the files; absent are those that the cluster lacks.
-	known  map[string]webhook.Namespace
-	absent map[string]bool
-	notes  []string // for people
+	// made are the namespaces in the files, known those looked up so far, absent those that the cluster lacks.
+	made, known map[string]webhook.Namespace
+	absent      map[string]bool
+	notes       []string // for people
 }
 
 // check refuses flags that do not go together.
@@ -76,7 +76,7 @@ func (s *source) open(ctx context.Context, cluster bool) (*injector, error) {
 	if err := s.check(cluster); err != nil {
 		return nil, err
 	}
-	in := &injector{known: map[string]webhook.Namespace{}, absent: map[string]bool{}}
+	in := &injector{made: map[string]webhook.Namespace{}, known: map[string]webhook.Namespace{}, absent: map[string]bool{}}
 	var text []byte
 	var facts settings.Facts
 	var ca string
@@ -209,37 +209,46 @@ func (in *injector) learn(files []*workload.File) {
 	for _, f := range files {
 		for _, o := range f.Objects {
 			if o.APIVersion == "v1" && o.Kind == "Namespace" {
-				in.known[o.Name] = webhook.Namespace{Name: o.Name, Labels: o.Labels, Annotations: o.Annotations}
+				in.made[o.Name] = webhook.Namespace{Name: o.Name, Labels: o.Labels, Annotations: o.Annotations}
 			}
 		}
 	}
 }
 
-// lookup returns a namespace: that of the files, else that of the cluster, else one that says nothing.
+// lookup returns a namespace as it is once the files are applied: that of the cluster, with the labels and annotations that
+// the files give it. One that is in neither has none.
 func (in *injector) lookup(ctx context.Context, name string) (webhook.Namespace, error) {
-	if ns, ok := in.known[name]; ok || in.client == nil {
-		ns.Name = name
+	if ns, ok := in.known[name]; ok {
 		return ns, nil
 	}
 	ns := webhook.Namespace{Name: name}
-	switch object, err := in.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); {
-	case err == nil:
-		ns.Labels, ns.Annotations = object.Labels, object.Annotations
-	case apierrors.IsNotFound(err):
-		in.absent[name] = true
-	default:
-		return ns, fault.Failed(fmt.Errorf("read namespace %s: %w", name, err), kube.Hint)
+	made, ok := in.made[name]
+	if in.client != nil {
+		switch object, err := in.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); {
+		case err == nil:
+			ns.Labels, ns.Annotations = object.Labels, object.Annotations
+		case apierrors.IsNotFound(err):
+			in.absent[name] = !ok
+		default:
+			return ns, fault.Failed(fmt.Errorf("read namespace %s: %w", name, err), kube.Hint)
+		}
 	}
+	ns.Labels, ns.Annotations = over(ns.Labels, made.Labels), over(ns.Annotations, made.Annotations)
 	in.known[name] = ns
 	return ns, nil
 }
 
+// over lays one map over another.
+func over(below, above map[string]string) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, below)
+	maps.Copy(all, above)
+	return all
+}
+
 // joinedNamespace is a namespace whose user asks for the mesh, whatever its label says, unless that is wrong.
 func joinedNamespace(ns webhook.Namespace, mode string) webhook.Namespace {
-	labels := maps.Clone(ns.Labels)
-	if labels == nil {
-		labels = map[string]string{}
-	}
+	labels := over(ns.Labels, nil)
 	if v, ok := labels[webhook.LabelInject]; !ok || v == webhook.NamespaceDisabled {
 		labels[webhook.LabelInject] = webhook.NamespaceEnabled
 	}

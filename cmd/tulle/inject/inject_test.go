@@ -1,0 +1,277 @@
+package inject
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/goleak"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/manifests"
+	"github.com/tulle-mesh/tulle/webhook"
+	"github.com/tulle-mesh/tulle/webhook/settings"
+	"github.com/tulle-mesh/tulle/webhook/workload"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// run runs a command and returns what it wrote.
+func run(t *testing.T, cmd *cobra.Command, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, talk bytes.Buffer
+	cmd.SetArgs(args)
+	cmd.SetIn(strings.NewReader(stdin))
+	cmd.SetOut(&out)
+	cmd.SetErr(&talk)
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	err = cmd.ExecuteContext(t.Context())
+	return out.String(), talk.String(), err
+}
+
+func file(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func same(t *testing.T, what string, a, b []byte) {
+	t.Helper()
+	var x, y any
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil || !reflect.DeepEqual(x, y) {
+		t.Errorf("%s: got %s\nwant %s", what, a, b)
+	}
+}
+
+const ca = "-----BEGIN CERTIFICATE-----\nMAo=\n-----END CERTIFICATE-----\n"
+
+// odd is what is not in the example of the manifests.
+const odd = `kind: List
+apiVersion: v1
+items:
+- apiVersion: batch/v1
+  kind: CronJob
+  metadata: {name: night, namespace: hello}
+  spec:
+    jobTemplate:
+      spec:
+        template:
+          metadata:
+            annotations: {tulle.dev/mode: sidecar} # for now
+          spec:
+            restartPolicy: Never
+            initContainers:
+            - {name: init, image: i, env: [{name: no_proxy, value: corp.test}]}
+            containers:
+            - name: job
+              image: j
+              env: # its own
+                # a
+                - name: A
+                  value: "1"
+                - name: HTTP_PROXY
+                  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+            volumes:
+            - emptyDir: {}
+              name: tmp
+---
+{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "world"}, "spec": {"hostNetwork": true, "containers": [{"name": "p", "env": []}]}}
+`
+
+// What the command makes of a template is what the webhook makes of its pod, and uninject finds back.
+func TestAsTheWebhook(t *testing.T) {
+	caFile := file(t, "ca.crt", ca)
+	for name, text := range map[string]string{"hello.yaml": string(manifests.HelloWorld()), "odd.yaml": odd} {
+		for _, mode := range []string{"", "host", "sidecar"} {
+			args := []string{"-f", file(t, name, text), "--controller-ca", caFile}
+			if mode != "" {
+				args = append(args, "--mode", mode)
+			}
+			out, talk, err := run(t, Command(), "", args...)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, talk)
+			}
+			src := source{mesh: "tulle"}
+			controller, err := src.rendered()
+			if err != nil {
+				t.Fatal(err)
+			}
+			parsed, err := settings.Parse("controller.yaml", controller)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := workload.Parse(name, []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := workload.Parse(name, []byte(out))
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := &injector{known: map[string]webhook.Namespace{}, made: map[string]webhook.Namespace{}}
+			in.learn([]*workload.File{before})
+			for i, tpl := range before.Templates {
+				ns, err := in.lookup(t.Context(), tpl.Namespace)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := webhook.Inject(tpl.JSON, joinedNamespace(ns, mode), parsed.Config(ca))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := tpl.JSON
+				if res.Patch != nil {
+					patch, err := jsonpatch.DecodePatch(res.Patch)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if want, err = patch.Apply(tpl.JSON); err != nil {
+						t.Fatal(err)
+					}
+				}
+				same(t, name+" "+tpl.Name, after.Templates[i].JSON, want)
+			}
+			back, talk, err := run(t, UninjectCommand(), out, "-f", "-")
+			if err != nil {
+				t.Fatalf("%v\n%s", err, talk)
+			}
+			want := text
+			if name == "odd.yaml" { // what was empty may be gone
+				want = strings.Replace(want, `"p", "env": []}`, `"p"}`, 1)
+			}
+			if back != want {
+				if name == "hello.yaml" {
+					t.Errorf("%s in mode %s does not come back:\n%s", name, mode, back)
+				}
+				original, _ := before.Values()
+				again, err := workload.Parse(name, []byte(back))
+				if err != nil {
+					t.Fatal(err)
+				}
+				returned, _ := again.Values()
+				for i := range original {
+					same(t, name, bytes.ReplaceAll(returned[i], []byte(`,"env":[]`), nil), bytes.ReplaceAll(original[i], []byte(`,"env":[]`), nil))
+				}
+			}
+		}
+	}
+}
+
+// Several texts become one that is read as all of them.
+func TestJoined(t *testing.T) {
+	const y, j = "a: 1\n", `{"a": 1}`
+	for _, c := range []struct {
+		form  string
+		texts []string
+		want  string
+	}{
+		{"", []string{"\uFEFFa: 1"}, "\uFEFFa: 1"},
+		{"", []string{"a: 1", "\uFEFFb: 2\n"}, "a: 1\n---\nb: 2\n"},
+		{"", []string{y, "# c\n---\nb: 2\n"}, "a: 1\n# c\n---\nb: 2\n"},
+		{"", []string{y, "# c\nb: 2\n"}, "a: 1\n---\n# c\nb: 2\n"},
+		{"", []string{j, j}, "{\"a\": 1}\n{\"a\": 1}"},
+		{"", []string{y, j, "", "# nothing\n"}, "a: 1\n---\n{\"a\": 1}\n# nothing\n"},
+		{asJSON, []string{y, "---\n" + y, j}, "{\n  \"a\": 1\n}\n{\n  \"a\": 1\n}\n{\"a\": 1}"},
+		{asYAML, []string{j + j, y}, "a: 1\n---\na: 1\n---\na: 1\n"},
+	} {
+		var files []*workload.File
+		var texts [][]byte
+		for _, text := range c.texts {
+			f, err := workload.Parse("f", []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			files, texts = append(files, f), append(texts, []byte(text))
+		}
+		if got, err := joined(files, texts, c.form); err != nil || string(got) != c.want {
+			t.Errorf("%q %q: got %q, want %q, %v", c.form, c.texts, got, c.want, err)
+		}
+	}
+}
+
+// Keys that have no effect where they are get a hint.
+func TestLint(t *testing.T) {
+	text := file(t, "x.yaml", `
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: shop
+  labels: {tulle.dev/injected: enabled, istio-injection: enabled}
+  annotations: {tulle.dev/inject: enabled}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  namespace: shop
+  annotations: {tulle.dev/mode: sidecar}
+spec:
+  template:
+    metadata:
+      labels: {app.kubernetes.io/part-of: tulle, tulle.dev/outgoing-port: "1"}
+      annotations: {tulle.dev/inject: "true", tulle.dev/outgoing-prot: "1", linkerd.io/inject: enabled, example.com/a: b}
+    spec:
+      containers: [{name: a}]
+`)
+	out, _, err := run(t, ExplainCommand(), "", "-f", text, "--offline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(out) {
+		if hint, ok := strings.CutPrefix(strings.TrimSpace(line), "hint: "); ok {
+			got = append(got, hint)
+		}
+	}
+	want := []string{
+		"the label istio-injection of namespace shop is for Istio; Tulle goes by the label tulle.dev/inject",
+		"the label tulle.dev/injected of namespace shop means nothing; is tulle.dev/inject meant?",
+		"the annotation tulle.dev/inject of namespace shop means nothing: it must be a label",
+		"the annotation tulle.dev/mode of deployment/web means nothing there: write it at spec.template.metadata",
+		"the label tulle.dev/outgoing-port of the pod template means nothing: it must be an annotation",
+		"the annotation linkerd.io/inject of the pod template is for Linkerd; Tulle goes by the label tulle.dev/inject",
+		"the annotation tulle.dev/inject of the pod template means nothing: it must be a label",
+		"the annotation tulle.dev/outgoing-prot of the pod template means nothing; is tulle.dev/outgoing-port meant?",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if !strings.Contains(out, "its pods are not in the mesh (not_enabled): namespace shop has no label tulle.dev/inject") {
+		t.Error(out)
+	}
+}
+
+// Command lines that are wrong say so before anything is read.
+func TestMisuse(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{nil, 64, "tulle explain wants to know what to explain"},
+		{[]string{"pod"}, 64, "tulle explain wants the name of a pod"},
+		{[]string{"a", "b", "c"}, 64, `tulle explain does not know what to do with "c"`},
+		{[]string{"pod", "x", "-f", "y"}, 64, `it is either -f or "pod"`},
+		{[]string{"pod/x", "--offline"}, 64, "--offline goes with -f: what runs is in a cluster"},
+		{[]string{"pod/x", "--set", "a=b"}, 64, "--values and --set are settings without a cluster, but what runs is in one"},
+		{[]string{"-f", "y", "-o", "wide"}, 64, `-o "wide" is unknown`},
+		{[]string{"pod/x"}, 1, "there is no way to a cluster: no kubeconfig names a cluster"},
+		{[]string{"-f", "-"}, 1, "there are no pods and no pod templates in this"},
+	} {
+		out, _, err := run(t, ExplainCommand(), "", c.args...)
+		f, ok := err.(*fault.Error)
+		if !ok || f.ExitCode() != c.code || f.Error() != c.want || out != "" {
+			t.Errorf("%q: %v", c.args, err)
+		}
+	}
+}
