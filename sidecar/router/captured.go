@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,13 +44,15 @@ const (
 	foundProxy   = "proxy" // HTTP/1 that is meant for another proxy
 	foundOther   = "other" // also when the server speaks first
 	foundOpaque  = "opaque"
-	foundRefused = "refused" // closed: it was going where the router does not go
+	foundRefused = "refused" // closed: it was going where the router does not go, or is its own
 )
 
 // captured serves redirected connections.
 type captured struct {
 	Capture
 	count map[string]prometheus.Counter
+	// mine has the local addresses of the connections that carry others on.
+	mine sync.Map
 }
 
 func newCaptured(o *Outgoing) *captured {
@@ -72,6 +75,9 @@ func (c *captured) intercept(s *session) {
 	case !c.Opaque(s.original.Port()):
 		found = s.look()
 	}
+	if found != foundRefused && c.own(s) {
+		found = foundRefused
+	}
 	c.count[found].Inc()
 	if found == foundHTTP {
 		s.run()
@@ -83,6 +89,26 @@ func (c *captured) intercept(s *session) {
 		reset(s.conn)
 	}
 	s.server.remove(s)
+}
+
+// own reports whether a connection is one of those that carry others on: then the
+// rules of the kernel do not know this proxy, and it would go round and round.
+func (c *captured) own(s *session) bool {
+	_, mine := c.mine.Load(addressOf(s.conn.RemoteAddr()))
+	if mine {
+		s.server.log.Error("connection closed: this proxy's own connections are redirected to it", "router", s.server.name, "to", s.original,
+			"hint", "tulle-proxy redirect needs the user that the proxy runs as, in --proxy-uid")
+	}
+	return mine
+}
+
+func addressOf(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 // look tells what a client says first, for which it waits a little.
@@ -119,6 +145,10 @@ func (c *captured) carry(s *session) {
 		s.server.log.Debug("captured connection not made", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
 		reset(s.conn)
 		return
+	}
+	if mine := addressOf(there.LocalAddr()); mine.IsValid() {
+		c.mine.Store(mine, true)
+		defer c.mine.Delete(mine)
 	}
 	first := unread(s.r)
 	s.r.Idle()

@@ -263,6 +263,36 @@ func TestCapturedEndWithTheRouter(t *testing.T) {
 	}
 }
 
+// Where the rules of the kernel do not let the proxy's own connections pass, none goes
+// round in circles.
+func TestCapturedOwnConnection(t *testing.T) {
+	n := newLoopback(t)
+	var address atomic.Value
+	var dialed atomic.Int64
+	to := netip.MustParseAddrPort("192.0.2.1:443")
+	m := startOn(t, n, router.OutgoingConfig{Grace: time.Second, Capture: &router.Capture{
+		Original: func(net.Conn) (netip.AddrPort, bool) { return to, true },
+		Opaque:   func(uint16) bool { return false },
+		Allow:    func(netip.AddrPort) error { return nil },
+		Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+			dialed.Add(1)
+			return n.dial(ctx, address.Load().(string))
+		},
+	}})
+	address.Store(m.address)
+	conn := m.talk(t)
+	conn.say("*1\r\n")
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if n := dialed.Load(); n != 1 {
+		t.Errorf("it was dialed %d times", n)
+	}
+	if n := m.count(t, "tulle_captured_connections_total", "found", "refused"); n != 1 {
+		t.Errorf("%v are refused", n)
+	}
+}
+
 // A captured connection too many is reset, for its client may not speak HTTP.
 func TestCapturedTooMany(t *testing.T) {
 	c := capture(t, "server: {maxConnections: 1}")
