@@ -188,6 +188,7 @@ type writer struct {
 	status   Status
 	warnings []string
 	said     []string // about each container, if anybody listens
+	meshes   []string // containers of other meshes
 }
 
 func (w *writer) note(c containerView, what string) {
@@ -219,6 +220,9 @@ func (w *writer) environments() *Result {
 	if len(w.status.Containers) == 0 {
 		w.status.Proxy, w.status.Env = "", nil
 	}
+	if len(w.meshes) > 0 {
+		w.warnings = append(w.warnings, fmt.Sprintf("the pod has containers of another mesh, %s, which are left alone: where both meshes take in a request, they call each other", strings.Join(w.meshes, ", ")))
+	}
 	return nil
 }
 
@@ -236,7 +240,7 @@ func (w *writer) environment(field string, i int, c containerView) *Result {
 		w.note(c, "is skipped, as the annotation says")
 	case isMeshProxy(c.Name):
 		w.note(c, "is the proxy of another mesh and is left alone")
-		w.warnings = append(w.warnings, fmt.Sprintf("container %q is the proxy of another mesh and is left alone; two meshes in one pod call each other", c.Name))
+		w.meshes = append(w.meshes, c.Name)
 		w.status.Left = append(w.status.Left, c.Name)
 	default:
 		stripped := c
