@@ -122,6 +122,7 @@ func TestCapturedPod(t *testing.T) {
 		t.Fatalf("await: %v %s", err, awaited)
 	}
 
+	var opened []net.Conn
 	open := func(to string) net.Conn {
 		t.Helper()
 		var conn net.Conn
@@ -129,7 +130,7 @@ func TestCapturedPod(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conn.Close() })
+		opened = append(opened, conn)
 		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 		return conn
 	}
@@ -188,5 +189,47 @@ func TestCapturedPod(t *testing.T) {
 			t.Errorf("the metrics have no %s", want)
 		}
 	}
+	for _, conn := range opened { // or the proxy would give them time
+		_ = conn.Close()
+	}
 	stop()
+}
+
+// Rules that were written for another user do not make connections go round.
+func TestRulesForAnotherUser(t *testing.T) {
+	pod, world := capturetest.New(t)
+	serve(t, world, "192.0.2.1:443", func(conn net.Conn) { _, _ = io.WriteString(conn, "hello") })
+	var err error
+	pod.Do(func() { _, err = start(t, "redirect", "--proxy-uid=1234") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := program(t.Context(), "--mode=standalone", "--capture=redirect", "--dtab=/svc => /$/inet/192.0.2.2/80")
+	var out strings.Builder
+	proxy.Stdout, proxy.Stderr = &out, &out
+	ready := program(t.Context(), "await", "--timeout=30s")
+	var said []byte
+	pod.Do(func() {
+		if err = proxy.Start(); err == nil {
+			said, err = ready.CombinedOutput()
+		}
+	})
+	if err != nil {
+		t.Fatalf("%v %s", err, said)
+	}
+	var conn net.Conn
+	pod.Do(func() { conn, err = net.Dial("tcp", "192.0.2.1:443") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(conn, "*1\r\n")
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	_ = conn.Close()
+	_ = proxy.Cancel()
+	if err := proxy.Wait(); err != nil || strings.Count(out.String(), "this proxy's own connections are redirected to it") != 1 || !strings.Contains(out.String(), "--proxy-uid") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
 }
