@@ -45,6 +45,7 @@ var layers = []layer{
 	{path: "docs"}, // tests of what the pages show, nothing else
 	// The planes do not know each other.
 	{path: "manifests", may: []string{"internal"}},
+	{path: "webhook/hostpolicy", may: []string{"webhook", "internal"}},
 	{path: "webhook/settings", may: []string{"webhook", "internal"}},
 	{path: "webhook/drift", may: []string{"webhook", "internal/feed"}},
 	{path: "webhook/breakglass", may: []string{"webhook/drift"}},

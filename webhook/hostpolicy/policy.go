@@ -1,0 +1,176 @@
+// Package hostpolicy says host mode in the API server's own words: as a MutatingAdmissionPolicy, for clusters of
+// Kubernetes 1.36 and later, which gives pods what package webhook would, without a call of anybody.
+//
+// A policy is a patch in CEL, which is no place for everything: it has no hash, no base64 and no JSON. So the policy
+// does the pods that it can do exactly as the webhook does, byte for byte, and leaves the others untouched; those come
+// to the webhook behind it or, where there is none, are refused by the ValidatingAdmissionPolicy that [Alone] adds.
+// docs/design/mutating-policy.md lists them.
+//
+// Package hostpolicy applies nothing and knows no cluster. What host mode gives to a pod it learns by asking
+// [webhook.Inject] about one, so it has no second opinion about the proxy's address, the hosts that bypass it, or
+// the hash. Its objects are deterministic.
+//
+// Invariant, held by tests on a real API server: a pod that the policy has changed is a pod for which the webhook has
+// nothing left to do.
+//
+//	objects, err := hostpolicy.Generate(cfg)
+package hostpolicy
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	admission "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/tulle-mesh/tulle/webhook"
+)
+
+// Names of the policies and of their bindings: that of namespaces with tulle.dev/inject=enabled, where a pod for which
+// the policy fails is refused, that of best-effort, where it starts outside of the mesh, and what Alone adds.
+const (
+	Enabled    = "tulle-host-mode"
+	BestEffort = "tulle-host-mode-best-effort"
+	Refusals   = "tulle-host-mode-refusals"
+)
+
+// Generate returns the policies of host mode and their bindings, as cfg has it. The error, of which
+// errors.Is(err, webhook.ErrConfig) holds, says why cfg cannot serve a pod in host mode.
+func Generate(cfg webhook.Config) ([]runtime.Object, error) {
+	a, excluded, err := ask(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var objects []runtime.Object
+	for _, p := range []struct {
+		name, inject string
+		failure      admission.FailurePolicyType
+	}{
+		{Enabled, webhook.NamespaceEnabled, admission.Fail},
+		{BestEffort, webhook.NamespaceBestEffort, admission.Ignore},
+	} {
+		objects = append(objects,
+			&admission.MutatingAdmissionPolicy{
+				TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "MutatingAdmissionPolicy"},
+				ObjectMeta: metav1.ObjectMeta{Name: p.name},
+				Spec: admission.MutatingAdmissionPolicySpec{
+					MatchConstraints: match(excluded, metav1.LabelSelectorOpIn, p.inject),
+					MatchConditions:  conditions(),
+					FailurePolicy:    &p.failure,
+					// Should another one add a container later, it gets its environment in a second pass.
+					ReinvocationPolicy: admission.IfNeededReinvocationPolicy,
+					Variables:          a.variables(),
+					Mutations: []admission.Mutation{{
+						PatchType: admission.PatchTypeJSONPatch,
+						JSONPatch: &admission.JSONPatch{Expression: strings.TrimSpace(mutation)},
+					}},
+				},
+			},
+			&admission.MutatingAdmissionPolicyBinding{
+				TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "MutatingAdmissionPolicyBinding"},
+				ObjectMeta: metav1.ObjectMeta{Name: p.name},
+				Spec:       admission.MutatingAdmissionPolicyBindingSpec{PolicyName: p.name},
+			})
+	}
+	return objects, nil
+}
+
+// Done returns an expression of CEL that is true of pods which need no webhook any more, because the policy of cfg has
+// done them, or would complete them should anybody change them.
+func Done(cfg webhook.Config) (string, error) {
+	a, _, err := ask(cfg)
+	if err != nil {
+		return "", err
+	}
+	return a.done(), nil
+}
+
+func (a answer) done() string {
+	return "object.metadata.?annotations[?'tulle.dev/status'].orValue('').matches(" + a.grammar(a.hash) + ")"
+}
+
+// ask learns from the injector what host mode gives to a pod.
+func ask(cfg webhook.Config) (answer, []string, error) {
+	// The defaults are not exported, but what they come to is to be seen.
+	mesh := cfg.MeshNamespace
+	if mesh == "" {
+		mesh = "tulle"
+	}
+	a := answer{mode: literal(string(cfg.DefaultMode))}
+	if cfg.DefaultMode == "" {
+		a.mode = literal(string(webhook.ModeHost))
+	}
+	for _, p := range []struct{ port, def int }{
+		{cfg.OutgoingPort, webhook.DefaultOutgoingPort}, {cfg.IncomingPort, webhook.DefaultIncomingPort}, {cfg.AdminPort, webhook.DefaultAdminPort},
+	} {
+		if p.port == 0 {
+			p.port = p.def
+		}
+		a.ports = append(a.ports, strconv.Itoa(p.port))
+	}
+	excluded := append(webhook.ExcludedNamespaces(mesh), cfg.ExcludedNamespaces...)
+
+	const probe = `{"metadata":{"annotations":{"tulle.dev/mode":"host"}},"spec":{"containers":[{"name":"app"}]}}`
+	cfg.ExcludedNamespaces = nil // "probe" may be one
+	res, err := webhook.Inject([]byte(probe), webhook.Namespace{Name: mesh + "-other", Labels: map[string]string{webhook.LabelInject: webhook.NamespaceEnabled}}, cfg)
+	if err != nil {
+		return answer{}, nil, fmt.Errorf("find what host mode gives to a pod: %w", err)
+	}
+	var patch []struct {
+		Path  string
+		Value json.RawMessage
+	}
+	if err := json.Unmarshal(res.Patch, &patch); err != nil {
+		return answer{}, nil, fmt.Errorf("find what host mode gives to a pod: %w", err)
+	}
+	a.hash = literal(res.Hash)
+	for _, op := range patch {
+		if op.Path != "/spec/containers/0/env" {
+			continue
+		}
+		var env []corev1.EnvVar
+		if err := json.Unmarshal(op.Value, &env); err != nil {
+			return answer{}, nil, fmt.Errorf("find what host mode gives to a pod: %w", err)
+		}
+		for _, e := range env {
+			a.env = append(a.env, e.Name)
+			switch e.Name {
+			case "http_proxy":
+				a.proxy = literal(e.Value)
+			case "no_proxy":
+				a.bypass = strings.Split(e.Value, ",")
+			}
+		}
+	}
+	return a, excluded, nil
+}
+
+// match selects pods as the webhook's selectors do.
+func match(excluded []string, operator metav1.LabelSelectorOperator, inject ...string) *admission.MatchResources {
+	namespaced, equivalent := admission.NamespacedScope, admission.Equivalent
+	return &admission.MatchResources{
+		NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: webhook.LabelInject, Operator: operator, Values: inject},
+			{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: excluded},
+		}},
+		ObjectSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: webhook.LabelInject, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"false"}},
+		}},
+		ResourceRules: []admission.NamedRuleWithOperations{{RuleWithOperations: admission.RuleWithOperations{
+			Operations: []admission.OperationType{admission.Create},
+			Rule:       admission.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}, Scope: &namespaced},
+		}}},
+		MatchPolicy: &equivalent,
+	}
+}
+
+func conditions() []admission.MatchCondition {
+	return []admission.MatchCondition{
+		{Name: "not-a-mirror", Expression: "!('" + corev1.MirrorPodAnnotationKey + "' in object.metadata.?annotations.orValue({}))"},
+		{Name: "label-is-valid", Expression: "object.metadata.?labels[?'tulle.dev/inject'].orValue('true') == 'true'"},
+	}
+}
