@@ -200,3 +200,45 @@ func TestBundleIsOurs(t *testing.T) {
 	})
 	admits()
 }
+
+// While the API server is away certificates are renewed all the same, and once it is back nothing has to be repaired.
+func TestOutage(t *testing.T) {
+	m := install(t, values("self"))
+	r := m.start(t, "one", serving.Config{LeafDuration: 9 * time.Second, Settle: time.Second})
+	ns := namespace(t, map[string]string{"tulle.dev/inject": "enabled"})
+	admits := func() {
+		t.Helper()
+		await(t, "an admission", func(ctx context.Context) (bool, string) { err := admit(ctx, ns); return err == nil, fmt.Sprint(err) })
+	}
+	admits()
+	serial := func() string {
+		c, err := r.certificate.GetCertificate(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Leaf.SerialNumber.String()
+	}
+	before, seen := authorities(t), serial()
+	if err := api.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a new certificate without an API server", func(context.Context) (bool, string) { return serial() != seen, "" })
+	if why := r.certificate.NotReady(); why != "" {
+		t.Errorf("not ready for want of an API server: %s", why)
+	}
+	if err := api.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	admits()
+	if now := authorities(t); !slices.Equal(now, before) {
+		t.Errorf("the bundle was %v, and is %v", before, now)
+	}
+	if err := api.Client().CoreV1().Secrets(m.namespace).Delete(t.Context(), "tulle-webhook-ca", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a new CA", func(context.Context) (bool, string) {
+		now := authorities(t)
+		return len(now) > 0 && !slices.Contains(before, now[0]), fmt.Sprint(now)
+	})
+	admits()
+}
