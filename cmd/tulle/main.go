@@ -42,6 +42,8 @@ func commands() []*cobra.Command {
 		inject.Command(),
 		install.Command(),
 		inject.UninjectCommand(),
+		install.UninstallCommand(),
+		install.UpgradeCommand(),
 		versionCommand(),
 	}
 }

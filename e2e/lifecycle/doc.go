@@ -1,0 +1,5 @@
+// Package lifecycle holds the tests of "tulle upgrade", "tulle uninstall" and "tulle check" against a real API server,
+// without nodes: what the commands read and write is there, and what Kubernetes' controllers would do is played.
+//
+// They run with the tag e2e (make e2e), and need neither root nor packages of the system.
+package lifecycle
