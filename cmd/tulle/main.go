@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/breakglass"
 	"github.com/tulle-mesh/tulle/cmd/tulle/dtab"
 	"github.com/tulle-mesh/tulle/cmd/tulle/inject"
 	"github.com/tulle-mesh/tulle/cmd/tulle/install"
@@ -36,6 +37,7 @@ const (
 // commands lists what tulle can do. It is the only place to add a command.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		breakglass.Command(),
 		demoCommand(),
 		dtab.Command(),
 		inject.ExplainCommand(),
