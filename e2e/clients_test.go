@@ -29,26 +29,34 @@ import (
 var clientCases = strings.Split("get,head,post,chunked,expect,refused,early,keepalive,download,trailers,streaming,errors,unknown,override,"+
 	"connect http,connect tcp,connect tls,connect unknown,websocket,connect websocket,connect secure websocket", ",")
 
-// TestClients has the HTTP clients of several languages call an application
-// through the mesh, in either mode and across both. They run in the network of a
-// pod, with its environment.
-func TestClients(t *testing.T) {
+const clientsImage = "tulle.dev/clients:e2e"
+
+// loadClients builds the program of e2e/clients, gives every node its image, and returns where it is.
+func loadClients(t *testing.T) string {
+	t.Helper()
 	program := filepath.Join(binDir, "clients")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./clients")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	const image = "tulle.dev/clients:e2e"
-	if err := mesh.LoadImage(t.Context(), image, program); err != nil {
+	if err := mesh.LoadImage(t.Context(), clientsImage, program); err != nil {
 		t.Fatal(err)
 	}
+	return program
+}
+
+// TestClients has the HTTP clients of several languages call an application
+// through the mesh, in either mode and across both. They run in the network of a
+// pod, with its environment.
+func TestClients(t *testing.T) {
+	program := loadClients(t)
 	modes := []string{"host", "sidecar"}
 	var apps []app
 	for _, mode := range modes {
 		ns := namespace(t, "e2e-clients-"+mode, mode)
 		for name, node := range map[string]string{"caller": "n1", "echo": "n2"} {
-			a := app{namespace: ns, name: name, node: node, image: image, args: []string{"serve", name, name, name + "." + ns},
+			a := app{namespace: ns, name: name, node: node, image: clientsImage, args: []string{"serve", name, name, name + "." + ns},
 				ports: map[int32]int32{443: 7443, 7000: 7000}}
 			a.create(t)
 			apps = append(apps, a)

@@ -4,9 +4,16 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // With the controller gone, pods of opted-in namespaces wait for it, all others
@@ -66,4 +73,91 @@ func TestControllerDown(t *testing.T) {
 		t.Errorf("%d of %d requests failed while the controller was away, the first: %s",
 			len(result.failures), len(result.failures)+result.answered, result.failures[0])
 	}
+}
+
+// The controllers are killed, all at once, and the API server is stopped, while hundreds of pods are made: none of them
+// is without its injection in the end, and nobody had to help.
+func TestInjectorKilled(t *testing.T) {
+	ns := namespace(t, "e2e-killed", "host")
+	const pods = 300
+	crowd := app{namespace: ns, name: "crowd", text: "here", node: "nowhere", replicas: pods} // admitted, and never started
+	injected := func(selector string) int {
+		list, err := mesh.Client().CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=crowd" + selector})
+		if err != nil {
+			t.Log(err)
+			return -1
+		}
+		return len(list.Items)
+	}
+	whole := func(what string) {
+		t.Helper()
+		began := time.Now()
+		await(t, what, func(context.Context) (bool, string) {
+			n := injected(",tulle.dev/mode=host")
+			return n == pods, fmt.Sprintf("%d of %d pods are injected", n, pods)
+		})
+		t.Logf("%s after %.1f s", what, time.Since(began).Seconds())
+		if n := injected(",tulle.dev/mode!=host"); n != 0 {
+			t.Errorf("%d pods were made without their injection", n)
+		}
+	}
+
+	t.Run("controllers", func(t *testing.T) {
+		crowd.create(t)
+		await(t, "the first of the crowd", func(context.Context) (bool, string) { return injected("") > pods/10, "too few" })
+		killed := kill(t, "/tulle-controller")
+		if killed < 2 {
+			t.Fatalf("%d controllers were killed, want both", killed)
+		}
+		whole("all pods injected by controllers that came back")
+		kubectl(t, "rollout", "status", "-n", "tulle", "--timeout=120s", "deployment/tulle-controller")
+	})
+	t.Run("API server", func(t *testing.T) {
+		kubectl(t, "scale", "-n", ns, "deployment/crowd", "--replicas=0")
+		await(t, "the crowd to be gone", func(context.Context) (bool, string) { n := injected(""); return n == 0, fmt.Sprint(n) })
+		kubectl(t, "scale", "-n", ns, "deployment/crowd", fmt.Sprint("--replicas=", pods))
+		await(t, "the first of the crowd", func(context.Context) (bool, string) { return injected("") > pods/10, "too few" })
+		t.Cleanup(func() {
+			if err := mesh.StartAPI(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := mesh.StopAPI(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := mesh.StartAPI(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		whole("all pods injected after the API server's return")
+	})
+}
+
+// kill ends all processes of a program of the cluster's pods, as the kernel does when memory is short, and returns how
+// many there were.
+func kill(t *testing.T, program string) int {
+	t.Helper()
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, file := range commands {
+		command, _ := os.ReadFile(file) // what ends meanwhile cannot be read
+		if name, _, _ := strings.Cut(string(command), "\x00"); name != program {
+			continue
+		}
+		// Only what is in a network of its own: this test's machine may run the same program for itself.
+		own, _ := os.Readlink("/proc/self/ns/net")
+		if other, err := os.Readlink(filepath.Join(filepath.Dir(file), "ns", "net")); err != nil || other == own {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err == nil {
+			n++
+		}
+	}
+	return n
 }

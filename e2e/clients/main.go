@@ -9,6 +9,9 @@
 //
 // The application knows nothing of the mesh either. What it answers is said at its handlers.
 //
+// Beside them there are applications that make one request, or one at their beginning and one at their end, for the tests
+// of the order in which applications and their proxies start and stop.
+//
 // Invariant: bodies are compared by their SHA-256 at the end that received them, never assumed.
 //
 //	clients serve echo echo.shop
@@ -39,6 +42,10 @@ func command(ctx context.Context, args []string) error {
 		return serve(ctx, args[1], args[1:])
 	case len(args) == 3 && args[0] == "call":
 		return call(ctx, args[1], args[2], os.Stdout)
+	case len(args) == 2 && args[0] == "once":
+		return once(ctx, args[1])
+	case len(args) == 2 && args[0] == "hold":
+		return hold(ctx, args[1])
 	}
-	return errors.New("usage: clients serve NAME [HOST...] | clients call HOST OVERRIDE")
+	return errors.New("usage: clients serve NAME [HOST...] | clients call HOST OVERRIDE | clients once URL | clients hold URL")
 }
