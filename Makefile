@@ -95,6 +95,10 @@ fuzz: ## let every fuzz target search for FUZZTIME (10s)
 			echo "fuzz: $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-10s} $$pkg || exit 1; \
 		done; done
 
+.PHONY: kustomize
+kustomize: ## write the base for kustomize anew, from the chart
+	@$(GO) test -count=1 -run '^TestBase$$' ./manifests -update
+
 .PHONY: build
 build: $(programs:%=build/%) ## build the programs into build/
 
