@@ -3,6 +3,7 @@ package hostpolicy
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,10 @@ func asides() []string {
 // variables are the variables of the policy, each of which may refer to those before it. The API server evaluates
 // those that are used.
 func (a answer) variables() []admission.Variable {
+	var plain []string
+	for _, condition := range a.plainAnnotations() {
+		plain = append(plain, condition)
+	}
 	var all []admission.Variable
 	v := func(name, expression string) {
 		all = append(all, admission.Variable{Name: name, Expression: strings.TrimSpace(expression)})
@@ -111,11 +116,11 @@ variables.given.exists(c, c.env.exists(e,
 	v("ours", `
 variables.mode == 'host' && !variables.windows &&
 (variables.status == '' || variables.earlier) &&
-`+strings.Join(a.plainAnnotations(), " &&\n")+` &&
+`+strings.Join(plain, " &&\n")+` &&
 (!('tulle.dev/on-conflict' in variables.annotations) || variables.annotations['tulle.dev/on-conflict'] == 'leave' ||
   variables.annotations['tulle.dev/on-conflict'] in ['chain', 'override'] &&
   !variables.containers.exists(c, c.name in variables.kept && !(c.name in `+list(meshProxies)+`))) &&
-variables.skip.all(n, n.size() < 64 && n.matches(r'^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')) &&
+variables.skip.all(n, `+isName+`) &&
 !variables.taken`)
 
 	// The user's own no_proxy and NO_PROXY, with what they lack; the last of several counts.
@@ -224,17 +229,29 @@ object.spec.?os.?name.orValue('') == 'windows' ||
 // skip are the containers that get no environment.
 const skip = `'tulle.dev/skip-containers' in variables.annotations ? variables.annotations['tulle.dev/skip-containers'].split(',').map(n, n.trim()) : []`
 
-// plainAnnotations are conditions, each of which says that one annotation is one that CEL can follow.
-func (a answer) plainAnnotations() []string {
-	var all []string
-	for i, key := range []string{webhook.AnnotationOutgoingPort, webhook.AnnotationIncomingPort, webhook.AnnotationAdminPort} {
-		all = append(all, fmt.Sprintf("variables.annotations[?'%s'].orValue('%s') == '%s'", key, a.ports[i], a.ports[i]))
+// isName is whether n can be the name of a container.
+const isName = `n.size() < 64 && n.matches(r'^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')`
+
+// plainAnnotations says, by annotation, under which condition it is one that CEL can follow.
+func (a answer) plainAnnotations() iter.Seq2[string, string] {
+	return func(yield func(key, condition string) bool) {
+		has := func(key, value string) string {
+			return fmt.Sprintf("variables.annotations[?'%s'].orValue('%s') == '%s'", key, value, value)
+		}
+		for i, key := range []string{webhook.AnnotationOutgoingPort, webhook.AnnotationIncomingPort, webhook.AnnotationAdminPort} {
+			if !yield(key, has(key, a.ports[i])) {
+				return
+			}
+		}
+		if !yield(webhook.AnnotationCapture, has(webhook.AnnotationCapture, webhook.CaptureEnv)) {
+			return
+		}
+		for _, key := range asides() {
+			if !yield(key, fmt.Sprintf("!('%s' in variables.annotations)", key)) {
+				return
+			}
+		}
 	}
-	all = append(all, fmt.Sprintf("variables.annotations[?'%s'].orValue('%s') == '%s'", webhook.AnnotationCapture, webhook.CaptureEnv, webhook.CaptureEnv))
-	for _, key := range asides() {
-		all = append(all, fmt.Sprintf("!('%s' in variables.annotations)", key))
-	}
-	return all
 }
 
 // isField reports whether variable e of an environment is this field of the pod.

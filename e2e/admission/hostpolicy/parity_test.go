@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -88,11 +89,38 @@ func (m *mesh) check(t tester, raw []byte) string {
 	if err != nil || same(undone) != same(read) {
 		t.Fatalf("undone it is not what it was: %v\n%s\nbut\n%s", err, same(undone), same(read))
 	}
+	m.completes(t, text)
 	// So has the policy.
 	if twice := m.byPolicy(text); twice.err != nil || same(twice.pod) != same(got.pod) {
 		t.Fatalf("a second time the policy gives another pod: %v\n%s\nnot\n%s", twice.err, same(twice.pod), same(got.pod))
 	}
 	return ""
+}
+
+// completes holds what the policy does with a pod to which somebody has added containers after it.
+func (m *mesh) completes(t tester, pod []byte) {
+	t.Helper()
+	var o object
+	if err := json.Unmarshal(pod, &o); err != nil {
+		t.Fatalf("%v", err)
+	}
+	late := func(name string, env ...any) object { return object{"name": name, "image": "late", "env": env} }
+	spec := o["spec"].(object)
+	spec["containers"] = slices.Concat(
+		[]any{late("late0", object{"name": "A"}, object{"name": "no_proxy", "value": "a"})}, spec["containers"].([]any),
+		[]any{late("late1"), late("late2", object{"name": "http_proxy", "value": "http://corp:3128"})})
+	more, err := json.Marshal(o)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	_, want := m.byWebhook(t, more)
+	got := m.byPolicy(more)
+	if onConflict := want.pod == nil || strings.Contains(string(want.res.Patch), `\"was\":`); onConflict {
+		return // the new container's own proxy is not left alone
+	}
+	if got.err != nil || same(got.pod) != same(want.pod) {
+		t.Fatalf("a pod with containers added later: %v, by the policy:\n%s\nby the webhook:\n%s", got.err, same(got.pod), same(want.pod))
+	}
 }
 
 // Pods by hand, one for each rule. Of those that the policy is to leave alone, left says a part of why.
