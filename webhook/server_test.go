@@ -237,7 +237,7 @@ func checkAnswer(t *testing.T, w *httptest.ResponseRecorder) {
 // What nobody means well has an answer as well, of a bounded size and before anybody gives up waiting.
 func TestServerHuge(t *testing.T) {
 	s, _ := newTestServer(t)
-	const size = 3 << 20 // what the API server takes
+	const size = 512 << 10 // of the 3 MiB that the API server takes: what is not linear shows here, too
 	fill := func(element string) string {
 		return strings.TrimSuffix(strings.Repeat(element+",", size/(len(element)+1)), ",")
 	}
@@ -275,7 +275,7 @@ func TestServerHuge(t *testing.T) {
 			begin := time.Now()
 			checkAnswer(t, post(s, reviewOf(pod, "shop")))
 			// The API server waits for five seconds; with the race detector, on a busy machine, all takes longer.
-			if took := time.Since(begin); took > 30*time.Second {
+			if took := time.Since(begin); took > 15*time.Second {
 				t.Errorf("took %v", took)
 			}
 		})
