@@ -174,14 +174,18 @@ func chained(proxy, behind string) string {
 	return "http://" + chainUser + base64.RawURLEncoding.EncodeToString([]byte(behind)) + "@" + strings.TrimPrefix(proxy, "http://")
 }
 
-// isChained reports whether value is a URL that chained makes of proxy.
-func isChained(value, proxy string) bool {
+// unchained returns the proxy behind, if value is a URL that chained makes of proxy.
+func unchained(value, proxy string) (behind string, ok bool) {
 	rest, ok := strings.CutPrefix(value, "http://"+chainUser)
 	if !ok {
-		return false
+		return "", false
 	}
-	_, address, ok := strings.Cut(rest, "@")
-	return ok && "http://"+address == proxy
+	encoded, address, ok := strings.Cut(rest, "@")
+	if !ok || "http://"+address != proxy {
+		return "", false
+	}
+	text, err := base64.RawURLEncoding.DecodeString(encoded)
+	return string(text), err == nil
 }
 
 // canChain reports whether the value of a proxy variable is one that the proxy can go through.
@@ -283,7 +287,11 @@ func (want *environment) replace(edit *envEdit, c containerView, conflict string
 		if undo.Was == nil {
 			undo.Was = map[string]FormerEnv{}
 		}
-		undo.Was[v.Name] = FormerEnv{Value: e.Value, ValueFrom: e.ValueFrom}
+		if conflict == ConflictChain {
+			undo.Was[v.Name] = FormerEnv{Chained: true} // the value, which may hold a password, is written down once
+		} else {
+			undo.Was[v.Name] = FormerEnv{Value: e.Value, ValueFrom: e.ValueFrom}
+		}
 		edit.replace(at, FormerEnv{Value: value})
 	}
 	for i, v := range missing {

@@ -58,6 +58,7 @@ type EnvUndo struct {
 type FormerEnv struct {
 	Value     string          `json:"value,omitempty"`
 	ValueFrom json.RawMessage `json:"valueFrom,omitempty"`
+	Chained   bool            `json:"chained,omitempty"` // the value is in the URL that took its place
 }
 
 const statusVersion = "v2"
@@ -199,9 +200,18 @@ func (s *Status) stripEnv(e *envEdit, container string) {
 	e.entries = kept
 	for _, name := range []string{"http_proxy", "HTTP_PROXY"} {
 		was, ok := u.Was[name]
-		if i := e.index(name); ok && i >= 0 && s.isProxy(e.entries[i]) {
-			e.replace(i, was)
+		i := e.index(name)
+		if !ok || i < 0 || !s.isProxy(e.entries[i]) {
+			continue
 		}
+		if was.Chained {
+			behind, ok := unchained(e.entries[i].Value, s.Proxy)
+			if !ok {
+				continue
+			}
+			was = FormerEnv{Value: behind}
+		}
+		e.replace(i, was)
 	}
 	for _, name := range []string{"no_proxy", "NO_PROXY"} {
 		length, ok := u.Grown[name]
@@ -252,7 +262,11 @@ func (s *Status) wrote(entries []envView, i, lower, upper int) bool {
 }
 
 func (s *Status) isProxy(entry envView) bool {
-	return entry.literal() && s.Proxy != "" && (entry.Value == s.Proxy || isChained(entry.Value, s.Proxy))
+	if !entry.literal() || s.Proxy == "" {
+		return false
+	}
+	_, chain := unchained(entry.Value, s.Proxy)
+	return chain || entry.Value == s.Proxy
 }
 
 // onlyBypass reports whether a list holds nothing but what Tulle adds to such lists.
