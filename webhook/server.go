@@ -1,11 +1,11 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -122,7 +122,11 @@ func readReview(w http.ResponseWriter, r *http.Request) (*admissionv1.AdmissionR
 		return nil, &refusal{http.StatusUnsupportedMediaType, causeContentType,
 			fmt.Sprintf("content type %q is not supported; expected application/json", r.Header.Get("Content-Type"))}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var body bytes.Buffer
+	if r.ContentLength > 0 && r.ContentLength <= maxBody {
+		body.Grow(int(r.ContentLength) + bytes.MinRead) // which leaves room to find the end
+	}
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, &refusal{http.StatusRequestEntityTooLarge, causeTooLarge,
 			fmt.Sprintf("the body is larger than %d bytes", maxBody)}
@@ -131,7 +135,7 @@ func readReview(w http.ResponseWriter, r *http.Request) (*admissionv1.AdmissionR
 		return nil, &refusal{http.StatusBadRequest, causeMalformed, "read the body: " + err.Error()}
 	}
 	var review admissionv1.AdmissionReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(body.Bytes(), &review); err != nil {
 		return nil, &refusal{http.StatusBadRequest, causeMalformed, "the body is not an AdmissionReview: " + err.Error()}
 	}
 	if review.APIVersion != "admission.k8s.io/v1" || review.Kind != "AdmissionReview" {
