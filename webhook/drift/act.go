@@ -69,6 +69,8 @@ type memory struct {
 	wants   string    // for which injection
 	until   time.Time // left alone until then
 	backoff time.Duration
+	// known are the pods that were there when one was evicted: they are not what came of that.
+	known map[types.UID]bool
 }
 
 // actor does something about pods, a workload at a time. It is used by one goroutine.
@@ -162,7 +164,13 @@ func (a *actor) rests(w workload, e *entry, now time.Time) bool {
 	if now.Before(m.until) {
 		return true
 	}
-	return e.created.After(m.at.Add(-slack)) && e.wants == m.wants && now.Before(m.at.Add(again))
+	if e.wants != m.wants || !now.Before(m.at.Add(again)) {
+		return false
+	}
+	if m.known != nil {
+		return !m.known[e.uid]
+	}
+	return e.created.After(m.at.Add(-slack))
 }
 
 func (a *actor) memory(w workload) *memory {
@@ -190,7 +198,7 @@ func (a *actor) do(ctx context.Context, w workload, pods []*entry, now time.Time
 	action := a.action(e.kind)
 	a.wasReady = status.ready
 	if action == Evict {
-		return a.evict(ctx, w, e, now)
+		return a.evict(ctx, w, pods, now)
 	}
 	if status.fixed != "" {
 		a.memory(w).until = now.Add(again)
@@ -206,7 +214,8 @@ func (a *actor) do(ctx context.Context, w workload, pods []*entry, now time.Time
 	return a.restart(ctx, w, pods, now)
 }
 
-func (a *actor) evict(ctx context.Context, w workload, e *entry, now time.Time) bool {
+func (a *actor) evict(ctx context.Context, w workload, pods []*entry, now time.Time) bool {
+	e := pods[0]
 	err := a.client.PolicyV1().Evictions(e.namespace).Evict(ctx, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: e.namespace, Name: e.name},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &e.uid}},
@@ -228,7 +237,10 @@ func (a *actor) evict(ctx context.Context, w workload, e *entry, now time.Time) 
 		}
 		return false
 	}
-	m.at, m.wants, m.backoff = now, e.wants, 0
+	m.at, m.wants, m.backoff, m.known = now, e.wants, 0, map[types.UID]bool{}
+	for _, other := range pods[1:] {
+		m.known[other.uid] = true
+	}
 	a.done(w, Evict, now)
 	a.log.Info("evicted a pod", "pod", e.namespace+"/"+e.name, "workload", w.String(), "why", e.message)
 	return true
@@ -262,7 +274,7 @@ func (a *actor) restart(ctx context.Context, w workload, pods []*entry, now time
 		return false
 	}
 	m := a.memory(w)
-	m.at, m.wants, m.backoff = now, e.wants, 0
+	m.at, m.wants, m.backoff, m.known = now, e.wants, 0, nil
 	a.done(w, Restart, now)
 	a.log.Info("restarted a workload", "workload", w.String(), "pods", len(pods), "why", e.message)
 	return true

@@ -18,8 +18,13 @@ type Owner struct {
 	Name string `json:"name,omitempty"`
 }
 
-// String is as kubectl takes it.
-func (o Owner) String() string { return strings.ToLower(o.Kind) + "/" + o.Name }
+// String is as kubectl takes it; empty for none.
+func (o Owner) String() string {
+	if o.Kind == "" {
+		return ""
+	}
+	return strings.ToLower(o.Kind) + "/" + o.Name
+}
 
 // ownerOf finds a pod's workload without asking: the replica set of a deployment has its name from the deployment and
 // from the label that the deployment gives its pods.
