@@ -35,6 +35,7 @@ type specView struct {
 	Containers     []containerView   `json:"containers"`
 	Volumes        []nameView        `json:"volumes"`
 	HostNetwork    bool              `json:"hostNetwork"`
+	DNSPolicy      string            `json:"dnsPolicy"`
 	HostUsers      *bool             `json:"hostUsers"`
 	NodeSelector   map[string]string `json:"nodeSelector"`
 	OS             *nameView         `json:"os"`

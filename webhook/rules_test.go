@@ -228,7 +228,14 @@ func TestHostAddress(t *testing.T) {
 		}
 	}
 	cfg := testConfig()
-	cfg.HostAddress = "service"
+	cfg.HostAddress, cfg.HostService = "service", "tulle-host.tulle.svc"
+	for policy, want := range map[string]int{"ClusterFirst": 2, "ClusterFirstWithHostNet": 1} {
+		raw := []byte(`{"spec":{"hostNetwork":true,"dnsPolicy":"` + policy + `","containers":[{"name":"app"}]}}`)
+		if res := mustInject(t, raw, enabled("shop"), cfg); len(res.Warnings) != want || res.Reason != InjectedHost {
+			t.Errorf("%s: %s, %q", policy, res.Reason, res.Warnings)
+		}
+	}
+	cfg.HostService = ""
 	if _, err := Inject(raw, enabled("shop"), cfg); err == nil || !strings.Contains(err.Error(), "Service") {
 		t.Errorf("service without one: %v", err)
 	}
