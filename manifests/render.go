@@ -164,11 +164,12 @@ func split(text string) ([]object, error) {
 	return objects, nil
 }
 
-// order puts what others need first, and last the webhooks, which from then on are asked about pods and dtabs.
+// order puts what others need first, and last the policies and webhooks, which from then on are asked about pods and dtabs.
 func order() []string {
 	return []string{
 		"Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
 		"Issuer", "Certificate", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "DaemonSet",
+		"MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
 		"MutatingWebhookConfiguration",
 	}
 }

@@ -30,53 +30,50 @@ import (
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
-// Names of the policies and of their bindings: that of namespaces with tulle.dev/inject=enabled, where a pod for which
-// the policy fails is refused, that of best-effort, where it starts outside of the mesh, and what Alone adds.
+// Names of the policy and its binding, and of what Alone adds to them.
 const (
-	Enabled    = "tulle-host-mode"
-	BestEffort = "tulle-host-mode-best-effort"
-	Refusals   = "tulle-host-mode-refusals"
+	Name     = "tulle-host-mode"
+	Refusals = "tulle-host-mode-refusals"
 )
 
-// Generate returns the policies of host mode and their bindings, as cfg has it. The error, of which
+// Generate returns the policy of host mode and its binding, as cfg has it. The error, of which
 // errors.Is(err, webhook.ErrConfig) holds, says why cfg cannot serve a pod in host mode.
+//
+// The policy fails open: a pod that it cannot do, be it because of what the pod asks for or because it is too large for
+// CEL, is left to who comes behind, the webhook or what Alone adds. Those fail closed.
 func Generate(cfg webhook.Config) ([]runtime.Object, error) {
 	a, excluded, err := ask(cfg)
 	if err != nil {
 		return nil, err
 	}
-	var objects []runtime.Object
-	for _, p := range []struct {
-		name, inject string
-		failure      admission.FailurePolicyType
-	}{
-		{Enabled, webhook.NamespaceEnabled, admission.Fail},
-		{BestEffort, webhook.NamespaceBestEffort, admission.Ignore},
-	} {
-		objects = append(objects,
-			&admission.MutatingAdmissionPolicy{
-				TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "MutatingAdmissionPolicy"},
-				ObjectMeta: metav1.ObjectMeta{Name: p.name},
-				Spec: admission.MutatingAdmissionPolicySpec{
-					MatchConstraints: match(excluded, metav1.LabelSelectorOpIn, p.inject),
-					MatchConditions:  conditions(),
-					FailurePolicy:    &p.failure,
-					// Should another one add a container later, it gets its environment in a second pass.
-					ReinvocationPolicy: admission.IfNeededReinvocationPolicy,
-					Variables:          a.variables(),
-					Mutations: []admission.Mutation{{
-						PatchType: admission.PatchTypeJSONPatch,
-						JSONPatch: &admission.JSONPatch{Expression: strings.TrimSpace(mutation)},
-					}},
-				},
+	return a.policy(excluded), nil
+}
+
+func (a answer) policy(excluded []string) []runtime.Object {
+	ignore := admission.Ignore
+	return []runtime.Object{
+		&admission.MutatingAdmissionPolicy{
+			TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "MutatingAdmissionPolicy"},
+			ObjectMeta: metav1.ObjectMeta{Name: Name},
+			Spec: admission.MutatingAdmissionPolicySpec{
+				MatchConstraints: match(excluded, metav1.LabelSelectorOpIn, webhook.NamespaceEnabled, webhook.NamespaceBestEffort),
+				MatchConditions:  conditions(),
+				FailurePolicy:    &ignore,
+				// Should another one add a container later, it gets its environment in a second pass.
+				ReinvocationPolicy: admission.IfNeededReinvocationPolicy,
+				Variables:          a.variables(),
+				Mutations: []admission.Mutation{{
+					PatchType: admission.PatchTypeJSONPatch,
+					JSONPatch: &admission.JSONPatch{Expression: strings.TrimSpace(mutation)},
+				}},
 			},
-			&admission.MutatingAdmissionPolicyBinding{
-				TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "MutatingAdmissionPolicyBinding"},
-				ObjectMeta: metav1.ObjectMeta{Name: p.name},
-				Spec:       admission.MutatingAdmissionPolicyBindingSpec{PolicyName: p.name},
-			})
+		},
+		&admission.MutatingAdmissionPolicyBinding{
+			TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "MutatingAdmissionPolicyBinding"},
+			ObjectMeta: metav1.ObjectMeta{Name: Name},
+			Spec:       admission.MutatingAdmissionPolicyBindingSpec{PolicyName: Name},
+		},
 	}
-	return objects, nil
 }
 
 // Done returns an expression of CEL that is true of pods which need no webhook any more, because the policy of cfg has

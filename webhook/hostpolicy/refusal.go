@@ -15,26 +15,25 @@ import (
 // webhook would refuse, and in namespaces with tulle.dev/inject=enabled all that host mode's policy leaves to it: no pod
 // of those starts outside of the mesh unseen.
 func Alone(cfg webhook.Config) ([]runtime.Object, error) {
-	objects, err := Generate(cfg)
-	if err != nil {
-		return nil, err
-	}
 	a, excluded, err := ask(cfg)
 	if err != nil {
 		return nil, err
 	}
+	return append(a.policy(excluded), a.refusals(excluded)...), nil
+}
+
+func (a answer) refusals(excluded []string) []runtime.Object {
 	fail := admission.Fail
-	matches := match(excluded, metav1.LabelSelectorOpExists)
-	return append(objects,
+	return []runtime.Object{
 		&admission.ValidatingAdmissionPolicy{
 			TypeMeta:   metav1.TypeMeta{APIVersion: admission.SchemeGroupVersion.String(), Kind: "ValidatingAdmissionPolicy"},
 			ObjectMeta: metav1.ObjectMeta{Name: Refusals},
 			Spec: admission.ValidatingAdmissionPolicySpec{
-				MatchConstraints: matches,
+				MatchConstraints: match(excluded, metav1.LabelSelectorOpExists),
 				MatchConditions:  conditions()[:1],
 				FailurePolicy:    &fail,
 				Variables:        a.refusalVariables(),
-				Validations:      refusals(),
+				Validations:      validations(),
 			},
 		},
 		&admission.ValidatingAdmissionPolicyBinding{
@@ -44,7 +43,8 @@ func Alone(cfg webhook.Config) ([]runtime.Object, error) {
 				PolicyName:        Refusals,
 				ValidationActions: []admission.ValidationAction{admission.Deny},
 			},
-		}), nil
+		},
+	}
 }
 
 func (a answer) refusalVariables() []admission.Variable {
@@ -69,8 +69,8 @@ func (a answer) refusalVariables() []admission.Variable {
 	}
 }
 
-// refusals are in the order of the webhook's rules; the API server reports the first.
-func refusals() []admission.Validation {
+// validations are in the order of the webhook's rules; the API server reports the first.
+func validations() []admission.Validation {
 	bad := metav1.StatusReasonInvalid
 	return []admission.Validation{
 		{
@@ -100,7 +100,7 @@ func refusals() []admission.Validation {
 			Expression: `!variables.joins || variables.inject != 'enabled' || variables.mode != 'host' || variables.done`,
 			MessageExpression: `'the policy of host mode cannot do this pod, and there is no injector: ' + (variables.strange.size() > 0 ?
 'it does not follow the pod\'s annotations ' + variables.strange.join(', ') + ' as they are; hint: correct or remove them' :
-'a container defines TULLE_HOST_IP or NODE_NAME in its own way; hint: remove the variable') + ', or keep the pod out with the label tulle.dev/inject: "false"'`,
+'a container defines TULLE_HOST_IP or NODE_NAME in its own way, or the pod is too large for a policy; hint: remove the variable') + ', or keep the pod out with the label tulle.dev/inject: "false"'`,
 			Reason: &bad,
 		},
 	}

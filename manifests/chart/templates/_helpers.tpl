@@ -69,7 +69,7 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "mesh-address" ":4181"
   "admin-address" ":9990"
   "webhook-certificate" (eq .Values.injector.certificate "self" | ternary "self" "file")
-  "probe-namespace" (.Values.injector.probe | ternary (include "tulle.probeNamespace" .) "")
+  "probe-namespace" (and .Values.injector.probe .Values.injector.webhook | ternary (include "tulle.probeNamespace" .) "")
   "tls-cert-file" "/etc/tulle/tls/tls.crt"
   "tls-key-file" "/etc/tulle/tls/tls.key"
   "ca-file" "/etc/tulle/tls/ca.crt"
