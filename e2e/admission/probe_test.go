@@ -166,7 +166,9 @@ func TestController(t *testing.T) {
 			t.Error("a pod with a mode that there is not was admitted")
 		}
 		for name, version := range everything(t) {
-			if before[name] != version {
+			// The program looks after pods that other tests have left, too.
+			about := strings.HasPrefix(name, "events") && !strings.Contains(name, " "+ns+"/")
+			if before[name] != version && !about {
 				t.Errorf("%s was written", name)
 			}
 		}
