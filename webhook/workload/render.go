@@ -105,10 +105,12 @@ func yamlText(s string) string {
 		}
 	}
 	if strings.ContainsAny(s, `"\`) && printable(s, "") {
-		return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+		return singleQuoted(s)
 	}
 	return yamlQuoted(s)
 }
+
+func singleQuoted(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 // yamlQuoted writes a text in double quotes. It differs from JSON in what needs an escape.
 func yamlQuoted(s string) string {

@@ -286,6 +286,9 @@ func (w *writer) flowGap(n *node, prev *entry, coming, going []*entry, next *ent
 func (w *writer) replace(n *node, e *entry, old *node) {
 	if n.flow {
 		text := w.flowValue(e.value, w.flowStyle(n))
+		if s, ok := w.likewise(e.value, old); ok {
+			text = s
+		}
 		switch {
 		case old.end > old.start:
 			w.put(old.first, old.end, text)
@@ -298,6 +301,9 @@ func (w *writer) replace(n *node, e *entry, old *node) {
 	}
 	w.quote = w.noBlock(old.end, w.column(n.source[0].start))
 	first, rest := w.value(e.value, n.kind == array)
+	if s, ok := w.likewise(e.value, old); ok {
+		first, rest = s, nil
+	}
 	indent := strings.Repeat(" ", w.column(n.source[0].start))
 	sameLine := bytes.IndexByte(w.text[e.colon:old.start], '\n') < 0
 	switch {
@@ -312,4 +318,21 @@ func (w *writer) replace(n *node, e *entry, old *node) {
 		at := lineEnd(w.text, old.end)
 		w.put(at, at, join(append([]string{""}, rest...), w.eol, indent))
 	}
+}
+
+// likewise writes a text in the quotes of the one that it replaces.
+func (w *writer) likewise(n, old *node) (string, bool) {
+	s, ok := n.text()
+	if !ok || n.kind != scalar || old.kind != scalar || old.end == old.start {
+		return "", false
+	}
+	switch {
+	case w.text[old.start] == '"' && w.json:
+		return string(quoteJSON(s)), true
+	case w.text[old.start] == '"' && !strings.Contains(s, "\n"):
+		return yamlQuoted(s), true
+	case w.text[old.start] == '\'' && printable(s, ""):
+		return singleQuoted(s), true
+	}
+	return "", false
 }
