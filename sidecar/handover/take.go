@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,7 +71,11 @@ func (s *Set) ready(ctx context.Context, raw *net.UnixConn) error {
 // receive takes the new process's part of the protocol.
 func (s *Set) receive(l *link) error {
 	l.step(3 * stepFor) // the other process may be busy with another one
-	if err := l.send(message{Version: version, Addresses: s.addresses}); err != nil {
+	asked := slices.Clone(s.addresses)
+	for _, a := range s.addresses {
+		asked = append(asked, everywhere(a)...)
+	}
+	if err := l.send(message{Version: version, Addresses: asked}); err != nil {
 		return err
 	}
 	answer, err := l.receive()
@@ -103,6 +110,7 @@ func (s *Set) receive(l *link) error {
 	if len(given) != len(answer.Addresses) || control == nil {
 		return fail(errors.New("its files are not the listeners that were asked for"))
 	}
+	s.settle(given)
 	if err := s.open(given); err != nil {
 		return fail(err)
 	}
@@ -122,6 +130,41 @@ func (s *Set) receive(l *link) error {
 	}
 	l.step(0)
 	return nil
+}
+
+// everywhere returns how else a process may have called the address: a port on all interfaces has three spellings, which
+// cannot be listened on beside each other.
+func everywhere(address string) []string {
+	host, port, err := net.SplitHostPort(address)
+	spellings := []string{"", "0.0.0.0", "::"}
+	if err != nil || !slices.Contains(spellings, host) {
+		return nil
+	}
+	var others []string
+	for _, other := range spellings {
+		if other != host {
+			others = append(others, net.JoinHostPort(other, port))
+		}
+	}
+	return others
+}
+
+// settle files the listeners under the addresses that they are to serve.
+func (s *Set) settle(given map[string]*net.TCPListener) {
+	for _, a := range s.addresses {
+		for _, other := range everywhere(a) {
+			if ln := given[other]; ln != nil && given[a] == nil && !slices.Contains(s.addresses, other) {
+				given[a] = ln
+			}
+		}
+		if ln := given[a]; ln != nil && strings.HasPrefix(a, ":") {
+			if ip := ln.Addr().(*net.TCPAddr).IP; ip.To4() != nil {
+				s.log.Warn("the listener that was handed over is for IPv4 only; a proxy that starts alone on its node listens at IPv6 as well",
+					"address", a, "listener", ln.Addr().String())
+			}
+		}
+	}
+	maps.DeleteFunc(given, func(a string, _ *net.TCPListener) bool { return !slices.Contains(s.addresses, a) })
 }
 
 // confirm makes the listeners this process's own. If the other process ends
