@@ -27,6 +27,10 @@ type uidRange struct{ first, last int64 }
 // NamespaceAnnotations returns the annotations of a namespace that the injector reads.
 func NamespaceAnnotations() []string { return []string{annotationUIDRange} }
 
+// maxUser is the last user that there is in a pod with users of its own (hostUsers: false). OpenShift gives those pods
+// ordinary users, by restricted-v3, whatever the namespace says.
+const maxUser = 65535
+
 // parseUIDRange reads the value of OpenShift's annotation.
 func parseUIDRange(text string) (uidRange, bool) {
 	first, rest, length := strings.Cut(text, "/")
@@ -57,7 +61,7 @@ func parseUIDRange(text string) (uidRange, bool) {
 // the app could signal the proxy and read its memory, and a redirect could not tell one from the other; the next few
 // are what people take who need a second one. What no cluster would write is a warning and means nothing: without
 // OpenShift nobody reads it, and with it the pod is refused by OpenShift itself.
-func proxyUserOf(ns Namespace, capture string) (user int64, warnings []string) {
+func proxyUserOf(pod podView, ns Namespace, capture string) (user int64, warnings []string) {
 	user = proxyUser
 	if capture == CaptureRedirect {
 		user = redirectUser
@@ -70,6 +74,9 @@ func proxyUserOf(ns Namespace, capture string) (user int64, warnings []string) {
 	if !ok {
 		return user, []string{fmt.Sprintf("namespace %s has the annotation %s with %q, which is no range of users like 1000700000/10000; the sidecar runs as user %d",
 			ns.Name, annotationUIDRange, text, user)}
+	}
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers && r.last > maxUser {
+		return user, nil
 	}
 	return r.last, nil
 }

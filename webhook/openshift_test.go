@@ -55,3 +55,15 @@ func TestOpenShift(t *testing.T) {
 		}
 	}
 }
+
+// A pod with users of its own has no user beyond 65535.
+func TestOpenShiftWithUsersOfItsOwn(t *testing.T) {
+	for text, want := range map[string]int64{"1000700000/10000": proxyUser, "1000/1000": 1999} {
+		ns := enabled("shop")
+		ns.Annotations = map[string]string{annotationUIDRange: text}
+		pod, _ := injected(t, object{"containers": []any{app()}, "hostUsers": false}, nil, ns)
+		if got := *find(t, pod, ProxyContainer).SecurityContext.RunAsUser; got != want {
+			t.Errorf("%s: user %d, want %d", text, got, want)
+		}
+	}
+}

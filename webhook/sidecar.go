@@ -47,7 +47,7 @@ func sidecarPlan(pod podView, ns Namespace, cfg Config, p ports) (plan, []string
 	}
 	warnings = append(warnings, hostPorts(pod, cfg)...)
 	how := captureOf(pod)
-	user, more := proxyUserOf(ns, how.kind)
+	user, more := proxyUserOf(pod, ns, how.kind)
 	warnings = append(warnings, more...)
 	if how.kind == CaptureRedirect {
 		if denied := judgeRedirect(pod, ns, user); denied != nil {
