@@ -630,14 +630,13 @@ func TestAddressesChange(t *testing.T) {
 // A port of all interfaces is one listener, however it is spelled.
 func TestSpellingChanges(t *testing.T) {
 	address, cfg := freePort(t), Config{Socket: socketName(t)}
-	port := strings.TrimPrefix(address, "127.0.0.1")
+	_, port, _ := strings.Cut(address, "127.0.0.1")
 	start(t, "old", cfg, "0.0.0.0"+port)
 	next := start(t, "new", cfg, port)
 	for _, want := range []string{"new", "old"} {
 		l := startLoad(t, address)
 		l.advance(t, 20)
-		l.check(t)
-		if l.from[want] == 0 || len(l.from) != 1 {
+		if l.check(t); l.from[want] == 0 || len(l.from) != 1 {
 			t.Errorf("answers came from %v, want %s", l.from, want)
 		}
 		next.end()
