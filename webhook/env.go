@@ -89,7 +89,7 @@ func (v envVar) is(e envView) bool {
 func (v envVar) view() envView {
 	view := envView{Name: v.Name, Value: v.Value}
 	if v.ValueFrom != nil {
-		view.ValueFrom, _ = json.Marshal(v.ValueFrom) // a struct of strings: cannot fail
+		view.ValueFrom = v.ValueFrom.appendTo(nil)
 	}
 	return view
 }
@@ -205,14 +205,13 @@ type envResult struct {
 	undo     EnvUndo
 }
 
-// apply writes to edit what makes the environment of container c the wanted one. Where the user has a proxy
-// already, conflict says what to do.
+// apply writes to edit what makes the environment of container c the wanted one; edit has a copy of it. Where the
+// user has a proxy already, conflict says what to do.
 func (want *environment) apply(edit *envEdit, c containerView, conflict string) envResult {
 	var res envResult
 	warn := func(format string, args ...any) {
 		res.warnings = append(res.warnings, fmt.Sprintf("container %q ", c.Name)+fmt.Sprintf(format, args...))
 	}
-	original := slices.Clone(edit.entries)
 
 	proxies := []envVar{literalVar("http_proxy", want.Proxy), literalVar("HTTP_PROXY", want.Proxy)}
 	if name := foreign(edit.entries, proxies); name != "" {
@@ -226,7 +225,7 @@ func (want *environment) apply(edit *envEdit, c containerView, conflict string) 
 		}
 	}
 
-	var front []envVar
+	front := make([]envVar, 0, spare)
 	for _, v := range want.Fields {
 		if !slices.ContainsFunc(edit.entries, func(e envView) bool { return e.Name == v.Name && !v.is(e) }) {
 			front = append(front, v)
@@ -241,7 +240,7 @@ func (want *environment) apply(edit *envEdit, c containerView, conflict string) 
 	}
 	front = append(front, proxies...)
 	front = append(front, want.mergeBypass(edit, &res.undo, warn)...)
-	edit.putInFront(front, original, &res.undo)
+	edit.putInFront(front, c.Env, &res.undo)
 	want.notice(c, warn)
 	return res
 }
@@ -369,6 +368,14 @@ func (want *environment) notice(c containerView, warn func(string, ...any)) {
 			warn("takes variables from %s: a proxy among them gives way to Tulle's; to keep it, write it in env", quote(name))
 		}
 	}
+}
+
+// spare is how many entries an environment may gain before its copy has to grow.
+const spare = 8
+
+// copied returns a copy of entries, with room for ours.
+func copied(entries []envView) []envView {
+	return append(make([]envView, 0, len(entries)+spare), entries...)
 }
 
 // envEdit edits the entries of one environment, and writes each step down as a patch operation. It keeps

@@ -41,7 +41,7 @@ func InjectEphemeral(old, raw []byte) (Result, error) {
 			continue // it runs already, and the API server takes no change of it
 		}
 		var one patch
-		edit := envEdit{patch: &one, path: pointer("spec", "ephemeralContainers", strconv.Itoa(i)), entries: slices.Clone(c.Env)}
+		edit := envEdit{patch: &one, path: pointer("spec", "ephemeralContainers", strconv.Itoa(i)), entries: copied(c.Env)}
 		out := want.apply(&edit, c, ConflictLeave)
 		res.Warnings = append(res.Warnings, out.warnings...)
 		if out.denied != nil {

@@ -228,9 +228,11 @@ func (w *writer) environments() *Result {
 
 func (w *writer) environment(field string, i int, c containerView) *Result {
 	var p patch
-	edit := envEdit{patch: &p, path: pointer("spec", field, strconv.Itoa(i)), entries: slices.Clone(c.Env)}
+	edit := envEdit{patch: &p, path: pointer("spec", field, strconv.Itoa(i)), entries: copied(c.Env)}
+	stripped := c
 	if w.earlier != nil {
 		w.earlier.stripEnv(&edit, c.Name)
+		stripped.Env = slices.Clone(edit.entries)
 	}
 	switch {
 	case w.plan.Env == nil:
@@ -243,8 +245,6 @@ func (w *writer) environment(field string, i int, c containerView) *Result {
 		w.meshes = append(w.meshes, c.Name)
 		w.status.Left = append(w.status.Left, c.Name)
 	default:
-		stripped := c
-		stripped.Env = slices.Clone(edit.entries)
 		out := w.plan.Env.apply(&edit, stripped, w.conflict)
 		if out.denied != nil {
 			return out.denied

@@ -30,7 +30,7 @@ func (p patch) encode() ([]byte, error) {
 	if len(p) == 0 {
 		return nil, nil
 	}
-	b := append(make([]byte, 0, 512*len(p)), '[')
+	b := append(make([]byte, 0, 256*(len(p)+8)), '[')
 	for i, op := range p {
 		if i > 0 {
 			b = append(b, ',')
@@ -78,11 +78,15 @@ func (v envVar) appendTo(b []byte) []byte {
 		b = appendText(append(b, `,"value":`...), v.Value)
 	}
 	if v.ValueFrom != nil {
-		b = appendText(append(b, `,"valueFrom":{"fieldRef":{"apiVersion":`...), v.ValueFrom.FieldRef.APIVersion)
-		b = appendText(append(b, `,"fieldPath":`...), v.ValueFrom.FieldRef.FieldPath)
-		b = append(b, `}}`...)
+		b = v.ValueFrom.appendTo(append(b, `,"valueFrom":`...))
 	}
 	return append(b, '}')
+}
+
+func (s envSource) appendTo(b []byte) []byte {
+	b = appendText(append(b, `{"fieldRef":{"apiVersion":`...), s.FieldRef.APIVersion)
+	b = appendText(append(b, `,"fieldPath":`...), s.FieldRef.FieldPath)
+	return append(b, `}}`...)
 }
 
 // appendText appends s as a JSON string.
