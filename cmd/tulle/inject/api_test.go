@@ -202,6 +202,12 @@ func TestExplainLive(t *testing.T) {
 	want(t, text, "hint: to make the pods anew: kubectl rollout restart deployment/web -n shop")
 	want(t, s.table("pod", "plain", "-n", "shop"), "it is not in the mesh, but would be now, in mode host")
 
+	text = s.table("pod/old", "-n", "shop")
+	t.Log(text)
+	if strings.Contains(text, "template") {
+		t.Error("a pod has no template")
+	}
+
 	// With what a controller would see to.
 	entries, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configName, metav1.GetOptions{})
 	if err != nil {
@@ -272,7 +278,7 @@ func TestExplainLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	text = s.table("deploy/web", "-n", "shop")
-	want(t, text, "are NOT in the mesh: they belong there in mode sidecar, but the API server does not ask the injector")
+	want(t, text, "its pods are NOT in the mesh, where they belong in mode sidecar, because the API server does not ask the injector")
 	want(t, text, "hint: there is no MutatingWebhookConfiguration tulle-injector in the cluster")
 }
 

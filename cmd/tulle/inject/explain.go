@@ -240,6 +240,9 @@ func (e *explainer) explain(ctx context.Context, q asked) (Explanation, error) {
 		return x, fault.Failed(fmt.Errorf("%s: %w", nameOf(t), err), "")
 	}
 	x.Reason, x.Mode, x.Message, x.Hash, x.Warnings = res.Reason, res.Mode, res.Message, res.Hash, res.Warnings
+	if q.live != nil && t.Path == "" { // advice for templates; the pod itself is compared below
+		x.Warnings = slices.DeleteFunc(slices.Clone(x.Warnings), func(w string) bool { return strings.Contains(w, webhook.AnnotationStatus) })
+	}
 	if e.by.config.ControllerCA == "" && res.Mode == webhook.ModeSidecar {
 		x.Hash = "" // it is that of another CA
 	}

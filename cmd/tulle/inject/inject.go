@@ -217,7 +217,7 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 				if known := (*fault.Error)(nil); errors.As(err, &known) {
 					return fault.Failed(fmt.Errorf("%s: %w", where, err), known.Hint())
 				}
-				return fault.Failed(fmt.Errorf("%s: %w", where, err), "")
+				o = outcome{verb: "denied", text: err.Error(), denied: true} // it is no pod that could be created
 			}
 			patches[j] = patch
 			r.line("%s: %s", where, o)

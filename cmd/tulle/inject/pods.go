@@ -160,7 +160,7 @@ func (e *explainer) compare(name string, text []byte, ns webhook.Namespace, conf
 	case is.Mode != res.Mode:
 		out.State, out.Said = stateStale, fmt.Sprintf("it is in mode %s, but would be in mode %s now", is.Mode, res.Mode)
 	case is.Hash != res.Hash:
-		out.State, out.Said = stateStale, fmt.Sprintf("it would be in mode %s as it is, but with other settings: hash %s is %s now", is.Mode, is.Hash, res.Hash)
+		out.State, out.Said = stateStale, fmt.Sprintf("it is in mode %s as it would be now, but was injected with other settings: its hash is %s, and now %s", is.Mode, is.Hash, res.Hash)
 	default:
 		out.State, out.Said = stateCurrent, fmt.Sprintf("it is as it would be now, in mode %s", is.Mode)
 	}

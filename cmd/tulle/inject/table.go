@@ -118,12 +118,14 @@ func podTable(w io.Writer, pods []Pod, line func(string, ...any)) {
 
 // verdict is the answer in one sentence.
 func verdict(x Explanation) string {
-	who, are := "it", "is"
+	who, are, belong := "it", "is", "it belongs"
 	if x.Path != "" {
-		who, are = "its pods", "are"
+		who, are, belong = "its pods", "are", "they belong"
 	}
 	said := x.Steps[len(x.Steps)-1].Said
 	switch {
+	case x.Path == "" && len(x.Pods) == 1 && x.Pods[0].State == stateEscaped && x.Called != nil && !*x.Called:
+		return fmt.Sprintf("it is NOT in the mesh, where it belongs in mode %s, because the API server does not ask the injector", x.Mode)
 	case x.Path == "" && len(x.Pods) == 1:
 		return x.Pods[0].Said
 	case x.Reason.Denies():
@@ -131,7 +133,7 @@ func verdict(x Explanation) string {
 	case x.Mode == "":
 		return fmt.Sprintf("%s %s not in the mesh (%s): %s", who, are, x.Reason, said)
 	case x.Called != nil && !*x.Called:
-		return fmt.Sprintf("%s %s NOT in the mesh: they belong there in mode %s, but the API server does not ask the injector", who, are, x.Mode)
+		return fmt.Sprintf("%s %s NOT in the mesh, where %s in mode %s, because the API server does not ask the injector", who, are, belong, x.Mode)
 	case slices.ContainsFunc(x.Entries, func(e Entry) bool { return e.Calls && len(e.Problems) > 0 }):
 		return fmt.Sprintf("%s %s to be injected in mode %s, but the injector CANNOT be reached", who, are, x.Mode)
 	}
