@@ -63,39 +63,89 @@ func newCaptured(o *Outgoing) *captured {
 	return c
 }
 
+// onward is where a captured connection is carried on, and what came from there
+// already. The zero value is not connected yet.
+type onward struct {
+	net.Conn
+	mine  netip.AddrPort // this end
+	first []byte
+}
+
 // intercept serves a connection that was going to s.original. What is HTTP/1 is
 // routed, request by request; everything else is carried there.
 func (c *captured) intercept(s *session) {
-	found := foundOpaque
-	err := c.Allow(*s.original)
-	switch {
-	case err != nil:
-		s.server.log.Warn("connection closed: this proxy does not go where it was going", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
-		found = foundRefused
-	case !c.Opaque(s.original.Port()):
-		found = s.look()
-	}
-	if found != foundRefused && c.own(s) {
-		found = foundRefused
-	}
+	var there onward
+	defer c.leave(&there)
+	found := c.find(s, &there)
 	c.count[found].Inc()
 	if found == foundHTTP {
+		c.leave(&there) // it is not needed
+		s.adopt(s.policy)
 		s.run()
 		return
 	}
-	if found != foundRefused && s.state.CompareAndSwap(stateIdle, stateBusy) {
-		c.carry(s)
-	} else {
+	if found == foundRefused || !s.state.CompareAndSwap(stateIdle, stateBusy) || !c.reach(s, &there) {
 		reset(s.conn)
+	} else {
+		c.carry(s, &there)
 	}
 	s.server.remove(s)
+}
+
+// find tells what is in a connection. It connects there if it has to know.
+func (c *captured) find(s *session, there *onward) string {
+	if err := c.Allow(*s.original); err != nil {
+		s.server.log.Warn("connection closed: this proxy does not go where it was going", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
+		return foundRefused
+	}
+	found := foundOpaque
+	if !c.Opaque(s.original.Port()) {
+		found = s.look()
+	}
+	if c.own(s) {
+		return foundRefused
+	}
+	if found == foundOther && s.r.Buffered() == 0 && c.reach(s, there) && s.speaksFirst(there) {
+		// Clients keep connections in reserve (Go's does), which speak when they are used.
+		found = s.look()
+	}
+	return found
+}
+
+// speaksFirst waits, while neither side has said anything, until one does or ends,
+// and reports whether it was the client. What the server said is in there.first.
+func (s *session) speaksFirst(there *onward) bool {
+	if s.state.Load() != stateIdle {
+		return false // it is to end
+	}
+	if s.transport != nil {
+		s.transport.SetPatience(0, 0)
+	}
+	var heard int
+	greeting := make([]byte, 1<<10)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		heard, _ = there.Read(greeting) // an end is found again by whoever carries
+		_ = s.conn.SetReadDeadline(past)
+	}()
+	_, err := s.r.Hold(1)
+	_ = there.SetReadDeadline(past)
+	<-ended
+	there.first = greeting[:heard]
+	_ = there.SetReadDeadline(time.Time{})
+	if s.state.Load() == stateIdle { // else its end has been set
+		_ = s.conn.SetReadDeadline(time.Time{})
+	}
+	return err == nil && heard == 0
 }
 
 // own reports whether a connection is one of those that carry others on: then the
 // rules of the kernel do not know this proxy, and it would go round and round.
 func (c *captured) own(s *session) bool {
-	_, mine := c.mine.Load(addressOf(s.conn.RemoteAddr()))
-	if mine {
+	peer := addressOf(s.conn.RemoteAddr())
+	_, mine := c.mine.Load(peer)
+	if mine = mine && peer.IsValid(); mine {
 		s.server.log.Error("connection closed: this proxy's own connections are redirected to it", "router", s.server.name, "to", s.original,
 			"hint", "tulle-proxy redirect needs the user that the proxy runs as, in --proxy-uid")
 	}
@@ -135,29 +185,42 @@ func forProxy(first []byte) bool {
 	return string(method) == "CONNECT" || wire.HasPrefixFold(rest, "http://")
 }
 
-// carry joins the connection to where it was going, and returns when both are
-// closed.
-func (c *captured) carry(s *session) {
+// reach connects to where the connection was going, unless that is done.
+func (c *captured) reach(s *session, there *onward) bool {
+	if there.Conn != nil {
+		return true
+	}
 	dialing, cancel := context.WithTimeout(s.server.work, reachFor)
-	there, err := c.Dial(dialing, s.original.String())
-	cancel()
+	defer cancel()
+	conn, err := c.Dial(dialing, s.original.String())
 	if err != nil {
 		s.server.log.Debug("captured connection not made", "router", s.server.name, "source", s.source, "to", s.original, "error", err)
-		reset(s.conn)
-		return
+		return false
 	}
-	if mine := addressOf(there.LocalAddr()); mine.IsValid() {
-		c.mine.Store(mine, true)
-		defer c.mine.Delete(mine)
+	there.Conn, there.mine = conn, addressOf(conn.LocalAddr())
+	c.mine.Store(there.mine, true)
+	return true
+}
+
+func (c *captured) leave(there *onward) {
+	if there.Conn != nil {
+		_ = there.Close()
+		c.mine.Delete(there.mine)
+		there.Conn = nil
 	}
+}
+
+// carry joins the connection to where it was going, and returns when both are
+// closed. There is no limit to how long they may be silent, for there was none
+// without a proxy; peers that vanish are found by keep-alive.
+func (c *captured) carry(s *session, there *onward) {
 	first := unread(s.r)
 	s.r.Idle()
 	if s.transport != nil {
 		s.transport.SetPatience(0, 0)
 		s.transport.OnHangup(nil)
 	}
-	idle := s.server.policy.Get().Server.TunnelIdleTime
-	stats, err := tunnel.Copy(s.server.work, s.conn, there, first, nil, tunnel.Config{Idle: idle})
+	stats, err := tunnel.Copy(s.server.work, s.conn, there.Conn, first, there.first, tunnel.Config{})
 	if err != nil {
 		s.server.log.Debug("captured connection cut", "router", s.server.name, "source", s.source, "to", s.original, "sent", stats.AToB, "received", stats.BToA, "error", err)
 	}

@@ -263,6 +263,55 @@ func TestCapturedEndWithTheRouter(t *testing.T) {
 	}
 }
 
+// A client that keeps a connection in reserve is routed when it uses it, if the server
+// has not spoken meanwhile.
+func TestCapturedSpeaksLate(t *testing.T) {
+	c := capture(t)
+	reached := make(chan net.Conn, 8)
+	there := rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+		reached <- conn
+		if line, _ := r.ReadString('\n'); line != "" {
+			_, _ = io.WriteString(conn, "there: "+line)
+			_, _ = io.Copy(io.Discard, r)
+		}
+	})
+	_, port, _ := net.SplitHostPort(there)
+	c.table.service("world:"+port, echoHost(t, "world"))
+
+	conn := c.going(t, there)
+	<-reached // so long nobody has said anything
+	for range 2 {
+		conn.say("GET /x HTTP/1.1\r\nHost: world\r\n\r\n")
+		if res, body := conn.answer("GET"); res.StatusCode != 200 || body != "world world/x" {
+			t.Errorf("a request: %d %q", res.StatusCode, body)
+		}
+	}
+	conn = c.going(t, there)
+	<-reached
+	conn.say("LOGIN\r\n") // no HTTP
+	conn.expect("there: LOGIN\r\n")
+
+	conn = c.going(t, there)
+	server := <-reached
+	_, _ = io.WriteString(server, "hello")
+	conn.expect("hello")
+	conn.say("GET /x HTTP/1.1\r\n") // in a protocol that is not HTTP
+	conn.expect("there: GET /x HTTP/1.1\r\n")
+
+	conn = c.going(t, there)
+	server = <-reached
+	_ = conn.Close() // without a word
+	if _, err := server.Read(make([]byte, 1)); err == nil {
+		t.Error("the server does not learn that its client has gone")
+	}
+	_ = c.going(t, there)
+	<-reached
+	wait(t, "the counts", func() bool {
+		return c.count(t, "tulle_captured_connections_total", "found", "http") == 1 && c.count(t, "tulle_captured_connections_total", "found", "other") == 3
+	})
+	c.stop() // with a connection on which nobody has spoken
+}
+
 // Where the rules of the kernel do not let the proxy's own connections pass, none goes
 // round in circles.
 func TestCapturedOwnConnection(t *testing.T) {
