@@ -52,6 +52,7 @@ func kinds() []schema.GroupVersionKind {
 	core := func(kind string) schema.GroupVersionKind { return schema.GroupVersionKind{Version: "v1", Kind: kind} }
 	return []schema.GroupVersionKind{
 		admission("MutatingWebhookConfiguration"), admission("MutatingAdmissionPolicyBinding"), admission("MutatingAdmissionPolicy"),
+		admission("ValidatingAdmissionPolicyBinding"), admission("ValidatingAdmissionPolicy"),
 		{Group: "apps", Version: "v1", Kind: "DaemonSet"}, {Group: "apps", Version: "v1", Kind: "Deployment"},
 		{Group: "policy", Version: "v1", Kind: "PodDisruptionBudget"},
 		core("Service"), core("ConfigMap"),

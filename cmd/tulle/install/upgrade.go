@@ -192,7 +192,7 @@ func (u *upgrade) wait(ctx context.Context, objects []unstructured.Unstructured)
 }
 
 // prune deletes what the installation had and this version has not. The mesh's namespace and the definition of dtabs
-// stay, because what is in them would go with them, and so do policies that were generated apart from the chart.
+// stay, because what is in them would go with them.
 func (u *upgrade) prune(ctx context.Context, live, objects []unstructured.Unstructured) error {
 	kept := map[identity]bool{}
 	for i := range objects {
@@ -200,11 +200,7 @@ func (u *upgrade) prune(ctx context.Context, live, objects []unstructured.Unstru
 	}
 	for i := range live {
 		o := &live[i]
-		switch o.GetKind() {
-		case "CustomResourceDefinition", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding":
-			continue
-		}
-		if o.GetDeletionTimestamp() != nil || kept[identify(o)] || o.GetKind() == "Namespace" && o.GetName() == u.namespace {
+		if o.GetKind() == "CustomResourceDefinition" || o.GetDeletionTimestamp() != nil || kept[identify(o)] || o.GetKind() == "Namespace" && o.GetName() == u.namespace {
 			continue
 		}
 		if !u.dryRun {
