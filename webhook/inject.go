@@ -65,12 +65,17 @@ func Explain(raw []byte, ns Namespace, cfg Config) (Result, []Step, error) {
 }
 
 func decide(raw []byte, ns Namespace, cfg Config, explain bool) (Result, []Step, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.validateCommon(); err != nil {
-		return Result{}, nil, err
-	}
 	pod, err := parsePod(raw)
 	if err != nil {
+		return Result{}, nil, err
+	}
+	return judge(pod, ns, cfg, explain)
+}
+
+// judge puts a pod before the rules.
+func judge(pod podView, ns Namespace, cfg Config, explain bool) (Result, []Step, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validateCommon(); err != nil {
 		return Result{}, nil, err
 	}
 	a := &admission{came: pod, pod: pod, ns: ns, cfg: cfg, explain: explain}

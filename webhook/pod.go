@@ -124,20 +124,25 @@ func parsePod(raw []byte) (podView, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &pod); err != nil {
 		return podView{}, fmt.Errorf("read the pod: %w", err)
 	}
+	return pod, pod.check()
+}
+
+// check says what keeps a pod that was read from being one.
+func (pod podView) check() error {
 	if len(pod.Spec.Containers) == 0 {
-		return podView{}, errors.New("read the pod: spec.containers is empty, expected at least one container")
+		return errors.New("read the pod: spec.containers is empty, expected at least one container")
 	}
 	if n := len(pod.Spec.InitContainers) + len(pod.Spec.Containers) + len(pod.Spec.Ephemeral); n > maxContainers {
-		return podView{}, fmt.Errorf("read the pod: there are %d containers, more than %d", n, maxContainers)
+		return fmt.Errorf("read the pod: there are %d containers, more than %d", n, maxContainers)
 	}
 	for _, list := range pod.lists() {
 		for i, c := range list.containers {
 			if c.Name == "" {
-				return podView{}, fmt.Errorf("read the pod: spec.%s[%d] has no name", list.field, i)
+				return fmt.Errorf("read the pod: spec.%s[%d] has no name", list.field, i)
 			}
 		}
 	}
-	return pod, nil
+	return nil
 }
 
 // containerList is one of the pod's lists of containers.

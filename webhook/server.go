@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	kjson "sigs.k8s.io/json"
 )
 
@@ -59,10 +60,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("register the injector's metrics: %w", err)
 	}
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), metrics: m}
-	s.mux.HandleFunc("/inject", s.review(s.inject))
+	s.mux.HandleFunc("/inject", s.review(readPodReview, s.inject))
 	if cfg.DTab != nil {
-		s.mux.HandleFunc("/validate-dtab", s.review(func(_ context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
-			return s.decideDTab(req)
+		s.mux.HandleFunc("/validate-dtab", s.review(readReview, func(_ context.Context, q question) *admissionv1.AdmissionResponse {
+			return s.decideDTab(q.AdmissionRequest)
 		}))
 	}
 	return s, nil
@@ -78,10 +79,20 @@ type refusal struct {
 	message string
 }
 
-// review returns the handler of one path, which answers reviews by decide.
-func (s *Server) review(decide func(context.Context, *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse) http.HandlerFunc {
+// question is what a review asks.
+type question struct {
+	*admissionv1.AdmissionRequest
+	pod *podView // the object, if it was read as a pod already; there is no Object then
+}
+
+// review returns the handler of one path, which reads reviews by read and answers them by decide.
+func (s *Server) review(read func([]byte) (question, *refusal), decide func(context.Context, question) *admissionv1.AdmissionResponse) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		review, refused := readReview(w, r)
+		body, refused := readBody(w, r)
+		var q question
+		if refused == nil {
+			q, refused = read(body)
+		}
 		if refused != nil {
 			s.metrics.refused.WithLabelValues(refused.cause).Inc()
 			s.cfg.Logger.Warn("refuse a request that is no admission review", "cause", refused.cause, "message", refused.message, "remote", r.RemoteAddr)
@@ -91,29 +102,33 @@ func (s *Server) review(decide func(context.Context, *admissionv1.AdmissionReque
 			http.Error(w, refused.message, refused.status)
 			return
 		}
-		body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: review.TypeMeta, Response: decide(r.Context(), review.Request)})
+		answer, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: reviewType(), Response: decide(r.Context(), q)})
 		if err != nil { // strings and bytes only: out of reach, but an empty 200 would be worse
 			http.Error(w, "write the admission review: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		// If the caller is gone there is nobody left to tell.
-		_, _ = w.Write(body)
+		_, _ = w.Write(answer)
 	}
 }
 
-func (s *Server) inject(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+func reviewType() metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}
+}
+
+func (s *Server) inject(ctx context.Context, q question) *admissionv1.AdmissionResponse {
 	begin := time.Now()
-	res := s.decide(ctx, req)
+	res := s.decide(ctx, q)
 	s.metrics.observe(res, time.Since(begin))
 	if res.Reason.Denies() {
-		s.cfg.Logger.Info("refuse a pod", "namespace", req.Namespace, "reason", res.Reason, "message", res.Message, "uid", req.UID)
+		s.cfg.Logger.Info("refuse a pod", "namespace", q.Namespace, "reason", res.Reason, "message", res.Message, "uid", q.UID)
 	}
-	return response(req, res)
+	return response(q.AdmissionRequest, res)
 }
 
-// readReview reads the review in r, or says why it is none.
-func readReview(w http.ResponseWriter, r *http.Request) (*admissionv1.AdmissionReview, *refusal) {
+// readBody reads what may be a review, or says why it is none.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *refusal) {
 	if r.Method != http.MethodPost {
 		return nil, &refusal{http.StatusMethodNotAllowed, causeMethod,
 			"method " + r.Method + " is not allowed; expected POST"}
@@ -134,26 +149,58 @@ func readReview(w http.ResponseWriter, r *http.Request) (*admissionv1.AdmissionR
 	if err != nil {
 		return nil, &refusal{http.StatusBadRequest, causeMalformed, "read the body: " + err.Error()}
 	}
+	return body.Bytes(), nil
+}
+
+// readReview reads a review, or says why it is none.
+func readReview(body []byte) (question, *refusal) {
 	var review admissionv1.AdmissionReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(body.Bytes(), &review); err != nil {
-		return nil, &refusal{http.StatusBadRequest, causeMalformed, "the body is not an AdmissionReview: " + err.Error()}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review); err != nil {
+		return question{}, &refusal{http.StatusBadRequest, causeMalformed, "the body is not an AdmissionReview: " + err.Error()}
 	}
-	if review.APIVersion != "admission.k8s.io/v1" || review.Kind != "AdmissionReview" {
-		return nil, &refusal{http.StatusBadRequest, causeVersion,
+	if review.TypeMeta != reviewType() {
+		return question{}, &refusal{http.StatusBadRequest, causeVersion,
 			fmt.Sprintf("the body is %q of %q; expected \"AdmissionReview\" of \"admission.k8s.io/v1\"", review.Kind, review.APIVersion)}
 	}
 	if review.Request == nil {
-		return nil, &refusal{http.StatusBadRequest, causeMalformed, "the AdmissionReview has no request"}
+		return question{}, &refusal{http.StatusBadRequest, causeMalformed, "the AdmissionReview has no request"}
 	}
-	return &review, nil
+	return question{AdmissionRequest: review.Request}, nil
+}
+
+// readPodReview reads a review of the creation of a pod in one pass, for to read the review first and the pod in it then
+// is most of the work of an admission. Whatever is not of that kind, or not right, it leaves to readReview.
+func readPodReview(body []byte) (question, *refusal) {
+	var review struct {
+		metav1.TypeMeta `json:",inline"`
+		Request         *struct {
+			UID         types.UID                   `json:"uid"`
+			Resource    metav1.GroupVersionResource `json:"resource"`
+			SubResource string                      `json:"subResource"`
+			Namespace   string                      `json:"namespace"`
+			Operation   admissionv1.Operation       `json:"operation"`
+			Object      *podView                    `json:"object"`
+		} `json:"request"`
+	}
+	err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review)
+	r := review.Request
+	if err != nil || review.TypeMeta != reviewType() || r == nil || r.Object == nil || r.Resource != pods() || r.SubResource != "" || r.Operation != admissionv1.Create {
+		return readReview(body)
+	}
+	return question{&admissionv1.AdmissionRequest{
+		UID: r.UID, Resource: r.Resource, Namespace: r.Namespace, Operation: r.Operation,
+	}, r.Object}, nil
+}
+
+func pods() metav1.GroupVersionResource {
+	return metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
 }
 
 // decide answers one admission request. Errors become results, so that each request has exactly one reason.
-func (s *Server) decide(ctx context.Context, req *admissionv1.AdmissionRequest) Result {
-	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
+func (s *Server) decide(ctx context.Context, req question) Result {
 	switch {
-	case req.Resource == pods && req.SubResource == "" && req.Operation == admissionv1.Create:
-	case req.Resource == pods && req.SubResource == "ephemeralcontainers" && req.Operation == admissionv1.Update:
+	case req.Resource == pods() && req.SubResource == "" && req.Operation == admissionv1.Create:
+	case req.Resource == pods() && req.SubResource == "ephemeralcontainers" && req.Operation == admissionv1.Update:
 		res, err := InjectEphemeral(req.OldObject.Raw, req.Object.Raw)
 		if err != nil {
 			return Result{Reason: NotMeshed, Warnings: []string{cut("the container does not get the mesh's proxy: "+err.Error(), maxWarning)}}
@@ -167,7 +214,17 @@ func (s *Server) decide(ctx context.Context, req *admissionv1.AdmissionRequest) 
 	if err != nil {
 		return Result{Reason: InternalError, Message: fmt.Sprintf("find namespace %q: %v; hint: try again shortly", req.Namespace, err)}
 	}
-	res, err := Inject(req.Object.Raw, ns, s.cfg.Config())
+	pod := req.pod
+	if pod == nil {
+		read, err := parsePod(req.Object.Raw)
+		if err != nil {
+			return Result{Reason: InvalidPod, Message: err.Error()}
+		}
+		pod = &read
+	} else if err := pod.check(); err != nil {
+		return Result{Reason: InvalidPod, Message: err.Error()}
+	}
+	res, _, err := judge(*pod, ns, s.cfg.Config(), false)
 	switch {
 	case errors.Is(err, ErrConfig):
 		return Result{Reason: InternalError, Message: err.Error() + "; hint: correct the controller's configuration"}
