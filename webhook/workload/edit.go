@@ -128,28 +128,31 @@ func (f *File) verify(text []byte, patches [][]byte) error {
 		}
 	}
 	// What is not a template must be as it was. Templates are left out of the comparison.
+	hiddenBefore, hiddenAfter := f.roots(), after.roots()
 	for i := range f.docs {
-		if a, b := f.outside(i, f.Templates), after.outside(i, after.Templates); !bytes.Equal(a, b) {
+		if !bytes.Equal(f.docs[i].without(hiddenBefore[i]), after.docs[i].without(hiddenAfter[i])) {
 			return errors.New("what stands around it would be read as something else")
 		}
 	}
 	return nil
 }
 
-// outside is what a document says without its templates.
-func (f *File) outside(doc int, templates []Template) []byte {
-	root := f.docs[doc].root
-	if root == nil {
+// roots are the templates of each document.
+func (f *File) roots() [][]*node {
+	all := make([][]*node, len(f.docs))
+	for _, t := range f.Templates {
+		all[t.Document-1] = append(all[t.Document-1], t.root)
+	}
+	return all
+}
+
+// without is what a document says without some of its parts.
+func (d document) without(hidden []*node) []byte {
+	if d.root == nil {
 		return nil
 	}
-	var hidden []*node
-	for _, t := range templates {
-		if t.Document == doc+1 {
-			hidden = append(hidden, t.root)
-		}
-	}
 	w := &encoder{left: budget, hidden: hidden}
-	if w.node(root) != nil {
+	if w.node(d.root) != nil {
 		// It holds what JSON does not have, which is nobody's business here but must not change either.
 		w.WriteString("…")
 	}

@@ -53,7 +53,7 @@ func (f *File) findIn(doc int, n *node, shared string, depth int) error {
 
 func objectOf(f *File, doc int, kind string, o *node) Object {
 	about := Object{Document: doc, Kind: kind}
-	about.Line, _ = position(f.text, o.start)
+	about.Line = f.line(o.start)
 	about.APIVersion, _ = o.child("apiVersion").text()
 	meta := o.child("metadata")
 	about.Namespace, _ = meta.child("namespace").text()

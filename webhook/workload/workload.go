@@ -21,6 +21,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"sort"
 	"strings"
 	"unicode/utf8"
 )
@@ -68,8 +69,9 @@ type File struct {
 	// JSON says that the file is JSON, one value after the other, and not YAML.
 	JSON bool
 
-	text []byte
-	docs []document
+	text  []byte
+	lines []int // where each begins, but the first
+	docs  []document
 	// cut is behind the indicator of a text in block style that the file ends in, if the line that it ends in does
 	// not end itself: with another line behind it the text would have one more. Else it is 0.
 	cut int
@@ -142,6 +144,11 @@ func Parse(name string, text []byte) (*File, error) {
 		return nil, err
 	}
 	f.Documents = len(f.docs)
+	for i, c := range text {
+		if c == '\n' {
+			f.lines = append(f.lines, i+1)
+		}
+	}
 	for i, d := range f.docs {
 		if d.root == nil {
 			continue
@@ -190,6 +197,9 @@ func (f *File) Values() ([][]byte, error) {
 }
 
 var bom = []byte("\uFEFF")
+
+// line is the line of a byte, from 1.
+func (f *File) line(at int) int { return sort.SearchInts(f.lines, at+1) + 1 }
 
 // position returns the line and the column of a byte.
 func position(text []byte, at int) (line, column int) {

@@ -82,3 +82,23 @@ func editAll(name, text, patch string) (string, error) {
 	out, err := f.Edit(patches)
 	return string(out), err
 }
+
+// A file of many objects takes time in proportion.
+func BenchmarkEdit(b *testing.B) {
+	const one = "---\nkind: Deployment\nspec:\n  template:\n    metadata: {labels: {a: b}}\n    spec:\n      containers:\n      - name: a\n        args: [x, \"y\"]\n        command:\n        - |\n          sh\n"
+	text := []byte(strings.Repeat(one, 10000))
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		f, err := Parse("f", text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		patches := make([][]byte, len(f.Templates))
+		for i := range patches {
+			patches[i] = []byte(`[{"op":"add","path":"/spec/containers/0/env","value":[{"name":"A"}]}]`)
+		}
+		if _, err := f.Edit(patches); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

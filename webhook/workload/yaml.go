@@ -24,11 +24,14 @@ type yamlReader struct {
 	nodes map[*yaml.Node]*node // those with an anchor
 	open  map[*yaml.Node]bool  // those that are being read
 	cut   int                  // see File.cut
+	// seen is a place that line was counted up to.
+	seen, line int
+	cr         bool // there are line ends other than \n
 }
 
 // readYAML reads a stream of YAML documents.
 func readYAML(name string, text []byte) ([]document, int, error) {
-	r := &yamlReader{name: name, text: text}
+	r := &yamlReader{name: name, text: text, line: 1, cr: bytes.IndexByte(text, '\r') >= 0}
 	if bytes.HasPrefix(text, bom) {
 		r.at = len(bom)
 	}
@@ -164,7 +167,8 @@ func (r *yamlReader) node(y *yaml.Node, indent int, flow bool, depth int) (*node
 	}
 	n.start = r.at
 	if y.Line > 0 {
-		if line := bytes.Count(r.text[:n.first], []byte("\n")) + 1; line != y.Line && bytes.IndexByte(r.text, '\r') < 0 {
+		r.line += bytes.Count(r.text[r.seen:n.first], []byte("\n"))
+		if r.seen = n.first; r.line != y.Line && !r.cr {
 			return nil, r.lost("this value")
 		}
 	}
