@@ -124,7 +124,7 @@ func TestRotation(t *testing.T) {
 			first = m.start(t, "third", config)
 		}
 	}
-	await(t, "five thousand admissions", func(context.Context) (bool, string) {
+	awaitFor(t, 5*time.Minute, "five thousand admissions", func(context.Context) (bool, string) {
 		look()
 		n := admitted.Load()
 		return n >= 5000, fmt.Sprint(n)

@@ -263,6 +263,12 @@ func goes(t *testing.T, what func(context.Context) error) (stop func()) {
 // await waits until a condition holds; the text says what there is instead.
 func await(t *testing.T, what string, holds func(context.Context) (bool, string)) {
 	t.Helper()
+	awaitFor(t, patience, what, holds)
+}
+
+// awaitFor is await with another patience, for what is more work.
+func awaitFor(t *testing.T, patience time.Duration, what string, holds func(context.Context) (bool, string)) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
