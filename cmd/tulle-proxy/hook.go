@@ -179,11 +179,15 @@ func ownPorts(getenv func(string) string) ports {
 	return ports{of("TULLE_OUTGOING", c.Outgoing), of("TULLE_INCOMING", c.Incoming), of("TULLE_ADMIN", c.Admin)}
 }
 
+// table is the kernel's table of sockets of IPv4; that of IPv6 is table with a 6.
+const table = "/proc/thread-self/net/tcp"
+
 // there reports whether the application is.
 func (a application) there() (bool, error) {
-	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	// The thread's own network: /proc/net is that of the process' first thread, which may be in another one in tests.
+	for _, path := range []string{table, table + "6"} {
 		file, err := os.Open(path)
-		if errors.Is(err, os.ErrNotExist) && path != "/proc/net/tcp" {
+		if errors.Is(err, os.ErrNotExist) && path != table {
 			continue // a kernel without IPv6
 		}
 		if err != nil {

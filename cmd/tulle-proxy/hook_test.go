@@ -67,8 +67,8 @@ func TestLinger(t *testing.T) {
 	}()
 	timer := time.NewTimer(2 * lingerEvery)
 	select {
-	case <-ended:
-		t.Error("did not wait for an application that listens")
+	case err := <-ended:
+		t.Fatal("did not wait for an application that listens:", err)
 	case <-timer.C:
 	}
 	_ = ln.Close()
