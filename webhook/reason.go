@@ -78,7 +78,8 @@ const (
 	NameTaken Reason = "name_taken"
 	// PortTaken: a container of the pod uses a port of the sidecar.
 	PortTaken Reason = "port_taken"
-	// EnvTaken: a container defines, in another way, a variable that the proxy's address needs.
+	// EnvTaken: a container defines, in another way, a variable that the proxy's address needs; or it defines twice
+	// the proxy that is to be chained or overridden.
 	EnvTaken Reason = "env_taken"
 
 	// InvalidPod: the object could not be read as a pod. Only the server answers it; Inject returns an error.
