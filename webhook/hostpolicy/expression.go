@@ -114,7 +114,7 @@ variables.given.exists(c, c.env.exists(e,
 
 	// Whether the policy can say what the pod gets.
 	v("ours", `
-variables.mode == 'host' && !variables.windows &&
+variables.mode == 'host' && !variables.windows && variables.labels[?'tulle.dev/inject'].orValue('true') == 'true' &&
 (variables.status == '' || variables.earlier) &&
 `+strings.Join(plain, " &&\n")+` &&
 (!('tulle.dev/on-conflict' in variables.annotations) || variables.annotations['tulle.dev/on-conflict'] == 'leave' ||
@@ -183,9 +183,10 @@ variables.done.map(c, c.name in variables.had ? string(c.undo) : [{
 	return all
 }
 
-// mutation is the patch, empty for pods that are not ours.
+// mutation is the patch, empty for pods that are not ours. If such a pod carries what the policy has done to another,
+// because somebody has copied that, its status gets a space: it means the same, but the webhook is asked about the pod.
 const mutation = `
-!variables.ours ? [] :
+!variables.ours ? (!variables.earlier ? [] : [JSONPatch{op: 'add', path: '/metadata/annotations/tulle.dev~1status', value: variables.status + ' '}]) :
 variables.done.map(c,
   c.names.size() == 0 ? [JSONPatch{op: 'add', path: c.path, value: c.front.map(n,
     n == 'NODE_NAME' ? {'name': dyn(n), 'valueFrom': dyn({'fieldRef': {'apiVersion': 'v1', 'fieldPath': 'spec.nodeName'} })} :

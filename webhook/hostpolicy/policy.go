@@ -168,6 +168,5 @@ func match(excluded []string, operator metav1.LabelSelectorOperator, inject ...s
 func conditions() []admission.MatchCondition {
 	return []admission.MatchCondition{
 		{Name: "not-a-mirror", Expression: "!('" + corev1.MirrorPodAnnotationKey + "' in object.metadata.?annotations.orValue({}))"},
-		{Name: "label-is-valid", Expression: "object.metadata.?labels[?'tulle.dev/inject'].orValue('true') == 'true'"},
 	}
 }

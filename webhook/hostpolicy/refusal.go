@@ -30,7 +30,7 @@ func (a answer) refusals(excluded []string) []runtime.Object {
 			ObjectMeta: metav1.ObjectMeta{Name: Refusals},
 			Spec: admission.ValidatingAdmissionPolicySpec{
 				MatchConstraints: match(excluded, metav1.LabelSelectorOpExists),
-				MatchConditions:  conditions()[:1],
+				MatchConditions:  conditions(),
 				FailurePolicy:    &fail,
 				Variables:        a.refusalVariables(),
 				Validations:      validations(),

@@ -63,6 +63,28 @@ func TestChartWithoutTheController(t *testing.T) {
 	if got, err := create(t.Context(), c, strict, pod(``)); err != nil || !inMesh(got) {
 		t.Errorf("a pod in host mode: %v", err)
 	}
+	// A copy of it that the policy cannot do is the webhook's again, whatever its status says.
+	got, err := create(t.Context(), c, strict, pod(``))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := create(t.Context(), c, strict, asked(t, got)); err != nil || same(again) != same(got) {
+		t.Errorf("a copy: %v", err)
+	}
+	for name, change := range map[string]func(*corev1.Pod){
+		"another mode": func(p *corev1.Pod) { p.Annotations[webhook.AnnotationMode] = "sidecar" },
+		"another port": func(p *corev1.Pod) { p.Annotations[webhook.AnnotationOutgoingPort] = "4150" },
+		"wrong label":  func(p *corev1.Pod) { p.Labels[webhook.LabelInject] = "yes" },
+	} {
+		other := got.DeepCopy()
+		change(other)
+		if _, err := create(t.Context(), c, strict, asked(t, other)); err == nil || !strings.Contains(err.Error(), "inject.tulle.dev") {
+			t.Errorf("a copy with %s is not sent to the webhook: %v", name, err)
+		}
+	}
+	if _, err := create(t.Context(), c, namespace(t, enabled("sidecar")), asked(t, got)); err == nil || !strings.Contains(err.Error(), "inject.tulle.dev") {
+		t.Errorf("a copy in a namespace of sidecars is not sent to the webhook: %v", err)
+	}
 	// For good, too.
 	plain := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "kept"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a", Image: "a"}}}}
 	if got, err := c.CoreV1().Pods(strict).Create(t.Context(), plain, metav1.CreateOptions{}); err != nil || !inMesh(got) {
