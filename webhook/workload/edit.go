@@ -138,16 +138,19 @@ func (f *File) verify(text []byte, patches [][]byte) error {
 }
 
 // roots are the templates of each document.
-func (f *File) roots() [][]*node {
-	all := make([][]*node, len(f.docs))
+func (f *File) roots() []map[*node]bool {
+	all := make([]map[*node]bool, len(f.docs))
+	for i := range all {
+		all[i] = map[*node]bool{}
+	}
 	for _, t := range f.Templates {
-		all[t.Document-1] = append(all[t.Document-1], t.root)
+		all[t.Document-1][t.root] = true
 	}
 	return all
 }
 
 // without is what a document says without some of its parts.
-func (d document) without(hidden []*node) []byte {
+func (d document) without(hidden map[*node]bool) []byte {
 	if d.root == nil {
 		return nil
 	}

@@ -141,8 +141,9 @@ func (e *badNode) Error() string { return e.err.Error() }
 // encoder writes nodes as JSON.
 type encoder struct {
 	bytes.Buffer
-	left   int
-	hidden []*node // left out
+	left   int            // nodes that aliases and merges may still bring in
+	away   int            // how many of them lead here
+	hidden map[*node]bool // left out
 }
 
 // encode returns n as JSON. The error is a *badNode.
@@ -155,10 +156,12 @@ func (n *node) encode() ([]byte, error) {
 }
 
 func (w *encoder) node(n *node) error {
-	if w.left--; w.left < 0 {
-		return &badNode{n, errors.New("its aliases make too much of it")}
+	if w.away > 0 {
+		if w.left--; w.left < 0 {
+			return &badNode{n, errors.New("its aliases make too much of it")}
+		}
 	}
-	if slices.Contains(w.hidden, n) {
+	if w.hidden[n] {
 		w.WriteString("…")
 		return nil
 	}
@@ -167,7 +170,10 @@ func (w *encoder) node(n *node) error {
 		if n.target == nil {
 			return &badNode{n, errors.New("an alias cannot be part of what it names")}
 		}
-		return w.node(n.target)
+		w.away++
+		err := w.node(n.target)
+		w.away--
+		return err
 	case array:
 		w.WriteByte('[')
 		for i, e := range n.entries {
@@ -234,7 +240,10 @@ func (w *encoder) object(n *node, seen map[string]bool, depth int) error {
 		if w.left--; w.left < 0 {
 			return &badNode{n, errors.New("its merges make too much of it")}
 		}
-		if err := w.object(from, seen, depth+1); err != nil {
+		w.away++
+		err := w.object(from, seen, depth+1)
+		w.away--
+		if err != nil {
 			return err
 		}
 	}

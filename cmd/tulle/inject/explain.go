@@ -164,6 +164,9 @@ func (e *explainer) files(cmd *cobra.Command, cluster bool, in *input) ([]Explan
 		return nil, err
 	}
 	if e.by, err = e.src.open(cmd.Context(), cluster); err != nil {
+		if known := (*fault.Error)(nil); cluster && errors.As(err, &known) && known.ExitCode() == fault.ExitFailed {
+			err = fault.Failed(err, known.Hint()+"; or ask no cluster, with --offline")
+		}
 		return nil, err
 	}
 	e.by.learn(files)
