@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/breakglass"
+	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/cmd/tulle/dtab"
 	"github.com/tulle-mesh/tulle/cmd/tulle/inject"
 	"github.com/tulle-mesh/tulle/cmd/tulle/install"
@@ -38,6 +39,7 @@ const (
 func commands() []*cobra.Command {
 	return []*cobra.Command{
 		breakglass.Command(),
+		check.Command(),
 		demoCommand(),
 		dtab.Command(),
 		inject.ExplainCommand(),

@@ -1,0 +1,406 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/webhook"
+	"github.com/tulle-mesh/tulle/webhook/settings"
+	"github.com/tulle-mesh/tulle/webhook/workload"
+)
+
+// prefix is that of every key of ours.
+const prefix = "tulle.dev/"
+
+// foreign are the keys by which other meshes are asked to inject, with the values that do not ask.
+var foreign = map[string]struct {
+	mesh string
+	off  []string
+}{
+	"istio-injection":                     {"Istio", []string{"disabled"}},
+	"istio.io/rev":                        {"Istio", nil},
+	"istio.io/dataplane-mode":             {"Istio", []string{"none"}},
+	"sidecar.istio.io/inject":             {"Istio", []string{"false"}},
+	"linkerd.io/inject":                   {"Linkerd", []string{"disabled"}},
+	"kuma.io/sidecar-injection":           {"Kuma", []string{"disabled"}},
+	"consul.hashicorp.com/connect-inject": {"Consul", []string{"false"}},
+}
+
+// linter reads the keys of namespaces and workloads.
+type linter struct {
+	*report
+	config webhook.Config
+	// namespaces are those that are known.
+	namespaces map[string]webhook.Namespace
+	mesh       string
+	// offline is whether objects are from files, which no command changes.
+	offline  bool
+	findings int
+	failed   error // the injector could not say what it would do
+}
+
+// nobody stands in for the CA of the mesh, which decides about no pod.
+func nobody() string { return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE"})) }
+
+// lint reads the keys of what is in the cluster.
+func (c *checker) lint(ctx context.Context) {
+	l := &linter{report: c.report, config: c.config, mesh: c.mesh, namespaces: map[string]webhook.Namespace{}}
+	for i := range c.namespaces {
+		ns := &c.namespaces[i]
+		l.namespaces[ns.Name] = webhook.Namespace{Name: ns.Name, Labels: ns.Labels, Annotations: ns.Annotations}
+		l.namespace(workload.Object{Kind: "Namespace", Name: ns.Name, Labels: ns.Labels, Annotations: ns.Annotations}, "")
+	}
+	workloads := 0
+	for _, kind := range []struct {
+		apiVersion, kind string
+		list             func(metav1.ListOptions) (runtime.Object, error)
+	}{
+		{"apps/v1", "Deployment", func(o metav1.ListOptions) (runtime.Object, error) {
+			return c.client.AppsV1().Deployments(c.only).List(ctx, o)
+		}},
+		{"apps/v1", "StatefulSet", func(o metav1.ListOptions) (runtime.Object, error) {
+			return c.client.AppsV1().StatefulSets(c.only).List(ctx, o)
+		}},
+		{"apps/v1", "DaemonSet", func(o metav1.ListOptions) (runtime.Object, error) {
+			return c.client.AppsV1().DaemonSets(c.only).List(ctx, o)
+		}},
+		{"batch/v1", "CronJob", func(o metav1.ListOptions) (runtime.Object, error) {
+			return c.client.BatchV1().CronJobs(c.only).List(ctx, o)
+		}},
+		{"batch/v1", "Job", func(o metav1.ListOptions) (runtime.Object, error) {
+			return c.client.BatchV1().Jobs(c.only).List(ctx, o)
+		}},
+	} {
+		n, err := l.live(kind.apiVersion, kind.kind, kind.list)
+		if err != nil {
+			c.skip(strings.ToLower(kind.kind)+"s", err)
+		}
+		workloads += n
+	}
+	l.end(fmt.Sprintf("labels and annotations of %s and %s mean something", count(len(c.namespaces), "namespace"), count(workloads, "workload")))
+}
+
+func (l *linter) end(passed string) {
+	if l.failed != nil {
+		l.skip("what would be injected", l.failed)
+	} else if l.findings == 0 {
+		l.pass("%s", passed)
+	}
+}
+
+// live reads the objects of one kind, a page at a time.
+func (l *linter) live(apiVersion, kind string, list func(metav1.ListOptions) (runtime.Object, error)) (n int, err error) {
+	for o := (metav1.ListOptions{Limit: 500}); ; {
+		page, err := list(o)
+		if err != nil {
+			return n, err
+		}
+		text, err := json.Marshal(page)
+		if err != nil {
+			return n, err
+		}
+		var items struct {
+			Metadata metav1.ListMeta
+			Items    []map[string]any
+		}
+		if err := json.Unmarshal(text, &items); err != nil {
+			return n, err
+		}
+		for _, item := range items.Items {
+			meta, _ := item["metadata"].(map[string]any)
+			namespace, _ := meta["namespace"].(string)
+			if meta["ownerReferences"] != nil || l.excluded(namespace) {
+				continue // its owner is looked at
+			}
+			item["apiVersion"], item["kind"] = apiVersion, kind
+			text, err := json.Marshal(item)
+			if err != nil {
+				return n, err
+			}
+			f, err := workload.Parse(kind, text)
+			if err != nil {
+				return n, err
+			}
+			n++
+			for _, t := range f.Templates {
+				l.template(t, "")
+			}
+		}
+		if o.Continue = items.Metadata.Continue; o.Continue == "" {
+			return n, nil
+		}
+	}
+}
+
+func (l *linter) excluded(namespace string) bool {
+	return slices.Contains(webhook.ExcludedNamespaces(l.mesh), namespace) || slices.Contains(l.config.ExcludedNamespaces, namespace)
+}
+
+// files reads the keys of what is in files.
+func (c *checker) files(stdin io.Reader, names []string) error {
+	c.section("Files")
+	l := &linter{report: c.report, mesh: c.mesh, namespaces: map[string]webhook.Namespace{}, offline: true}
+	s := settings.Default()
+	s.Namespace = c.mesh
+	l.config = s.Resolve(settings.Facts{}).Config(nobody())
+	var files []*workload.File
+	for _, name := range names {
+		var text []byte
+		var err error
+		if name == "-" {
+			name = "stdin"
+			text, err = io.ReadAll(stdin)
+		} else {
+			text, err = os.ReadFile(name)
+		}
+		if err != nil {
+			return fault.Failed(fmt.Errorf("read the objects: %w", err), "name files of Kubernetes objects with -f")
+		}
+		f, err := workload.Parse(name, text)
+		if err != nil {
+			return fault.Failed(err, "files are YAML or JSON of Kubernetes objects")
+		}
+		files = append(files, f)
+		for _, o := range f.Objects {
+			if o.Kind == "Namespace" && o.APIVersion == "v1" {
+				l.namespaces[o.Name] = webhook.Namespace{Name: o.Name, Labels: o.Labels, Annotations: o.Annotations}
+			}
+		}
+	}
+	objects := 0
+	for _, f := range files {
+		objects += len(f.Objects)
+		for _, o := range f.Objects {
+			if o.Kind == "Namespace" && o.APIVersion == "v1" {
+				l.namespace(o, f.Name)
+			}
+		}
+		for _, t := range f.Templates {
+			if t.Namespace == "" {
+				t.Namespace = c.only
+			}
+			l.template(t, f.Name)
+		}
+	}
+	l.end("labels and annotations of " + count(objects, "object") + " mean something")
+	return nil
+}
+
+// found notes a finding about an object. The command is left out where no cluster is asked; then the sentence says what
+// to write.
+func (l *linter) found(code Code, o workload.Object, file, message, command, otherwise string) {
+	f := Finding{Code: code, Object: strings.ToLower(o.Kind) + "/" + o.Name, Namespace: o.Namespace, Message: message, Fix: command}
+	if file != "" {
+		f.Object = fmt.Sprintf("%s:%d: %s", file, o.Line, f.Object)
+	}
+	if l.offline {
+		f.Fix = otherwise
+	} else if command == "" {
+		f.Fix = kubectl(o.Namespace, "edit", strings.ToLower(o.Kind)+"/"+o.Name+"  # "+otherwise)
+	}
+	l.findings++
+	l.find(f)
+}
+
+// namespace reads the keys of a namespace.
+func (l *linter) namespace(o workload.Object, file string) {
+	if l.excluded(o.Name) {
+		return
+	}
+	label := func(change string) string { return "kubectl label namespace " + o.Name + " " + change }
+	known := []string{webhook.LabelInject, webhook.LabelMode}
+	allowed := map[string][]string{
+		webhook.LabelInject: {webhook.NamespaceEnabled, webhook.NamespaceBestEffort, webhook.NamespaceDisabled},
+		webhook.LabelMode:   {string(webhook.ModeHost), string(webhook.ModeSidecar), string(webhook.ModeNone)},
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
+		v := o.Labels[key]
+		switch {
+		case allowed[key] != nil && !slices.Contains(allowed[key], v):
+			meant := document.Nearest(v, allowed[key])
+			if meant == "" {
+				meant = allowed[key][0] // "true", "yes", "1"
+			}
+			l.found(WrongNamespace, o, file, fmt.Sprintf("its label %s is %q, allowed: %s; its pods are refused", key, v, strings.Join(allowed[key], ", ")),
+				label(key+"="+meant+" --overwrite"), "write "+key+": "+meant)
+		case strings.HasPrefix(key, prefix) && !slices.Contains(known, key):
+			near := l.near(key, known)
+			change, write := key+"-", "remove it"
+			if near != "" {
+				change, write = change+" "+near+"="+v, "write "+near+": "+v
+			}
+			l.found(NoEffect, o, file, "its label "+key+" is not known and has no effect"+didYouMean(near), label(change), write)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Annotations)) {
+		if slices.Contains(known, key) {
+			l.found(NoEffect, o, file, key+" is an annotation, and only counts as a label", label(key+"="+o.Annotations[key])+"\nkubectl annotate namespace "+o.Name+" "+key+"-", "move it to metadata.labels")
+		}
+	}
+	if joined(o.Labels) {
+		if key, mesh := asks(o.Labels, o.Annotations); key != "" {
+			verb := "label"
+			if _, ok := o.Labels[key]; !ok {
+				verb = "annotate"
+			}
+			l.found(TwoMeshes, o, file, fmt.Sprintf("it has joined Tulle, and by %s %s, too: pods get two proxies", key, mesh), "kubectl "+verb+" namespace "+o.Name+" "+key+"-", "remove one of them")
+		}
+	}
+}
+
+// asks returns a key by which another mesh is asked to inject.
+func asks(all ...map[string]string) (key, mesh string) {
+	for _, keys := range all {
+		for _, k := range slices.Sorted(maps.Keys(keys)) {
+			if f, ok := foreign[k]; ok && !slices.Contains(f.off, keys[k]) {
+				return k, f.mesh
+			}
+		}
+	}
+	return "", ""
+}
+
+func (l *linter) near(key string, known []string) string {
+	var words []string
+	for _, k := range known {
+		words = append(words, strings.TrimPrefix(k, prefix))
+	}
+	if near := document.Nearest(strings.TrimPrefix(key, prefix), words); near != "" {
+		return prefix + near
+	}
+	return ""
+}
+
+func didYouMean(near string) string {
+	if near == "" {
+		return ""
+	}
+	return "; did you mean " + near + "?"
+}
+
+// template reads the keys of a workload and of its pod template, and asks the injector what it would do.
+func (l *linter) template(t workload.Template, file string) {
+	var pod struct {
+		Metadata struct {
+			Labels, Annotations map[string]string
+		}
+	}
+	if err := json.Unmarshal(t.JSON, &pod); err != nil {
+		l.failed = err
+		return
+	}
+	o := t.Object
+	if t.Path != "" {
+		for _, set := range []struct {
+			kind string
+			keys map[string]string
+		}{{"label", t.Labels}, {"annotation", t.Annotations}} {
+			for _, key := range slices.Sorted(maps.Keys(set.keys)) {
+				if strings.HasPrefix(key, prefix) {
+					l.outside(t, file, set.kind, key, set.keys[key])
+				}
+			}
+		}
+	}
+	podLabels := []string{webhook.LabelInject, webhook.LabelMode}
+	for _, key := range slices.Sorted(maps.Keys(pod.Metadata.Labels)) {
+		switch {
+		case !strings.HasPrefix(key, prefix) || slices.Contains(podLabels, key):
+		case slices.Contains(webhook.Annotations(), key):
+			l.found(NoEffect, o, file, key+" is a label of its pods, and only counts as an annotation", "", "move it to "+at(t)+".annotations")
+		default:
+			near := l.near(key, []string{webhook.LabelInject})
+			l.found(NoEffect, o, file, "the label "+key+" of its pods is not known and has no effect"+didYouMean(near), "", "correct it at "+at(t)+".labels")
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(pod.Metadata.Annotations)) {
+		switch {
+		case !strings.HasPrefix(key, prefix) || key == webhook.AnnotationStatus || slices.Contains(webhook.Annotations(), key):
+		case key == webhook.LabelInject:
+			l.found(NoEffect, o, file, key+" is an annotation of its pods, and only counts as a label", "", "move it to "+at(t)+".labels")
+		default:
+			near := l.near(key, webhook.Annotations())
+			l.found(NoEffect, o, file, "the annotation "+key+" of its pods is not known and has no effect"+didYouMean(near), "", "correct it at "+at(t)+".annotations")
+		}
+	}
+	ns, ok := l.namespaces[t.Namespace]
+	if !ok || l.excluded(t.Namespace) {
+		return
+	}
+	if !joined(ns.Labels) {
+		_, mode := pod.Metadata.Annotations[webhook.AnnotationMode]
+		if pod.Metadata.Labels[webhook.LabelInject] == "true" || mode && pod.Metadata.Annotations[webhook.AnnotationStatus] == "" {
+			l.found(NotJoined, o, file, "its pods ask for the mesh, which namespace "+ns.Name+" has not joined: they stay outside",
+				"kubectl label namespace "+ns.Name+" "+webhook.LabelInject+"="+webhook.NamespaceEnabled+" --overwrite", "give the namespace the label "+webhook.LabelInject+": "+webhook.NamespaceEnabled)
+		}
+		return
+	}
+	if key, mesh := asks(pod.Metadata.Labels, pod.Metadata.Annotations); key != "" && pod.Metadata.Labels[webhook.LabelInject] != "false" {
+		l.found(TwoMeshes, o, file, fmt.Sprintf("its pods ask for %s by %s, in a namespace that has joined Tulle: they get two proxies", mesh, key), "", "remove it at "+at(t)+", or label the pods "+webhook.LabelInject+": \"false\"")
+	}
+	res, err := webhook.Inject(t.JSON, ns, l.config)
+	switch {
+	case err != nil:
+		l.failed = fmt.Errorf("%s/%s in namespace %s: %w", strings.ToLower(o.Kind), o.Name, o.Namespace, err)
+	case res.Reason.Denies():
+		why, hint, ok := strings.Cut(res.Message, "; hint: ")
+		if !ok {
+			hint = "correct it"
+		}
+		l.found(WouldBeDenied, o, file, "its pods are refused: "+why, kubectl(o.Namespace, "edit", strings.ToLower(o.Kind)+"/"+o.Name+"  # at "+at(t)+": "+hint), hint+", at "+at(t))
+	}
+}
+
+// at is where the metadata of a template is.
+func at(t workload.Template) string {
+	if t.Path == "" {
+		return "metadata"
+	}
+	return t.Path + ".metadata"
+}
+
+// outside notes a key on a workload itself, which only counts in its template.
+func (l *linter) outside(t workload.Template, file, kind, key, value string) {
+	right := "annotations"
+	all := append(webhook.Annotations(), webhook.LabelInject)
+	if key == webhook.LabelInject {
+		right = "labels"
+	}
+	what := fmt.Sprintf("the %s %s is the %s's own, and only counts in the pod template", kind, key, t.Kind)
+	write := fmt.Sprintf("move it to %s.%s", at(t), right)
+	if !slices.Contains(all, key) {
+		near := l.near(key, all)
+		l.found(NoEffect, t.Object, file, fmt.Sprintf("the %s %s is not known and has no effect%s", kind, key, didYouMean(near)), "", "write it, spelt right, at "+at(t)+", or remove it")
+		return
+	}
+	patch := map[string]any{"metadata": map[string]any{kind + "s": map[string]any{key: nil}}}
+	inner := map[string]any{"metadata": map[string]any{right: map[string]any{key: value}}}
+	parts := strings.Split(t.Path, ".")
+	for i := len(parts) - 1; i >= 0; i-- {
+		inner = map[string]any{parts[i]: inner}
+	}
+	maps.Copy(patch, inner)
+	text, err := json.Marshal(patch)
+	if err != nil || strings.ContainsAny(string(text), "'") || strings.Contains(t.Path, "[") || strings.HasPrefix(t.Path, "metadata") {
+		l.found(NoEffect, t.Object, file, what, "", write)
+		return
+	}
+	name := strings.ToLower(t.Kind)
+	if group := schema.FromAPIVersionAndKind(t.APIVersion, t.Kind).Group; group != "" && group != "apps" && group != "batch" {
+		name += "." + group
+	}
+	l.found(NoEffect, t.Object, file, what, kubectl(t.Namespace, "patch", name+"/"+t.Name+" --type=merge -p '"+string(text)+"'"), write)
+}

@@ -1,0 +1,147 @@
+package check
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"unicode"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// Finding is something that is wrong, or that most likely was not meant.
+type Finding struct {
+	Code   Code   `json:"code"`
+	Object string `json:"object,omitempty"` // such as deployment/web, or a file and its line
+	// Namespace is the object's, empty for what has none.
+	Namespace string `json:"namespace,omitempty"`
+	Message   string `json:"message"` // one sentence
+	Fix       string `json:"fix"`     // commands that can be pasted, or what to do
+}
+
+// Result is what a section of the check has found, as -o json has it.
+type Result struct {
+	Section  string    `json:"section"`
+	Passed   []string  `json:"passed"`
+	Findings []Finding `json:"findings"`
+	// Unchecked says what could not be looked at, and why.
+	Unchecked []string `json:"unchecked"`
+}
+
+// report collects results. It is safe for concurrent use.
+type report struct {
+	mu       sync.Mutex
+	sections []*Result
+}
+
+// section begins the part that all of the following belongs to.
+func (r *report) section(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sections = append(r.sections, &Result{Section: name, Passed: []string{}, Findings: []Finding{}, Unchecked: []string{}})
+}
+
+func (r *report) last() *Result { return r.sections[len(r.sections)-1] }
+
+// pass notes what is as it should be.
+func (r *report) pass(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last().Passed = append(r.last().Passed, fmt.Sprintf(format, args...))
+}
+
+func (r *report) find(f Finding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last().Findings = append(r.last().Findings, f)
+}
+
+// skip notes what could not be looked at.
+func (r *report) skip(what string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	why := "the API server did not say"
+	switch {
+	case apierrors.IsForbidden(err):
+		why = "you may not: " + err.Error()
+	case err != nil:
+		why = err.Error()
+	}
+	r.last().Unchecked = append(r.last().Unchecked, what+": "+why)
+}
+
+func (r *report) count() (passed, findings, unchecked int) {
+	for _, s := range r.sections {
+		passed += len(s.Passed)
+		findings += len(s.Findings)
+		unchecked += len(s.Unchecked)
+	}
+	return passed, findings, unchecked
+}
+
+func (r *report) print(w io.Writer, form string) error {
+	if form == "json" {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(map[string]any{"sections": r.sections})
+	}
+	for i, s := range r.sections {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintln(w, s.Section)
+		for _, p := range s.Passed {
+			fmt.Fprintf(w, "  ok    %s\n", shown(p))
+		}
+		for _, f := range s.Findings {
+			where := ""
+			if f.Object != "" {
+				where = f.Object
+				if f.Namespace != "" {
+					where += " in namespace " + f.Namespace
+				}
+				where += ": "
+			}
+			fmt.Fprintf(w, "  %s  %s%s\n", f.Code, shown(where), shown(f.Message))
+			for line := range strings.Lines(f.Fix) {
+				fmt.Fprintf(w, "        fix: %s\n", shown(strings.TrimSuffix(line, "\n")))
+			}
+		}
+		for _, u := range s.Unchecked {
+			fmt.Fprintf(w, "  ?     %s\n", shown(u))
+		}
+	}
+	return nil
+}
+
+// shown makes one line of what others wrote, which a terminal cannot take for commands.
+func shown(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// some lists names, no more than a few.
+func some(names []string) string {
+	const few = 5
+	if len(names) <= few {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
