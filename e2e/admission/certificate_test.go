@@ -14,9 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/webhook/serving"
 )
 
@@ -241,4 +243,55 @@ func TestOutage(t *testing.T) {
 		return len(now) > 0 && !slices.Contains(before, now[0]), fmt.Sprint(now)
 	})
 	admits()
+}
+
+// A mesh whose certificates came from cert-manager begins to make its own: replicas of both kinds serve side by side, and
+// no admission fails.
+func TestFromCertManager(t *testing.T) {
+	m := install(t, values("self"))
+	ca, err := issuer.NewLocal(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := ca.Server(time.Hour, "tulle-controller."+m.namespace+".svc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	configs := api.Client().AdmissionregistrationV1().MutatingWebhookConfigurations()
+	for _, name := range configurations() {
+		config, err := configs.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range config.Webhooks {
+			config.Webhooks[i].ClientConfig.CABundle = ca.Roots()
+		}
+		if _, err := configs.Update(t.Context(), config, metav1.UpdateOptions{FieldManager: "cainjector"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.endpoint(t, "old", serveBy(t, pair, m.injector(t, prometheus.NewRegistry())))
+	ns := namespace(t, map[string]string{"tulle.dev/inject": "enabled"})
+	await(t, "the first admission", func(ctx context.Context) (bool, string) { err := admit(ctx, ns); return err == nil, fmt.Sprint(err) })
+
+	var failure atomic.Value
+	admitted := 0
+	stop := goes(t, func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			if err := admit(ctx, ns); err != nil && ctx.Err() == nil {
+				failure.CompareAndSwap(nil, err.Error())
+			}
+			admitted++
+		}
+		return nil
+	})
+	r := m.start(t, "new", serving.Config{Settle: time.Second})
+	await(t, "fifty calls of the new replica", func(context.Context) (bool, string) { n := r.calls.Load(); return n >= 50, fmt.Sprint(n) })
+	stop()
+	if failure.Load() != nil {
+		t.Errorf("of %d admissions some failed, the first: %s", admitted, failure.Load())
+	}
+	if now := authorities(t); len(now) != 2 {
+		t.Errorf("the bundle has %v", now)
+	}
 }

@@ -164,20 +164,7 @@ func (m *mesh) start(t *testing.T, name string, config serving.Config) *replica 
 	if r.certificate, err = serving.New(config); err != nil {
 		t.Fatal(err)
 	}
-	injector, err := webhook.NewServer(webhook.ServerConfig{
-		Config: func() webhook.Config { return m.settings.Config(roots) },
-		Namespace: func(ctx context.Context, name string) (webhook.Namespace, error) {
-			n, err := api.Client().CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return webhook.Namespace{}, err
-			}
-			return webhook.Namespace{Name: name, Labels: n.Labels, Annotations: n.Annotations}, nil
-		},
-		Registerer: r.metrics, Logger: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	injector := m.injector(t, r.metrics)
 	address := address(t)
 	listener, err := net.Listen("tcp", net.JoinHostPort(address.String(), "0"))
 	if err != nil {
@@ -200,6 +187,26 @@ func (m *mesh) start(t *testing.T, name string, config serving.Config) *replica 
 		stop()
 	}
 	return r
+}
+
+// injector returns the injector alone.
+func (m *mesh) injector(t *testing.T, metrics prometheus.Registerer) http.Handler {
+	t.Helper()
+	injector, err := webhook.NewServer(webhook.ServerConfig{
+		Config: func() webhook.Config { return m.settings.Config(roots) },
+		Namespace: func(ctx context.Context, name string) (webhook.Namespace, error) {
+			n, err := api.Client().CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return webhook.Namespace{}, err
+			}
+			return webhook.Namespace{Name: name, Labels: n.Labels, Annotations: n.Annotations}, nil
+		},
+		Registerer: metrics, Logger: logger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return injector
 }
 
 // endpoint says where a replica is, in place of Kubernetes' own controllers; an invalid address takes it out.

@@ -351,11 +351,17 @@ func (m *mesh) foreign(t *testing.T) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveBy(t, pair, http.NotFoundHandler())
+}
+
+// serveBy serves by a certificate until the test ends.
+func serveBy(t *testing.T, pair tls.Certificate, handler http.Handler) netip.AddrPort {
+	t.Helper()
 	listener, err := net.Listen("tcp", net.JoinHostPort(address(t).String(), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{ReadHeaderTimeout: time.Second, ErrorLog: slog.NewLogLogger(logger(t).Handler(), slog.LevelDebug)}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second, ErrorLog: slog.NewLogLogger(logger(t).Handler(), slog.LevelDebug)}
 	goes(t, run.HTTPS(server, listener, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}}, time.Second))
 	return listener.Addr().(*net.TCPAddr).AddrPort()
 }
