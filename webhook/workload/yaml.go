@@ -66,6 +66,9 @@ var lineOf = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 func (r *yamlReader) syntax(err error) error {
 	m := lineOf.FindStringSubmatch(err.Error())
 	e := &Error{File: r.name, Document: r.doc, Err: fmt.Errorf("this is no YAML: %s", strings.TrimPrefix(err.Error(), m[0]))}
+	if bytes.Contains(r.text, []byte("{{")) {
+		e.Err = fmt.Errorf("%w; it looks like a template, render it first, as by helm template", e.Err)
+	}
 	e.Line, _ = strconv.Atoi(m[1])
 	if at := bytes.IndexFunc(r.text, func(c rune) bool { return c < ' ' && !strings.ContainsRune("\t\r\n", c) || c == 0x7f }); at >= 0 && strings.Contains(err.Error(), "control characters") {
 		e.Document = 0 // the parser reads ahead
