@@ -239,7 +239,7 @@ func (a answer) plainAnnotations() iter.Seq2[string, string] {
 		has := func(key, value string) string {
 			return fmt.Sprintf("variables.annotations[?'%s'].orValue('%s') == '%s'", key, value, value)
 		}
-		for i, key := range []string{webhook.AnnotationOutgoingPort, webhook.AnnotationIncomingPort, webhook.AnnotationAdminPort} {
+		for i, key := range portKeys() {
 			if !yield(key, has(key, a.ports[i])) {
 				return
 			}

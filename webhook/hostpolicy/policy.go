@@ -17,6 +17,8 @@
 package hostpolicy
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -90,25 +92,49 @@ func (a answer) done() string {
 	return "object.metadata.?annotations[?'tulle.dev/status'].orValue('').matches(" + a.grammar(a.hash) + ")"
 }
 
-// ask learns from the injector what host mode gives to a pod.
-func ask(cfg webhook.Config) (answer, []string, error) {
-	// The defaults are not exported, but what they come to is to be seen.
-	mesh := cfg.MeshNamespace
-	if mesh == "" {
-		mesh = "tulle"
+// Leaves says why the policy of cfg does not do a pod with these annotations, about which webhook.Inject has answered
+// res. It is empty if the policy does it. What the policy leaves because of its size cannot be told.
+func Leaves(annotations map[string]string, cfg webhook.Config, res webhook.Result) string {
+	switch {
+	case res.Reason.Denies():
+		return "it is refused"
+	case res.Mode != webhook.ModeHost:
+		return "its mode is not host"
+	case bytes.Contains(res.Patch, []byte(`\"was\":`)):
+		return "a container's own proxy is replaced"
 	}
-	a := answer{mode: literal(string(cfg.DefaultMode))}
-	if cfg.DefaultMode == "" {
-		a.mode = literal(string(webhook.ModeHost))
+	for i, key := range portKeys() {
+		if v, ok := annotations[key]; ok && v != ports(cfg)[i] {
+			return "its annotation " + key + " says another port"
+		}
 	}
+	for _, key := range asides() {
+		if _, ok := annotations[key]; ok {
+			return "its annotation " + key + " is for sidecars"
+		}
+	}
+	return ""
+}
+
+func ports(cfg webhook.Config) []string {
+	var all []string
 	for _, p := range []struct{ port, def int }{
 		{cfg.OutgoingPort, webhook.DefaultOutgoingPort}, {cfg.IncomingPort, webhook.DefaultIncomingPort}, {cfg.AdminPort, webhook.DefaultAdminPort},
 	} {
-		if p.port == 0 {
-			p.port = p.def
-		}
-		a.ports = append(a.ports, strconv.Itoa(p.port))
+		all = append(all, strconv.Itoa(cmp.Or(p.port, p.def)))
 	}
+	return all
+}
+
+func portKeys() []string {
+	return []string{webhook.AnnotationOutgoingPort, webhook.AnnotationIncomingPort, webhook.AnnotationAdminPort}
+}
+
+// ask learns from the injector what host mode gives to a pod.
+func ask(cfg webhook.Config) (answer, []string, error) {
+	// The defaults are not exported.
+	mesh := cmp.Or(cfg.MeshNamespace, "tulle")
+	a := answer{mode: literal(string(cmp.Or(cfg.DefaultMode, webhook.ModeHost))), ports: ports(cfg)}
 	excluded := append(webhook.ExcludedNamespaces(mesh), cfg.ExcludedNamespaces...)
 
 	const probe = `{"metadata":{"annotations":{"tulle.dev/mode":"host"}},"spec":{"containers":[{"name":"app"}]}}`

@@ -100,7 +100,7 @@ func TestRefusalsOfGeneratedPods(t *testing.T) {
 			t.Skip("no pod")
 		}
 		got := m.byPolicy(raw)
-		switch left := leaves(read, m.cfg, want.res); {
+		switch left := hostpolicy.Leaves(read.Annotations, m.cfg, want.res); {
 		case want.res.Reason.Denies() || want.res.Patch != nil && left != "":
 			if !isRefusal(got.err) {
 				t.Fatalf("the webhook says %s, %s, but the pod is not refused: %v\n%s", want.res.Reason, left, got.err, raw)

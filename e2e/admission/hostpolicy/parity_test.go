@@ -3,7 +3,6 @@
 package hostpolicy
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -11,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
 
 	"github.com/tulle-mesh/tulle/webhook"
+	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
 
 type object = map[string]any
@@ -22,29 +21,6 @@ type object = map[string]any
 // enabled are the labels of most namespaces here.
 func enabled(mode string) map[string]string {
 	return map[string]string{webhook.LabelInject: webhook.NamespaceEnabled, webhook.LabelMode: mode}
-}
-
-// leaves reports whether a pod is one of those that docs/design/mutating-policy.md says the policy leaves to the webhook.
-func leaves(read *corev1.Pod, cfg webhook.Config, res webhook.Result) string {
-	if res.Mode != webhook.ModeHost {
-		return "the mode is not host"
-	}
-	for _, key := range []string{webhook.AnnotationSkipPorts, webhook.AnnotationOpaquePorts,
-		webhook.AnnotationCPURequest, webhook.AnnotationCPULimit, webhook.AnnotationMemoryRequest, webhook.AnnotationMemoryLimit} {
-		if _, ok := read.Annotations[key]; ok {
-			return "an annotation of sidecars"
-		}
-	}
-	outgoing := strconv.Itoa(cmp.Or(cfg.OutgoingPort, webhook.DefaultOutgoingPort))
-	for key, port := range map[string]string{webhook.AnnotationOutgoingPort: outgoing, webhook.AnnotationIncomingPort: "4141", webhook.AnnotationAdminPort: "9990"} {
-		if v, ok := read.Annotations[key]; ok && v != port {
-			return "another port"
-		}
-	}
-	if strings.Contains(string(res.Patch), `\"was\":`) {
-		return "a proxy of its own is replaced"
-	}
-	return ""
 }
 
 // check holds the policy against the webhook. It returns why the policy leaves the pod alone, if it does.
@@ -61,7 +37,7 @@ func (m *mesh) check(t tester, raw []byte) string {
 	if got.err != nil {
 		t.Fatalf("refused by the policy: %v; the webhook says %s\n%s", got.err, want.res.Reason, raw)
 	}
-	left := leaves(read, m.cfg, want.res)
+	left := hostpolicy.Leaves(read.Annotations, m.cfg, want.res)
 	switch {
 	case want.res.Patch == nil && left == "":
 		left = "the webhook does nothing either"
@@ -145,12 +121,12 @@ func TestParity(t *testing.T) {
 		"labels, annotations":      {pod: `{"metadata":{"labels":{"a":"b"},"annotations":{"c":"\"\\\u0007<"}},"spec":{"containers":[{"name":"app","image":"app"}]}}`},
 		"label true":               {pod: `{"metadata":{"labels":{"tulle.dev/inject":"true"}},"spec":{"containers":[{"name":"app","image":"app"}]}}`},
 		"label false":              {`{"metadata":{"labels":{"tulle.dev/inject":"false"}},"spec":{"containers":[{"name":"app","image":"app"}]}}`, "mode"},
-		"label wrong":              {`{"metadata":{"labels":{"tulle.dev/inject":"yes"}},"spec":{"containers":[{"name":"app","image":"app"}]}}`, "mode"},
+		"label wrong":              {`{"metadata":{"labels":{"tulle.dev/inject":"yes"}},"spec":{"containers":[{"name":"app","image":"app"}]}}`, "refused"},
 		"own mode label":           {pod: `{"metadata":{"labels":{"tulle.dev/mode":"sidecar"}},"spec":{"containers":[{"name":"app","image":"app"}]}}`},
 		"own mode label, the same": {pod: `{"metadata":{"labels":{"tulle.dev/mode":"host","x":"y"}},"spec":{"containers":[{"name":"app","image":"app","env":[{"name":"no_proxy"}]}]}}`},
 		"mode host":                {pod: annotated(`"tulle.dev/mode":"host"`)},
 		"mode none":                {annotated(`"tulle.dev/mode":"none"`), "mode"},
-		"mode wrong":               {annotated(`"tulle.dev/mode":"Host"`), "mode"},
+		"mode wrong":               {annotated(`"tulle.dev/mode":"Host"`), "refused"},
 
 		"node name behind":        {pod: env(`{"name":"A"},` + node)},
 		"node name first":         {pod: env(node + `,{"name":"A"}`)},
@@ -161,7 +137,7 @@ func TestParity(t *testing.T) {
 		"another node name":       {pod: env(`{"name":"NODE_NAME","value":"mine"},{"name":"A"}`)},
 		"node name of a pod name": {pod: env(`{"name":"A"},{"name":"NODE_NAME","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}`)},
 		"node name twice":         {pod: env(`{"name":"A"},` + node + `,{"name":"B"},` + node)},
-		"host IP taken":           {env(`{"name":"TULLE_HOST_IP","value":"10.0.0.1"}`), "mode"},
+		"host IP taken":           {env(`{"name":"TULLE_HOST_IP","value":"10.0.0.1"}`), "refused"},
 
 		"no_proxy":              {pod: env(`{"name":"A"},{"name":"no_proxy","value":"a,b"},{"name":"B"}`)},
 		"NO_PROXY":              {pod: env(`{"name":"A"},{"name":"NO_PROXY","value":"a b ,"},{"name":"B"}`)},
@@ -182,22 +158,22 @@ func TestParity(t *testing.T) {
 		"own proxy and mine":   {pod: env(`{"name":"http_proxy","value":"http://$(TULLE_HOST_IP):4140"},{"name":"HTTP_PROXY","value":"http://corp:3128"}`)},
 		"another mesh":         {pod: `{"spec":{"containers":[{"name":"app","image":"app"},{"name":"istio-proxy","image":"p"}]}}`},
 		"leave":                {pod: annotated(`"tulle.dev/on-conflict":"leave"`)},
-		"chain":                {annotated(`"tulle.dev/on-conflict":"chain"`), "replaced"},
-		"override":             {annotated(`"tulle.dev/on-conflict":"override"`), "replaced"},
+		"chain":                {annotated(`"tulle.dev/on-conflict":"chain"`), "is replaced"},
+		"override":             {annotated(`"tulle.dev/on-conflict":"override"`), "is replaced"},
 		"override in vain":     {pod: annotated(`"tulle.dev/on-conflict":"override","tulle.dev/skip-containers":"other"`)},
-		"conflict of words":    {annotated(`"tulle.dev/on-conflict":"fight"`), "mode"},
+		"conflict of words":    {annotated(`"tulle.dev/on-conflict":"fight"`), "refused"},
 		"skip":                 {pod: annotated(`"tulle.dev/skip-containers":" app ,nobody"`)},
 		"skip all":             {pod: annotated(`"tulle.dev/skip-containers":"app,other"`)},
-		"skip an empty name":   {annotated(`"tulle.dev/skip-containers":"app,"`), "mode"},
-		"skip what is no name": {annotated(`"tulle.dev/skip-containers":"A"`), "mode"},
+		"skip an empty name":   {annotated(`"tulle.dev/skip-containers":"app,"`), "refused"},
+		"skip what is no name": {annotated(`"tulle.dev/skip-containers":"A"`), "refused"},
 		"capture env":          {pod: annotated(`"tulle.dev/capture":"env"`)},
-		"capture redirect":     {annotated(`"tulle.dev/capture":"redirect"`), "mode"},
+		"capture redirect":     {annotated(`"tulle.dev/capture":"redirect"`), "refused"},
 		"skip ports":           {annotated(`"tulle.dev/skip-ports":"db"`), "sidecars"},
-		"skip ports, wrong":    {annotated(`"tulle.dev/skip-ports":"nobody"`), "mode"},
+		"skip ports, wrong":    {annotated(`"tulle.dev/skip-ports":"nobody"`), "refused"},
 		"resources":            {annotated(`"tulle.dev/proxy-cpu-request":"20m"`), "sidecars"},
 		"the port":             {pod: annotated(`"tulle.dev/outgoing-port":"4140"`)},
 		"another port":         {annotated(`"tulle.dev/outgoing-port":"4150"`), "port"},
-		"no port":              {annotated(`"tulle.dev/outgoing-port":"http"`), "mode"},
+		"no port":              {annotated(`"tulle.dev/outgoing-port":"http"`), "refused"},
 		"a key unknown":        {pod: annotated(`"tulle.dev/mdoe":"host"`)},
 		"windows":              {`{"spec":{"os":{"name":"windows"},"containers":[{"name":"app","image":"app"}]}}`, "mode"},
 		"linux":                {pod: `{"spec":{"os":{"name":"linux"},"nodeSelector":{"kubernetes.io/os":"linux"},"containers":[{"name":"app","image":"app"}]}}`},
