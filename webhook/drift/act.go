@@ -82,6 +82,8 @@ type actor struct {
 	every     time.Duration
 	hold      func(context.Context) string
 	counted   *prometheus.CounterVec
+	tell      func(e *entry, reason, text string) // at the workload
+	post      func(context.Context, *policyv1.Eviction) error
 	next      time.Time // not before
 	held      string
 	memories  map[workload]*memory
@@ -216,7 +218,7 @@ func (a *actor) do(ctx context.Context, w workload, pods []*entry, now time.Time
 
 func (a *actor) evict(ctx context.Context, w workload, pods []*entry, now time.Time) bool {
 	e := pods[0]
-	err := a.client.PolicyV1().Evictions(e.namespace).Evict(ctx, &policyv1.Eviction{
+	err := a.post(ctx, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: e.namespace, Name: e.name},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &e.uid}},
 	})
@@ -242,8 +244,18 @@ func (a *actor) evict(ctx context.Context, w workload, pods []*entry, now time.T
 		m.known[other.uid] = true
 	}
 	a.done(w, Evict, now)
+	a.tell(e, reasonEvicted, e.message)
 	a.log.Info("evicted a pod", "pod", e.namespace+"/"+e.name, "workload", w.String(), "why", e.message)
 	return true
+}
+
+// postTo returns how to evict. The client's own way repeats what a budget forbids, ten times and with the pauses that the
+// API server asks for, while all else would wait.
+func postTo(client kubernetes.Interface) func(context.Context, *policyv1.Eviction) error {
+	return func(ctx context.Context, e *policyv1.Eviction) error {
+		return client.PolicyV1().RESTClient().Post().AbsPath("/api/v1").Namespace(e.Namespace).Resource("pods").Name(e.Name).SubResource("eviction").
+			MaxRetries(0).Body(e).Do(ctx).Error()
+	}
 }
 
 func (a *actor) restart(ctx context.Context, w workload, pods []*entry, now time.Time) bool {
@@ -276,6 +288,9 @@ func (a *actor) restart(ctx context.Context, w workload, pods []*entry, now time
 	m := a.memory(w)
 	m.at, m.wants, m.backoff, m.known = now, e.wants, 0, nil
 	a.done(w, Restart, now)
+	for _, e := range pods {
+		a.tell(e, reasonRestarted, e.message)
+	}
 	a.log.Info("restarted a workload", "workload", w.String(), "pods", len(pods), "why", e.message)
 	return true
 }

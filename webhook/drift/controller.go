@@ -28,6 +28,9 @@ const (
 	// calm is how long all pods are not read again after they were: changes of many namespaces come together.
 	calm = 10 * time.Second
 
+	// stepTimeout bounds what is done about pods in one look.
+	stepTimeout = 30 * time.Second
+
 	// The times of client-go's own components.
 	leaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
@@ -99,7 +102,7 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c.state.judged = c.events.made
 	c.actor = &actor{
-		client: cfg.Client, log: cfg.Logger, escaped: cfg.Escaped, stale: cfg.Stale, hold: cfg.Hold,
+		client: cfg.Client, log: cfg.Logger, escaped: cfg.Escaped, stale: cfg.Stale, hold: cfg.Hold, tell: c.events.note, post: postTo(cfg.Client),
 		every: time.Minute / time.Duration(cfg.PerMinute),
 		counted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tulle_injector_repairs_total",
@@ -211,7 +214,9 @@ func (c *Controller) lead(ctx context.Context) {
 		c.state.configure()
 		drifted := c.state.drifted()
 		c.events.flush(ctx, drifted)
-		c.actor.step(ctx, drifted)
+		limited, cancel := context.WithTimeout(ctx, stepTimeout)
+		c.actor.step(limited, drifted)
+		cancel()
 	}
 }
 

@@ -3,10 +3,12 @@ package drift
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -42,8 +44,12 @@ func TestReport(t *testing.T) {
 		w.deployment("web", 2)
 		w.create(plain("other", "web", "web-1"))
 		w.create(inject(t, plain("shop", "web", "fine"), shop("enabled"), injectorConfig()))
-		cfg := injectorConfig()
-		w.config.Injector = func() webhook.Config { return cfg }
+		var port atomic.Int32
+		w.config.Injector = func() webhook.Config {
+			cfg := injectorConfig()
+			cfg.OutgoingPort = int(port.Load())
+			return cfg
+		}
 		w.run()
 		pass(tick)
 		w.expectMetrics(`tulle_injector_escaped_pods{namespace="shop"} 2
@@ -51,7 +57,7 @@ tulle_injector_escaped_pods{namespace="try"} 0
 / tulle_injector_stale_pods{namespace="shop"} 0
 tulle_injector_stale_pods{namespace="try"} 0`)
 
-		cfg.OutgoingPort = 4440
+		port.Store(4440)
 		pass(2*calm + tick)
 		w.expectMetrics(`tulle_injector_escaped_pods{namespace="shop"} 2
 tulle_injector_escaped_pods{namespace="try"} 0
@@ -91,7 +97,7 @@ func TestRestart(t *testing.T) {
 		for _, name := range []string{"a", "b", "c"} {
 			w.deployment(name, 3)
 		}
-		w.takes = 50 * time.Second
+		w.takes.Store(int64(50 * time.Second))
 		w.run()
 		w.hold("break-glass is open")
 		pass(10 * time.Minute)
@@ -99,20 +105,20 @@ func TestRestart(t *testing.T) {
 			t.Errorf("it did %s while it was told not to", w.so())
 		}
 		w.hold("")
-		w.began = time.Now()
+		w.again()
 		pass(10 * time.Minute)
 		if w.so() != "restart a, restart b, restart c" {
 			t.Fatalf("it did %s", w.so())
 		}
 		for i := 1; i < 3; i++ {
-			if d := w.at[i] - w.at[i-1]; d < w.takes || d > w.takes+4*tick {
+			if d := w.at[i] - w.at[i-1]; d < 50*time.Second || d > 50*time.Second+4*tick {
 				t.Errorf("restart %d came %s after the one before", i, d)
 			}
 		}
 		w.expectMetrics("tulle_injector_escaped_pods{namespace=\"shop\"} 0\n/tulle_injector_stale_pods{namespace=\"shop\"} 0")
 
-		w.takes = time.Second
-		w.began = time.Now()
+		w.takes.Store(int64(time.Second))
+		w.again()
 		for _, name := range []string{"d", "e"} {
 			w.deployment(name, 1)
 		}
@@ -166,13 +172,15 @@ func TestInVain(t *testing.T) {
 				w.injector = false
 				w.namespace("shop", "enabled")
 				w.deployment("a", 1)
-				c := w.run()
-				pass(12 * time.Hour)
+				stop := w.run()
+				pass(3 * time.Hour)
 				if got := w.so(); got != string(action)+" a" {
 					t.Errorf("it did %s", got)
 				}
 				if action == Restart {
-					c.actor.memories = map[workload]*memory{} // as another leader
+					stop()
+					w.config.Registerer = prometheus.NewRegistry()
+					w.run()
 					pass(time.Hour)
 					if got := w.so(); got != "restart a" {
 						t.Errorf("another leader did %s", got)
@@ -190,13 +198,13 @@ func TestStops(t *testing.T) {
 		w.namespace("shop", "enabled")
 		w.deployment("a", 1)
 		w.deployment("b", 1)
-		w.takes = 2 * time.Hour
+		w.takes.Store(int64(2 * time.Hour))
 		w.run()
 		pass(time.Hour)
 		if w.so() != "evict a" || !strings.Contains(w.log.String(), "stopped evicting and restarting") {
 			t.Errorf("it did %s\n%s", w.so(), w.log)
 		}
-		w.takes = time.Second
+		w.takes.Store(int64(time.Second))
 		pass(90 * time.Minute)
 		if w.so() != "evict a, evict b" {
 			t.Errorf("then it did %s", w.so())

@@ -25,6 +25,9 @@ import (
 const (
 	reasonInjected = "Injected"
 	reasonSkipped  = "InjectionSkipped"
+	// What was done about pods:
+	reasonEvicted   = "EvictedToRepair"
+	reasonRestarted = "RestartedToRepair"
 )
 
 const (
@@ -201,10 +204,12 @@ func rank(a about) string {
 		return "0"
 	case string(Stale):
 		return "1"
-	case reasonSkipped:
+	case reasonEvicted, reasonRestarted:
 		return "2"
+	case reasonSkipped:
+		return "3"
 	}
-	return "3"
+	return "4"
 }
 
 func (l *line) due(key about, now time.Time) bool {

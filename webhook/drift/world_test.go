@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,9 +42,9 @@ type world struct {
 	client   *fake.Clientset
 	metrics  *prometheus.Registry
 	config   Config
-	log      *bytes.Buffer
-	takes    time.Duration // until a replacement is ready
-	injector bool          // that answers
+	log      *buffer
+	takes    atomic.Int64 // nanoseconds until a replacement is ready
+	injector bool         // that answers
 
 	mu      sync.Mutex
 	done    []string // what was done to pods and workloads
@@ -55,7 +56,8 @@ type world struct {
 }
 
 func newWorld(t *testing.T, escaped, stale Action) *world {
-	w := &world{t: t, client: fake.NewClientset(), metrics: prometheus.NewRegistry(), log: &bytes.Buffer{}, takes: 20 * time.Second, injector: true, blocked: map[string]bool{}, began: time.Now()}
+	w := &world{t: t, client: fake.NewClientset(), metrics: prometheus.NewRegistry(), log: &buffer{}, injector: true, blocked: map[string]bool{}, began: time.Now()}
+	w.takes.Store(int64(20 * time.Second))
 	w.config = Config{
 		Client: w.client, Injector: injectorConfig, Escaped: escaped, Stale: stale, Namespace: "tulle", Identity: "a", Registerer: w.metrics,
 		Logger: slog.New(slog.NewTextHandler(w.log, nil)),
@@ -106,6 +108,31 @@ func newWorld(t *testing.T, escaped, stale Action) *world {
 		return true, &appsv1.Deployment{}, nil
 	})
 	return w
+}
+
+// buffer is a log of several goroutines.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// again counts the time from now.
+func (w *world) again() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.began = time.Now()
 }
 
 func (w *world) note(what string) {
@@ -207,14 +234,14 @@ func (w *world) replace(pod *corev1.Pod) {
 	owner, _ := ownerOf(pod)
 	w.update(owner.Name, func(d *appsv1.Deployment) { d.Status.AvailableReplicas-- })
 	w.remove(pod)
-	time.Sleep(w.takes)
+	time.Sleep(time.Duration(w.takes.Load()))
 	w.replaced(owner.Name)
 	w.update(owner.Name, func(d *appsv1.Deployment) { d.Status.AvailableReplicas++ })
 }
 
 // roll is what a Deployment does about a new template.
 func (w *world) roll(name string) {
-	time.Sleep(w.takes)
+	time.Sleep(time.Duration(w.takes.Load()))
 	pods, err := w.client.CoreV1().Pods("shop").List(context.Background(), metav1.ListOptions{})
 	if err != nil {
 		w.t.Error(err)
@@ -229,23 +256,27 @@ func (w *world) roll(name string) {
 	w.update(name, func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = d.Status.Replicas })
 }
 
-// run runs a controller that leads, until the test ends.
-func (w *world) run() *Controller {
+// run runs a controller that leads, until the test ends or stop is called.
+func (w *world) run() (stop func()) {
 	c, err := New(w.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	c.actor.post = func(ctx context.Context, e *policyv1.Eviction) error { // a fake has no REST client
+		return w.client.PolicyV1().Evictions(e.Namespace).Evict(ctx, e)
+	}
 	c.elect = func(ctx context.Context, lead func(context.Context)) error { lead(ctx); return nil }
 	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	w.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			w.t.Error(err)
 		}
 	})
-	return c
+	w.t.Cleanup(stop)
+	return stop
 }
 
 // events are those that were written, as "kind/name reason message".
