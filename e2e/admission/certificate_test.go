@@ -126,10 +126,10 @@ func TestRotation(t *testing.T) {
 			first = m.start(t, "third", config)
 		}
 	}
-	awaitFor(t, 5*time.Minute, "five thousand admissions", func(context.Context) (bool, string) {
+	awaitFor(t, 8*time.Minute, "ten thousand admissions", func(context.Context) (bool, string) {
 		look()
 		n := admitted.Load()
-		return n >= 5000, fmt.Sprint(n)
+		return n >= 10000, fmt.Sprint(n)
 	})
 	cancel()
 	group.Wait()
