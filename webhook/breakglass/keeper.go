@@ -2,6 +2,7 @@ package breakglass
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -84,7 +85,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 // look reads the state, and closes what is to be closed.
 func (k *Keeper) look(ctx context.Context) error {
 	s, err := Read(ctx, k.cfg.Client)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNotInstalled) { // there may be no webhook: then nothing is open
 		return err
 	}
 	was := k.state.Swap(&s)
