@@ -38,6 +38,9 @@ const (
 	Refusals = "tulle-host-mode-refusals"
 )
 
+// Condition is the name of the condition in the webhook's configuration that keeps from it what the policy has done.
+const Condition = "not-done-by-the-policy"
+
 // Generate returns the policy of host mode and its binding, as cfg has it. The error, of which
 // errors.Is(err, webhook.ErrConfig) holds, says why cfg cannot serve a pod in host mode.
 //

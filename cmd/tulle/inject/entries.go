@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/tulle-mesh/tulle/webhook"
+	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
 
 // configName is that of the MutatingWebhookConfiguration by which API servers find the injector.
@@ -33,8 +34,18 @@ type Entry struct {
 }
 
 // entries finds out whether the API server would call the injector for a pod of that namespace.
-func (e *explainer) entries(ctx context.Context, x *Explanation, ns webhook.Namespace, annotations map[string]string) error {
+func (e *explainer) entries(ctx context.Context, x *Explanation, ns webhook.Namespace, annotations map[string]string, res webhook.Result) error {
+	nsLabels := labels.Set(maps.Clone(ns.Labels))
+	if nsLabels == nil {
+		nsLabels = labels.Set{}
+	}
+	nsLabels[corev1.LabelMetadataName] = ns.Name // as the API server sees to
+	policy, byPolicy := e.policy(ctx, x, nsLabels, annotations, res)
 	config, err := e.by.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && policy {
+		x.Called = &byPolicy
+		return nil
+	}
 	if apierrors.IsNotFound(err) {
 		x.Called = new(false)
 		x.Hints = append(x.Hints, fmt.Sprintf("there is no MutatingWebhookConfiguration %s in the cluster, so the API server never asks the injector; install Tulle again", configName))
@@ -44,12 +55,7 @@ func (e *explainer) entries(ctx context.Context, x *Explanation, ns webhook.Name
 		x.Hints = append(x.Hints, fmt.Sprintf("whether the API server asks the injector is not known: %v", err))
 		return nil
 	}
-	nsLabels := labels.Set(maps.Clone(ns.Labels))
-	if nsLabels == nil {
-		nsLabels = labels.Set{}
-	}
-	nsLabels[corev1.LabelMetadataName] = ns.Name // as the API server sees to
-	called := false
+	called := byPolicy
 	for _, w := range config.Webhooks {
 		if !aboutNewPods(w.Rules) {
 			continue
@@ -63,6 +69,9 @@ func (e *explainer) entries(ctx context.Context, x *Explanation, ns webhook.Name
 			entry.Why = mismatch(w.ObjectSelector, labels.Set(x.labels), "the pod")
 		}
 		for _, c := range w.MatchConditions {
+			if entry.Why == "" && byPolicy && c.Name == hostpolicy.Condition {
+				entry.Why = "the policy has done it: condition " + c.Name
+			}
 			if _, mirror := annotations[corev1.MirrorPodAnnotationKey]; entry.Why == "" && mirror && strings.Contains(c.Expression, corev1.MirrorPodAnnotationKey) {
 				entry.Why = "the pod is the kubelet's picture of a static pod: condition " + c.Name
 			}
@@ -79,6 +88,32 @@ func (e *explainer) entries(ctx context.Context, x *Explanation, ns webhook.Name
 	}
 	x.Called = &called
 	return nil
+}
+
+// policy finds out whether the API server has a policy of host mode, and whether that does the pod. It is the first of the
+// entries then, for it comes before them. Who may not read policies hears of none.
+func (e *explainer) policy(ctx context.Context, x *Explanation, nsLabels labels.Set, annotations map[string]string, res webhook.Result) (exists, does bool) {
+	policy, err := e.by.client.AdmissionregistrationV1().MutatingAdmissionPolicies().Get(ctx, hostpolicy.Name, metav1.GetOptions{})
+	if err != nil {
+		return false, false
+	}
+	entry := Entry{Name: policy.Name, FailurePolicy: string(admission.Ignore)}
+	if m := policy.Spec.MatchConstraints; m != nil {
+		entry.Why = mismatch(m.NamespaceSelector, nsLabels, "namespace "+nsLabels[corev1.LabelMetadataName])
+		if entry.Why == "" {
+			entry.Why = mismatch(m.ObjectSelector, labels.Set(x.labels), "the pod")
+		}
+	}
+	if entry.Why == "" {
+		if why := hostpolicy.Leaves(annotations, e.by.config, res); why != "" {
+			entry.Why = "the API server's policy leaves the pod alone: " + why
+		}
+	}
+	if entry.Why == "" {
+		entry.Calls, entry.Why = true, "the API server does host mode itself, whether or not the injector answers"
+	}
+	x.Entries = append(x.Entries, entry)
+	return true, entry.Calls
 }
 
 func aboutNewPods(rules []admission.RuleWithOperations) bool {

@@ -261,7 +261,7 @@ func (e *explainer) explain(ctx context.Context, q asked) (Explanation, error) {
 		if e.by.absent[ns.Name] {
 			x.Hints = append(x.Hints, fmt.Sprintf("there is no namespace %s in the cluster: what is said here holds for one without labels", ns.Name))
 		}
-		if err := e.entries(ctx, &x, ns, annotations); err != nil {
+		if err := e.entries(ctx, &x, ns, annotations, res); err != nil {
 			return x, err
 		}
 	} else if _, ok := e.by.made[ns.Name]; !ok {

@@ -12,12 +12,14 @@
 package inject
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/webhook"
@@ -114,6 +116,9 @@ tulle.dev/status of the pod lists what that was. No cluster is asked.`,
 			r := &report{cmd: cmd, did: "taken out"}
 			return r.edit(files, output, func(t workload.Template) ([]byte, outcome, error) {
 				patch, err := webhook.Uninject(t.JSON)
+				if err == nil && patch != nil {
+					patch, err = withoutMetadata(t.JSON, patch)
+				}
 				switch {
 				case err != nil:
 					return nil, outcome{verb: "denied", text: err.Error(), denied: true}, nil
@@ -127,6 +132,29 @@ tulle.dev/status of the pod lists what that was. No cluster is asked.`,
 	in.flags(cmd)
 	formFlag(cmd, &output)
 	return cmd
+}
+
+// withoutMetadata lets a patch take away the metadata of a template of which nothing is left: it was made for the injection.
+func withoutMetadata(template, patch []byte) ([]byte, error) {
+	var ops []json.RawMessage
+	if err := json.Unmarshal(patch, &ops); err != nil {
+		return nil, fmt.Errorf("read the patch: %w", err)
+	}
+	decoded, err := jsonpatch.DecodePatch(patch)
+	if err != nil {
+		return nil, fmt.Errorf("read the patch: %w", err)
+	}
+	after, err := decoded.Apply(template)
+	if err != nil {
+		return nil, fmt.Errorf("apply the patch: %w", err)
+	}
+	var is struct {
+		Metadata map[string]json.RawMessage `json:"metadata"`
+	}
+	if err := json.Unmarshal(after, &is); err != nil || is.Metadata == nil || len(is.Metadata) > 0 {
+		return patch, err
+	}
+	return json.Marshal(append(ops, json.RawMessage(`{"op":"remove","path":"/metadata"}`)))
 }
 
 // anyFiles lets files be named without -f.

@@ -166,6 +166,18 @@ func TestAsTheWebhook(t *testing.T) {
 	}
 }
 
+// A template without metadata has none again.
+func TestWithoutMetadata(t *testing.T) {
+	const text = "kind: DaemonSet\nspec:\n  template:\n    spec: # of the pod\n      containers:\n      - name: a\n"
+	there, _, err := run(t, Command(), text, "-f", "-")
+	if err != nil || !strings.Contains(there, "    metadata:\n      labels:\n        tulle.dev/mode: host\n") {
+		t.Fatal(there, err)
+	}
+	if back, _, err := run(t, UninjectCommand(), there, "-f", "-"); err != nil || back != text {
+		t.Fatal(back, err)
+	}
+}
+
 // Several texts become one that is read as all of them.
 func TestJoined(t *testing.T) {
 	const y, j = "a: 1\n", `{"a": 1}`

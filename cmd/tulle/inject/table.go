@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
 
 // maxPods bounds the pods in the table; those that are as they should be are only counted.
@@ -41,9 +43,12 @@ func table(w io.Writer, x Explanation) {
 	if len(x.Entries) > 0 {
 		head("API server")
 		for _, e := range x.Entries {
-			if e.Calls {
+			switch {
+			case e.Name == hostpolicy.Name:
+				line("  policy %s: %s", e.Name, e.Why)
+			case e.Calls:
 				line("  %s asks the injector; %s (failurePolicy: %s)", e.Name, e.Why, e.FailurePolicy)
-			} else {
+			default:
 				line("  %s does not: %s", e.Name, e.Why)
 			}
 			for _, p := range e.Problems {
