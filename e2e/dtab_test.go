@@ -14,9 +14,14 @@ import (
 	"testing"
 )
 
-// dtabCommand runs "tulle dtab" by the kubeconfig alone, as a user does who has nothing else.
+// dtabCommand runs "tulle dtab".
 func dtabCommand(ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string, err error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "tulle"), append([]string{"dtab"}, args...)...)
+	return tulle(ctx, stdin, append([]string{"dtab"}, args...)...)
+}
+
+// tulle runs the command line by the kubeconfig alone, as a user does who has nothing else.
+func tulle(ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "tulle"), args...)
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "TULLE_") && !strings.HasPrefix(e, "NAMERCTL_") {
 			cmd.Env = append(cmd.Env, e)
