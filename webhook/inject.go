@@ -270,16 +270,17 @@ func (w *writer) environment(field string, i int, c containerView) *Result {
 	return nil
 }
 
-// isMeshProxy reports whether a container has the name by which another mesh adds its own.
-func isMeshProxy(name string) bool {
-	switch name {
-	case "istio-proxy", "istio-init", "istio-validation", "enable-core-dump",
-		"linkerd-proxy", "linkerd-init", "linkerd-network-validator", "linkerd-debug",
-		"consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init", "osm-init":
-		return true
-	}
-	return false
+// meshProxies are immutable.
+var meshProxies = [...]string{
+	"istio-proxy", "istio-init", "istio-validation", "enable-core-dump",
+	"linkerd-proxy", "linkerd-init", "linkerd-network-validator", "linkerd-debug",
+	"consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init", "osm-init",
 }
+
+// MeshProxies returns the names by which other meshes add containers of theirs, which are left alone.
+func MeshProxies() []string { return slices.Clone(meshProxies[:]) }
+
+func isMeshProxy(name string) bool { return slices.Contains(meshProxies[:], name) }
 
 // remember notes how to undo what was done to a container, if the list of variables does not say it.
 func (w *writer) remember(container string, u EnvUndo) {

@@ -38,13 +38,6 @@ func list(elements []string) string {
 // elements is a regular expression for the elements of a no_proxy, between commas and what Go takes for spaces.
 const elements = `r'[^,\t\n\v\f\r\x{85}\pZ]+'`
 
-// meshProxies are the names of other meshes' containers, which are left alone.
-var meshProxies = []string{
-	"istio-proxy", "istio-init", "istio-validation", "enable-core-dump",
-	"linkerd-proxy", "linkerd-init", "linkerd-network-validator", "linkerd-debug",
-	"consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init", "osm-init",
-}
-
 // asides are annotations that mean something to a sidecar only. Their values are not judged in CEL.
 func asides() []string {
 	return []string{
@@ -91,7 +84,7 @@ object.spec.containers.transformList(i, c, {
 	// What becomes of them.
 	v("kept", `
 variables.containers.filter(c, !(c.name in variables.skip) && (
-  c.name in `+list(meshProxies)+` ||
+  c.name in `+list(webhook.MeshProxies())+` ||
   c.env.exists(e, e.name in ['http_proxy', 'HTTP_PROXY'] && !(!has(e.valueFrom) && e.?value.orValue('') == variables.proxy))
 )).map(c, string(c.name))`)
 	v("given", `
@@ -119,7 +112,7 @@ variables.mode == 'host' && !variables.windows && variables.labels[?'tulle.dev/i
 `+strings.Join(plain, " &&\n")+` &&
 (!('tulle.dev/on-conflict' in variables.annotations) || variables.annotations['tulle.dev/on-conflict'] == 'leave' ||
   variables.annotations['tulle.dev/on-conflict'] in ['chain', 'override'] &&
-  !variables.containers.exists(c, c.name in variables.kept && !(c.name in `+list(meshProxies)+`))) &&
+  !variables.containers.exists(c, c.name in variables.kept && !(c.name in `+list(webhook.MeshProxies())+`))) &&
 variables.skip.all(n, `+isName+`) &&
 !variables.taken`)
 

@@ -129,13 +129,3 @@ func grammarText(t *testing.T, a answer) string {
 	}
 	return strings.ReplaceAll(strings.Trim(parts[0], "'"), `\\`, `\`) + hash + strings.TrimSuffix(strings.TrimPrefix(parts[2], "r'"), "'")
 }
-
-// The injector knows the same proxies of other meshes.
-func TestMeshProxies(t *testing.T) {
-	for _, name := range append(slices.Clone(meshProxies), "app") {
-		res, err := webhook.Inject([]byte(`{"spec":{"containers":[{"name":"`+name+`"}]}}`), webhook.Namespace{Name: "shop", Labels: map[string]string{webhook.LabelInject: "enabled"}}, webhook.Config{})
-		if err != nil || (res.Reason == webhook.AppDefinesProxy) != (name != "app") {
-			t.Errorf("%s: %s, %v", name, res.Reason, err)
-		}
-	}
-}
