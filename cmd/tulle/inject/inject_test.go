@@ -170,7 +170,7 @@ func TestAsTheWebhook(t *testing.T) {
 func TestWithoutMetadata(t *testing.T) {
 	const text = "kind: DaemonSet\nspec:\n  template:\n    spec: # of the pod\n      containers:\n      - name: a\n"
 	there, _, err := run(t, Command(), text, "-f", "-")
-	if err != nil || !strings.Contains(there, "    metadata:\n      labels:\n        tulle.dev/mode: host\n") {
+	if err != nil || !strings.Contains(there, "  template:\n    metadata:\n      annotations:\n") {
 		t.Fatal(there, err)
 	}
 	if back, _, err := run(t, UninjectCommand(), there, "-f", "-"); err != nil || back != text {
