@@ -173,7 +173,7 @@ func TestInVain(t *testing.T) {
 				w.namespace("shop", "enabled")
 				w.deployment("a", 1)
 				stop := w.run()
-				pass(3 * time.Hour)
+				pass(time.Hour)
 				if got := w.so(); got != string(action)+" a" {
 					t.Errorf("it did %s", got)
 				}
@@ -222,7 +222,7 @@ func TestNotRestarted(t *testing.T) {
 		w.deployment("rolling", 1)
 		w.update("rolling", func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 0 })
 		w.run()
-		pass(time.Hour)
+		pass(10 * time.Minute)
 		if w.so() != "" || !strings.Contains(w.log.String(), "it is paused") {
 			t.Errorf("it did %s\n%s", w.so(), w.log)
 		}
@@ -265,9 +265,9 @@ func TestEvents(t *testing.T) {
 		if n != 1 || len(got) > burst+4 {
 			t.Errorf("%d events, %d of the Deployment:\n%s", len(got), n, strings.Join(got, "\n"))
 		}
-		pass(time.Hour)
-		if n := len(w.events()); n > 3*burst+4 {
-			t.Errorf("%d events after an hour", n)
+		pass(20 * time.Minute)
+		if n := len(w.events()); n > 2*burst+4 {
+			t.Errorf("%d events after twenty minutes", n)
 		}
 	})
 }
