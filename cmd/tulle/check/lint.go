@@ -90,7 +90,7 @@ func (c *checker) lint(ctx context.Context) {
 		}
 		workloads += n
 	}
-	l.end(fmt.Sprintf("labels and annotations of %s and %s mean something", count(len(c.namespaces), "namespace"), count(workloads, "workload")))
+	l.end(fmt.Sprintf("no label or annotation of %s and %s is wrong", count(len(c.namespaces), "namespace"), count(workloads, "workload")))
 }
 
 func (l *linter) end(passed string) {
@@ -195,7 +195,7 @@ func (c *checker) files(stdin io.Reader, names []string) error {
 			l.template(t, f.Name)
 		}
 	}
-	l.end("labels and annotations of " + count(objects, "object") + " mean something")
+	l.end("no label or annotation of " + count(objects, "object") + " is wrong")
 	return nil
 }
 
