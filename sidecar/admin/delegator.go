@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -62,7 +63,12 @@ func delegator(c Config) http.Handler {
 		var raw struct{ Namespace, Router, Caller, Path, Dtab *string }
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
-			query := r.URL.Query()
+			// What cannot be read must not be left out silently, such as rules behind a bare ';'.
+			query, err := url.ParseQuery(r.URL.RawQuery)
+			if err != nil {
+				http.Error(w, "Invalid query: "+err.Error()+"; write % as %25 and ; as %3B", http.StatusBadRequest)
+				return
+			}
 			for key, into := range map[string]**string{"namespace": &raw.Namespace, "router": &raw.Router, "caller": &raw.Caller, "path": &raw.Path, "dtab": &raw.Dtab} {
 				if query.Has(key) {
 					value := query.Get(key)
