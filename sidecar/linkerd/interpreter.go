@@ -72,7 +72,7 @@ func interpreters() schema.Kinds[interpreter] {
 	overHTTP := namerd(namerdHTTP, 5*time.Second, namespace)
 	overHTTP.Experimental = true
 	millis := func(key string) schema.Field[interpreter] {
-		return quiet(schema.Millis(key, 0, schema.Nowhere[interpreter, time.Duration]))
+		return schema.Idle(schema.Millis(key, 0, schema.Nowhere[interpreter, time.Duration]), "a connection that fails is made again after retry")
 	}
 	threshold := schema.Group("failureThreshold", millis("minPeriodMs"), millis("closeTimeoutMs"))
 	return schema.Kinds[interpreter]{
@@ -88,7 +88,7 @@ func interpreters() schema.Kinds[interpreter] {
 			namerd(Namerd, 5*time.Second, namespace, threshold),
 			overHTTP,
 			namerd(namerdMesh, time.Second, root(), threshold,
-				quiet(schema.Integer("initialStreamWindowSizeKB", 1, 1, 1<<31-1, 0, schema.Nowhere[interpreter, int]))),
+				schema.Idle(schema.Integer("initialStreamWindowSizeKB", 1, 1, 1<<31-1, 0, schema.Nowhere[interpreter, int]), "namerd's gRPC is not spoken")),
 			kind(File, Interpreter{Kind: File}, []string{"dtabFile"},
 				schema.Text("dtabFile", "", func(i *interpreter) *string { return &i.File }, func(path string) (string, error) {
 					if path == "" {

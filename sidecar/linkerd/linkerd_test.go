@@ -138,6 +138,9 @@ func TestNoEffect(t *testing.T) {
 		{router("interpreter: {kind: io.l5d.namerd.http, experimental: true, dst: /$/inet/a/4180}"), ""},
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4100}"), "f:3: routers[0].interpreter.dst: namerd is asked over HTTP, at its port 4180 in place of 4100"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4321}"), "f:3: routers[0].interpreter.dst: namerd is asked over HTTP, at its port 4180 in place of 4321"},
+		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4180, failureThreshold: {minPeriodMs: 5000, closeTimeoutMs: 4000}}"),
+			"f:3: routers[0].interpreter.failureThreshold.minPeriodMs has no effect; f:3: routers[0].interpreter.failureThreshold.closeTimeoutMs has no effect"},
+		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4180, initialStreamWindowSizeKB: 1024}"), "f:3: routers[0].interpreter.initialStreamWindowSizeKB has no effect"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/80}"), "f:3: routers[0].interpreter.dst: namerd is asked over HTTP, so port 80 must be the one of its httpController, usually 4180"},
 	} {
 		cfg, err := linkerd.Parse("f", []byte(c.text))
