@@ -175,9 +175,8 @@ func transformerKinds() schema.Kinds[Transformer] {
 	subnet := schema.Flag("matchSubnet", false, func(t *T) *bool { return &t.Subnet })
 	target := pathField("path", "", func(t *T) *naming.Path { return &t.Path }, checkTarget)
 	return schema.Kinds[T]{
-		Unset:   "required",
-		NameOf:  func(t T) string { return t.Kind },
-		Foreign: map[string]string{"io.l5d.k8s.": "not supported"},
+		Unset:  "required",
+		NameOf: func(t T) string { return t.Kind },
 		Kinds: []schema.Kind[T]{
 			kind(DaemonSet, []string{"namespace", "service", "port"},
 				schema.Idle(schema.Text("k8sHost", "localhost", func(*T) *string { return new(string) }, nil), noProxy),

@@ -104,7 +104,7 @@ func TestReadWhatIsWrong(t *testing.T) {
 		"- {kind: io.l5d.rewrite, prefix: /x}":                                       "f:1: namers[0].pattern is not set, which kind io.l5d.rewrite needs",
 		`- {kind: io.l5d.rewrite, pattern: "/{a}", name: "/x/{b}"}`:                  `f:1: namers[0]: name "/x/{b}" is no path, with what pattern /{a} captures in it`,
 		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.k8s.daemonset}]}":         "f:1: namers[0].transformers[0].namespace is not set",
-		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.k8s.deamonset}]}":         "f:1: namers[0].transformers[0].kind: io.l5d.k8s.deamonset is not here",
+		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.k8s.deamonset}]}":         `f:1: namers[0].transformers[0].kind: "io.l5d.k8s.deamonset" is none; did you mean io.l5d.k8s.daemonset?`,
 		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.port, port: 0}]}":         `namers[0].transformers[0].port: "0" is no port from 1 to 65535`,
 		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.const, path: /svc}]}":     "namers[0].transformers[0].path: path /svc must begin with /#/ or /$/",
 		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.specificHost, host: a}]}": `host: "a" is no IP address`,
