@@ -134,7 +134,7 @@ func (c *checker) tried(cause serving.Cause, o serving.Outcome, namespaces []str
 	switch cause {
 	case serving.CauseTimeout:
 		return Finding{Code: Timeout, Message: fmt.Sprintf("no pod starts %s: the API server cannot reach the injector: a firewall between the control plane and the nodes, most likely (%s)", in, o.Message),
-			Fix: "let the control plane reach port 8443 of the nodes and pods, as for any webhook; until then\ntulle breakglass --for 1h --reason \"the control plane does not reach the injector\""}
+			Fix: "# let the control plane reach port 8443 of the controller's pods; until then\ntulle breakglass --for 1h --reason \"the control plane does not reach the injector\""}
 	case serving.CauseRefused:
 		return Finding{Code: Refused, Message: fmt.Sprintf("no pod starts %s: nothing takes the API server's connections to the injector (%s)", in, o.Message), Fix: pods + "\n" + logs}
 	case serving.CauseNoEndpoint:

@@ -36,7 +36,7 @@ func (c *checker) certificates(ctx context.Context) {
 		return
 	}
 	if len(list.Items) == 0 {
-		c.find(Finding{Code: CertificateUnready, Message: "the certificates of Tulle are not there: the controller and the proxies cannot trust each other", Fix: "tulle upgrade --values VALUES"})
+		c.find(Finding{Code: CertificateUnready, Message: "the certificates of Tulle are not there: the controller and the proxies cannot trust each other", Fix: c.upgrade("")})
 	}
 	for _, cert := range list.Items {
 		c.certificate(cert, time.Now())

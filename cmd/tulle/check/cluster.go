@@ -33,7 +33,7 @@ func (c *checker) server(ctx context.Context, host string) error {
 	case err != nil:
 		c.skip("the version of the API server", err)
 	case v.LessThan(version.MustParseGeneric(oldest)):
-		c.find(Finding{Code: OldServer, Message: fmt.Sprintf("the API server is Kubernetes %s, and Tulle needs %s or later", info.GitVersion, oldest), Fix: "upgrade the cluster"})
+		c.find(Finding{Code: OldServer, Message: fmt.Sprintf("the API server is Kubernetes %s, and Tulle needs %s or later", info.GitVersion, oldest), Fix: "# upgrade the cluster"})
 	default:
 		c.pass("the API server is Kubernetes %s", info.GitVersion)
 	}
@@ -86,7 +86,7 @@ func (c *checker) rights(ctx context.Context) {
 		}
 	}
 	if len(not) > 0 {
-		c.find(Finding{Code: NoRight, Message: "you may not install Tulle: you may not " + some(not), Fix: "kubectl auth can-i --list\nuse a user with the ClusterRole cluster-admin: --context names another one"})
+		c.find(Finding{Code: NoRight, Message: "you may not install Tulle: you may not " + some(not), Fix: "kubectl auth can-i --list\n# use a user with the ClusterRole cluster-admin: --context names another one"})
 		return
 	}
 	c.pass("you may install Tulle")
@@ -120,4 +120,13 @@ func kubectl(namespace string, words ...string) string {
 		command += " -n " + namespace
 	}
 	return command + " " + strings.Join(words[1:], " ")
+}
+
+// upgrade is the command that brings back what is missing. VALUES is the file that only the user knows.
+func (c *checker) upgrade(flags string) string {
+	command := "tulle upgrade"
+	if c.mesh != "tulle" {
+		command += " -n " + c.mesh
+	}
+	return command + " --values VALUES" + flags
 }

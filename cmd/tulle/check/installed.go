@@ -44,13 +44,13 @@ func (c *checker) installed(ctx context.Context) bool {
 	parsed, err := settings.Parse(settingsKey, []byte(object.Data[settingsKey]))
 	if err != nil {
 		c.find(Finding{Code: OtherVersion, Object: "configmap/" + controllerName, Namespace: c.mesh,
-			Message: fmt.Sprintf("this program cannot read the settings: %v", err), Fix: "use the tulle of the version that is installed, or correct the settings and run\ntulle upgrade --values VALUES"})
+			Message: fmt.Sprintf("this program cannot read the settings: %v", err), Fix: "# use the tulle of the version that is installed, or correct the settings and run\n" + c.upgrade("")})
 		return false
 	}
 	c.settings = parsed
 	if version, own := object.Labels[labelVersion], ownVersion(); version != own {
 		c.find(Finding{Code: OtherVersion, Object: "configmap/" + controllerName, Namespace: c.mesh,
-			Message: fmt.Sprintf("version %s is installed, and this program is of version %s", version, own), Fix: "use the tulle of that version, or\ntulle upgrade --values VALUES --dry-run"})
+			Message: fmt.Sprintf("version %s is installed, and this program is of version %s", version, own), Fix: "# use the tulle of that version, or\n" + c.upgrade(" --dry-run")})
 	} else {
 		c.pass("version %s is installed in namespace %s, which is that of this program", version, c.mesh)
 	}
@@ -77,7 +77,7 @@ func (c *checker) controller(ctx context.Context) {
 	d, err := c.client.AppsV1().Deployments(c.mesh).Get(ctx, controllerName, metav1.GetOptions{})
 	object := "deployment/" + controllerName
 	if apierrors.IsNotFound(err) {
-		c.find(Finding{Code: ControllerDown, Object: object, Namespace: c.mesh, Message: "it is not there", Fix: "tulle upgrade --values VALUES"})
+		c.find(Finding{Code: ControllerDown, Object: object, Namespace: c.mesh, Message: "it is not there", Fix: c.upgrade("")})
 		return
 	}
 	if err != nil {
@@ -172,7 +172,7 @@ func (c *checker) hostless(ctx context.Context, has map[string]bool, down []stri
 	if len(without) > 0 {
 		slices.Sort(without)
 		c.find(Finding{Code: NoHost, Message: fmt.Sprintf("%s in host mode are on nodes without a host proxy, and cannot send: %s", count(n, "pod"), some(without)),
-			Fix: "set host.enabled, host.nodeSelector and host.tolerations so that these nodes have a proxy, and run\ntulle upgrade --values VALUES"})
+			Fix: "# set host.enabled, host.nodeSelector and host.tolerations so that these nodes have a proxy, and run\n" + c.upgrade("")})
 	}
 }
 

@@ -30,7 +30,7 @@ func (c *checker) webhook(ctx context.Context) {
 		object := "mutatingwebhookconfiguration/" + name
 		w, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			c.find(Finding{Code: NoWebhook, Object: object, Message: "it is not there, so API servers do not ask the controller", Fix: "tulle upgrade --values VALUES"})
+			c.find(Finding{Code: NoWebhook, Object: object, Message: "it is not there, so API servers do not ask the controller", Fix: c.upgrade("")})
 			continue
 		}
 		if err != nil {
@@ -52,12 +52,12 @@ func (c *checker) entries(w *admissionv1.MutatingWebhookConfiguration, object st
 	for _, name := range names {
 		i := slices.IndexFunc(w.Webhooks, func(h admissionv1.MutatingWebhook) bool { return h.Name == name })
 		if i < 0 {
-			c.find(Finding{Code: NoWebhook, Object: object, Message: "its entry " + name + " is gone", Fix: "tulle upgrade --values VALUES"})
+			c.find(Finding{Code: NoWebhook, Object: object, Message: "its entry " + name + " is gone", Fix: c.upgrade("")})
 			continue
 		}
 		h := w.Webhooks[i]
 		if s := h.ClientConfig.Service; s == nil || s.Namespace != c.mesh || s.Name != controllerName {
-			c.find(Finding{Code: NoWebhook, Object: object, Message: fmt.Sprintf("its entry %s does not lead to the Service %s in namespace %s", name, controllerName, c.mesh), Fix: "tulle upgrade --values VALUES"})
+			c.find(Finding{Code: NoWebhook, Object: object, Message: fmt.Sprintf("its entry %s does not lead to the Service %s in namespace %s", name, controllerName, c.mesh), Fix: c.upgrade("")})
 			continue
 		}
 		if len(h.ClientConfig.CABundle) == 0 {
@@ -88,7 +88,7 @@ func entriesWord(n int) string {
 // renewCA is what brings a CA bundle, whoever does so.
 func (c *checker) renewCA() string {
 	return kubectl(c.mesh, "logs", "deployment/"+controllerName) + "\n" + kubectl(c.mesh, "rollout", "restart deployment/"+controllerName) +
-		"\nwith injector.certificate=cert-manager: kubectl get pods -A -l app.kubernetes.io/name=cainjector"
+		"\nkubectl get pods -A -l app.kubernetes.io/name=cainjector  # with injector.certificate=cert-manager"
 }
 
 // expired says what is wrong with the certificates of a CA bundle, if no good one is among them.
@@ -120,7 +120,7 @@ func (c *checker) open(ctx context.Context, object string) {
 			state.Open.Until.UTC().Format(time.RFC3339), state.Open.By, state.Open.Reason), Fix: "tulle breakglass --close"})
 	case state.Policy != admissionv1.Fail:
 		c.find(Finding{Code: Open, Object: object, Message: fmt.Sprintf("the failurePolicy of %s is %s, set by hand: pods of enabled namespaces start without the mesh while the injector is away", breakglass.Entry, state.Policy),
-			Fix: "tulle upgrade --values VALUES"})
+			Fix: c.upgrade("")})
 	default:
 		c.pass("break-glass is closed: no pod of an enabled namespace starts without the mesh")
 	}
@@ -130,7 +130,7 @@ func (c *checker) open(ctx context.Context, object string) {
 func (c *checker) endpoints(ctx context.Context) {
 	object := "service/" + controllerName
 	if _, err := c.client.CoreV1().Services(c.mesh).Get(ctx, controllerName, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-		c.find(Finding{Code: NoEndpoint, Object: object, Namespace: c.mesh, Message: "it is not there, so API servers cannot reach the injector", Fix: "tulle upgrade --values VALUES"})
+		c.find(Finding{Code: NoEndpoint, Object: object, Namespace: c.mesh, Message: "it is not there, so API servers cannot reach the injector", Fix: c.upgrade("")})
 		return
 	} else if err != nil {
 		c.skip(object, err)
