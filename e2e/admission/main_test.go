@@ -115,7 +115,8 @@ func (m *mesh) applyAs(t *testing.T, values map[string]any, args ...string) {
 			t.Fatal(err)
 		}
 		switch o.Kind {
-		case "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service", "MutatingWebhookConfiguration":
+		case "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service",
+			"MutatingWebhookConfiguration", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding":
 			apply = append(apply, doc)
 		case "ConfigMap":
 			if text, ok := o.Data["controller.yaml"]; ok {

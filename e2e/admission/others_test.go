@@ -71,6 +71,11 @@ func other(t *testing.T, name, namespace string, change func(corev1.Pod) []map[s
 func TestOtherWebhooks(t *testing.T) {
 	m := install(t, values("self"))
 	m.start(t, "only", serving.Config{})
+	m.amongOthers(t)
+}
+
+func (m *mesh) amongOthers(t *testing.T) {
+	t.Helper()
 	for name, change := range map[string]func(corev1.Pod) []map[string]any{
 		"a container": func(p corev1.Pod) []map[string]any {
 			if slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool { return c.Name == "theirs" }) {

@@ -81,22 +81,42 @@ object.spec.containers.transformList(i, c, {
   'undo': dyn(c.name in variables.had ? variables.status.find(`+undoOf("c.name")+`) : '')
 })`)
 
+	// Their environments without what the earlier pass has given them, as far as they still have it; gone are the places of
+	// that. Intact are those that need nothing. Where that pass did more than putting something in front, all of it stays.
+	v("plain", `
+variables.containers.map(c, {
+  'path': c.path, 'name': c.name, 'undo': c.undo, 'was': c.env,
+  'gone': dyn(!(c.name in variables.had) || c.undo != '' ? [] : c.env.transformList(i, e,
+    e.name == 'NODE_NAME' && `+isField("e", "spec.nodeName")+` ||
+    e.name == 'TULLE_HOST_IP' && `+isField("e", "status.hostIP")+` ||
+    e.name in ['http_proxy', 'HTTP_PROXY'] && !has(e.valueFrom) && e.?value.orValue('') == variables.proxy ||
+    e.name in ['no_proxy', 'NO_PROXY'] && !has(e.valueFrom) && (
+      e.?value.orValue('').findAll(`+elements+`).all(h, h in variables.bypass) ||
+      c.env.exists(o, o.name != e.name && o.name in ['no_proxy', 'NO_PROXY'] && !has(o.valueFrom) && o.?value.orValue('') == e.?value.orValue(''))
+    ), i))
+}).map(c, {
+  'path': c.path, 'name': c.name, 'undo': c.undo, 'gone': c.gone,
+  'env': dyn(c.gone.size() == 0 ? c.was : c.was.transformList(i, e, !(i in c.gone), e)),
+  'intact': dyn(c.gone == [0, 1, 2, 3, 4, 5] && !(c.name in variables.skip) && !(c.name in `+list(webhook.MeshProxies())+`) &&
+    c.was.slice(0, 6).map(e, e.name) == `+list(a.env)+` &&
+    c.was.slice(4, 6).all(e, e.?value.orValue('') == variables.bypass.join(',')) &&
+    !c.was.slice(6, c.was.size()).exists(e, e.name in `+list(a.env)+`))
+})`)
+
 	// What becomes of them.
 	v("kept", `
-variables.containers.filter(c, !(c.name in variables.skip) && (
+variables.plain.filter(c, !(c.name in variables.skip) && (
   c.name in `+list(webhook.MeshProxies())+` ||
   c.env.exists(e, e.name in ['http_proxy', 'HTTP_PROXY'] && !(!has(e.valueFrom) && e.?value.orValue('') == variables.proxy))
 )).map(c, string(c.name))`)
 	v("given", `
-variables.containers.filter(c, !(c.name in variables.skip) && !(c.name in variables.kept)).map(c, {
-  'path': c.path, 'name': c.name, 'env': c.env, 'undo': c.undo,
+variables.plain.filter(c, !(c.name in variables.skip) && !(c.name in variables.kept)).map(c, {
+  'path': c.path, 'name': c.name, 'env': c.env, 'undo': c.undo, 'intact': c.intact,
   'names': dyn(c.env.map(e, e.name)),
   'front': dyn(
     (c.env.exists(e, e.name == 'NODE_NAME' && !(`+isField("e", "spec.nodeName")+`)) ? [] : ['NODE_NAME']) +
     ['TULLE_HOST_IP', 'http_proxy', 'HTTP_PROXY'] +
-    (c.env.exists(e, e.name in ['no_proxy', 'NO_PROXY']) &&
-      !(c.name in variables.had && c.undo == '' && ['no_proxy', 'NO_PROXY'].all(n, c.env.filter(e, e.name == n).map(e, e.?value.orValue('')) == [variables.bypass.join(',')])) ?
-      [] : ['no_proxy', 'NO_PROXY'])
+    (c.env.exists(e, e.name in ['no_proxy', 'NO_PROXY']) ? [] : ['no_proxy', 'NO_PROXY'])
   )
 })`)
 	v("taken", `
@@ -112,18 +132,17 @@ variables.mode == 'host' && !variables.windows && variables.labels[?'tulle.dev/i
 `+strings.Join(plain, " &&\n")+` &&
 (!('tulle.dev/on-conflict' in variables.annotations) || variables.annotations['tulle.dev/on-conflict'] == 'leave' ||
   variables.annotations['tulle.dev/on-conflict'] in ['chain', 'override'] &&
-  !variables.containers.exists(c, c.name in variables.kept && !(c.name in `+list(webhook.MeshProxies())+`))) &&
+  !variables.plain.exists(c, c.name in variables.kept && !(c.name in `+list(webhook.MeshProxies())+`))) &&
 variables.skip.all(n, `+isName+`) &&
 !variables.taken`)
 
 	// The user's own no_proxy and NO_PROXY, with what they lack; the last of several counts.
 	v("merged", `
 variables.given.map(c, {
-  'path': c.path, 'name': c.name, 'env': c.env, 'undo': c.undo, 'names': c.names, 'front': c.front,
-  // Where the user's no_proxy and NO_PROXY are; of several the last one counts. Not those that go to the front.
-  'at': dyn(['no_proxy', 'NO_PROXY'].map(n, n in c.front ? -1 : c.names.lastIndexOf(n))),
+  'path': c.path, 'name': c.name, 'env': c.env, 'undo': c.undo, 'intact': c.intact, 'names': c.names, 'front': c.front,
+  'at': dyn(['no_proxy', 'NO_PROXY'].map(n, c.names.lastIndexOf(n))),
   'values': dyn(['no_proxy', 'NO_PROXY'].map(n,
-    n in c.front || c.names.lastIndexOf(n) < 0 || has(c.env[c.names.lastIndexOf(n)].valueFrom) ? '' :
+    c.names.lastIndexOf(n) < 0 || has(c.env[c.names.lastIndexOf(n)].valueFrom) ? '' :
     [string(c.env[c.names.lastIndexOf(n)].?value.orValue(''))].map(text,
       [text.findAll(`+elements+`)].map(have, variables.bypass.filter(h, !(h in have)))[0].join(',') == '' ? text :
       text + (('x' + text).trim() == 'x' || ('x' + text).trim().endsWith(',') ? '' : ',') +
@@ -133,7 +152,7 @@ variables.given.map(c, {
 })`)
 	v("done", `
 variables.merged.map(c, {
-  'path': c.path, 'name': c.name, 'names': c.names, 'front': c.front,
+  'path': c.path, 'name': c.name, 'names': c.names, 'front': c.front, 'intact': c.intact,
   // Entries of the front that are elsewhere: behind more of the others than belong before them.
   'moved': dyn(c.front.filter(n, n in c.names && c.names.indexOf(n) >
     c.front.slice(0, c.front.indexOf(n)).filter(m, m in c.names && c.names.indexOf(m) < c.names.indexOf(n)).size())),
@@ -149,7 +168,7 @@ variables.merged.map(c, {
   'undo': c.undo
 })`)
 	v("undone", `
-variables.done.map(c, c.name in variables.had ? string(c.undo) : [{
+variables.done.map(c, c.undo != '' ? string(c.undo) : [{
     'added': dyn(c.bypass.filter(b, b.alone).map(b, b.other) + c.front.filter(n, !(n in c.names))),
     'moved': dyn(['HTTP_PROXY', 'NODE_NAME', 'TULLE_HOST_IP', 'http_proxy'].filter(n, n in c.moved).map(n, '"' + n + '":' + string(c.names.indexOf(n)))),
     'grown': dyn(['NO_PROXY', 'no_proxy'].map(n, c.bypass.filter(b, b.name == n && b.grown)).flatten().map(b, '"' + b.name + '":' + string(b.had)))
@@ -180,7 +199,8 @@ variables.done.map(c, c.name in variables.had ? string(c.undo) : [{
 // because somebody has copied that, its status gets a space: it means the same, but the webhook is asked about the pod.
 const mutation = `
 !variables.ours ? (!variables.earlier ? [] : [JSONPatch{op: 'add', path: '/metadata/annotations/tulle.dev~1status', value: variables.status + ' '}]) :
-variables.done.map(c,
+variables.plain.filter(c, !c.intact).map(c, c.gone.transformList(k, i, JSONPatch{op: 'remove', path: c.path + '/' + string(i - k)})).flatten() +
+variables.done.filter(c, !c.intact).map(c,
   c.names.size() == 0 ? [JSONPatch{op: 'add', path: c.path, value: c.front.map(n,
     n == 'NODE_NAME' ? {'name': dyn(n), 'valueFrom': dyn({'fieldRef': {'apiVersion': 'v1', 'fieldPath': 'spec.nodeName'} })} :
     n == 'TULLE_HOST_IP' ? {'name': dyn(n), 'valueFrom': dyn({'fieldRef': {'apiVersion': 'v1', 'fieldPath': 'status.hostIP'} })} :

@@ -82,6 +82,13 @@ func (m *mesh) completes(t tester, pod []byte) {
 	}
 	late := func(name string, env ...any) object { return object{"name": name, "image": "late", "env": env} }
 	spec := o["spec"].(object)
+	status := o["metadata"].(object)["annotations"].(object)[webhook.AnnotationStatus].(string)
+	for _, c := range spec["containers"].([]any) {
+		// And changed the environments there are. What the first pass wrote down of one is not written anew.
+		if c := c.(object); c["env"] != nil && !strings.Contains(status, `"`+c["name"].(string)+`":{`) {
+			c["env"] = slices.Concat([]any{object{"name": "THEIRS"}}, c["env"].([]any), []any{object{"name": "NODE_NAME", "value": "theirs"}})
+		}
+	}
 	spec["containers"] = slices.Concat(
 		[]any{late("late0", object{"name": "A"}, object{"name": "no_proxy", "value": "a"})}, spec["containers"].([]any),
 		[]any{late("late1"), late("late2", object{"name": "http_proxy", "value": "http://corp:3128"})})
