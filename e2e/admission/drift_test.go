@@ -37,7 +37,7 @@ func (m *mesh) seek(t *testing.T, name string, hold func(context.Context) string
 	s := &seeker{metrics: prometheus.NewRegistry(), log: &buffer{}}
 	c, err := drift.New(drift.Config{
 		Client: m.client(t), Injector: func() webhook.Config { return m.settings.Config("") },
-		Escaped: drift.Action(m.settings.Inject.Escaped), Stale: drift.Action(m.settings.Inject.Stale), PerMinute: 60, Hold: hold,
+		Escaped: drift.Action(m.settings.Inject.Escaped), Stale: drift.Action(m.settings.Inject.Stale), PerMinute: 60, Hold: hold, Grace: time.Second,
 		Namespace: m.namespace, Identity: name, Registerer: s.metrics, Logger: slog.New(slog.NewTextHandler(s.log, nil)),
 	})
 	if err != nil {

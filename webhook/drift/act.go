@@ -42,13 +42,15 @@ const (
 const (
 	// DefaultPerMinute is how many pods are evicted, or workloads restarted, in a minute at most.
 	DefaultPerMinute = 6
+	// DefaultGrace is more than an upgrade of the controller takes, in which an old replica may lead once more.
+	DefaultGrace = 2 * time.Minute
 	// patience is how long a workload that was not ready before may take; one that was ready has all the time it needs.
 	patience = 10 * time.Minute
 	// takeEffect is how long nothing is read from a workload's status after something was done to it.
 	takeEffect = 10 * time.Second
 	// again is how long a workload is left alone for which it has not helped, or which cannot be restarted.
 	again = 24 * time.Hour
-	// slack is what clocks may be apart, and how long pods made before a restart may take to show.
+	// slack is what clocks may be apart.
 	slack = time.Minute
 	// A workload whose budget forbids an eviction is tried again after firstBackoff, doubling to longestBackoff.
 	firstBackoff   = 30 * time.Second
@@ -93,9 +95,9 @@ type actor struct {
 	complains bool
 }
 
-// forget begins a new time of leading.
-func (a *actor) forget() {
-	a.memories, a.current, a.held, a.next = map[workload]*memory{}, nil, "", time.Time{}
+// forget begins a new time of leading, in which nothing is done before a time.
+func (a *actor) forget(before time.Time) {
+	a.memories, a.current, a.held, a.next = map[workload]*memory{}, nil, "", before
 }
 
 func (a *actor) action(k Kind) Action {
@@ -105,8 +107,8 @@ func (a *actor) action(k Kind) Action {
 	return a.stale
 }
 
-// step does at most one thing about the pods that are not as they should be.
-func (a *actor) step(ctx context.Context, drifted []*entry) {
+// step does at most one thing about the pods that are not as they should be, which has been the same since then.
+func (a *actor) step(ctx context.Context, drifted []*entry, since time.Time) {
 	now := time.Now()
 	if a.current != nil && !a.settled(ctx, now) || now.Before(a.next) {
 		return
@@ -114,6 +116,10 @@ func (a *actor) step(ctx context.Context, drifted []*entry) {
 	pods := map[workload][]*entry{}
 	var order []workload
 	for _, e := range drifted {
+		if e.kind == Stale && e.created.After(since) {
+			// Another replica injects in another way: an upgrade is under way, and ours may be the old way.
+			continue
+		}
 		w := workload{e.namespace, e.owner}
 		if action := a.action(e.kind); action == Report || action == "" || !e.finding().Repairable() || !controls(e.owner, action) || a.rests(w, e, now) {
 			continue
@@ -156,8 +162,8 @@ func controls(o Owner, action Action) bool {
 	return false
 }
 
-// rests reports whether nothing is to be done about a pod for now: its workload backs off, or the pod was made after
-// something was done to the workload for the same end, and so this does not help.
+// rests reports whether nothing is to be done about a pod for now: its workload backs off, or something was done to the
+// workload for the same end, and the pod is as it is all the same.
 func (a *actor) rests(w workload, e *entry, now time.Time) bool {
 	m := a.memories[w]
 	if m == nil {
@@ -169,10 +175,7 @@ func (a *actor) rests(w workload, e *entry, now time.Time) bool {
 	if e.wants != m.wants || !now.Before(m.at.Add(again)) {
 		return false
 	}
-	if m.known != nil {
-		return !m.known[e.uid]
-	}
-	return e.created.After(m.at.Add(-slack))
+	return !m.known[e.uid] // a restart makes all pods anew: what is still there, or again, it does not help
 }
 
 func (a *actor) memory(w workload) *memory {

@@ -51,6 +51,8 @@ type Config struct {
 	Escaped, Stale Action
 	// PerMinute is how many pods are evicted, or workloads restarted, in a minute at most; zero for DefaultPerMinute.
 	PerMinute int
+	// Grace is how long a replica that has begun to lead does nothing; zero for DefaultGrace.
+	Grace time.Duration
 	// Hold says why nothing must be done to pods and workloads for now; empty if it may. It is asked right before, and
 	// may block for a moment. Required unless both actions are Report.
 	Hold func(context.Context) string
@@ -89,6 +91,9 @@ func New(cfg Config) (*Controller, error) {
 	}
 	if cfg.PerMinute <= 0 {
 		cfg.PerMinute = DefaultPerMinute
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = DefaultGrace
 	}
 	if cfg.Hold == nil {
 		cfg.Hold = func(context.Context) string { return "nobody says that it may be done" }
@@ -184,7 +189,7 @@ func (c *Controller) byLease(ctx context.Context, lead func(context.Context)) er
 func (c *Controller) lead(ctx context.Context) {
 	c.state.lead(true)
 	defer c.state.lead(false)
-	c.actor.forget()
+	c.actor.forget(time.Now().Add(c.cfg.Grace))
 	var group sync.WaitGroup
 	defer group.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -212,10 +217,10 @@ func (c *Controller) lead(ctx context.Context) {
 		case <-ticker.C:
 		}
 		c.state.configure()
-		drifted := c.state.drifted()
+		drifted, since := c.state.drifted()
 		c.events.flush(ctx, drifted)
 		limited, cancel := context.WithTimeout(ctx, stepTimeout)
-		c.actor.step(limited, drifted)
+		c.actor.step(limited, drifted, since)
 		cancel()
 	}
 }

@@ -191,6 +191,31 @@ func TestInVain(t *testing.T) {
 	}
 }
 
+// In an upgrade an old replica may lead while new ones inject: it does not undo their work. And no leader begins at once.
+func TestUpgrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Report, Restart)
+		w.config.Grace = 0
+		w.namespace("shop", "enabled")
+		w.deployment("old", 0)
+		w.deployment("new", 0)
+		other := injectorConfig()
+		other.OutgoingPort = 4440
+		w.create(inject(t, w.pod("old"), shop("enabled"), other))
+		w.run()
+		pass(DefaultGrace - 2*tick)
+		if w.so() != "" {
+			t.Errorf("it did %s at once", w.so())
+		}
+		w.create(inject(t, w.pod("new"), shop("enabled"), other))
+		pass(10 * time.Minute)
+		if w.so() != "restart old" {
+			t.Errorf("it did %s", w.so())
+		}
+		w.expectMetrics("tulle_injector_escaped_pods{namespace=\"shop\"} 0\n/tulle_injector_stale_pods{namespace=\"shop\"} 1")
+	})
+}
+
 // A workload that does not come back stops everything.
 func TestStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

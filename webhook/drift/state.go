@@ -53,7 +53,8 @@ type state struct {
 
 	mu         sync.Mutex
 	seed       maphash.Seed
-	epoch      uint64 // counts the times that everything is to be judged anew
+	epoch      uint64    // counts the times that everything is to be judged anew
+	since      time.Time // of the last of them
 	cfg        webhook.Config
 	leading    bool
 	namespaces map[string]webhook.Namespace // those that joined
@@ -69,7 +70,7 @@ func newState(config func() webhook.Config, log *slog.Logger) *state {
 func (s *state) lead(leading bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.leading, s.cfg = leading, s.config()
+	s.leading, s.cfg, s.since = leading, s.config(), time.Now()
 	clear(s.namespaces)
 	clear(s.pods)
 }
@@ -81,7 +82,7 @@ func (s *state) configure() {
 	same := reflect.DeepEqual(cfg, s.cfg)
 	s.cfg = cfg
 	if !same {
-		s.epoch++
+		s.renew()
 	}
 	s.mu.Unlock()
 	if !same {
@@ -103,10 +104,12 @@ func (s *state) applyNamespace(n *corev1.Namespace) {
 		return
 	}
 	s.namespaces[ns.Name] = ns
-	s.epoch++
+	s.renew()
 	s.mu.Unlock()
 	s.changed()
 }
+
+func (s *state) renew() { s.epoch, s.since = s.epoch+1, time.Now() }
 
 // sameNamespace reports whether the injector treats pods of both alike.
 func sameNamespace(a, b webhook.Namespace) bool {
@@ -199,18 +202,18 @@ func (s *state) knownPods() []types.NamespacedName {
 	return slices.Collect(maps.Keys(s.pods))
 }
 
-// drifted returns the pods that are not as they should be, by namespace and name.
-func (s *state) drifted() []*entry {
+// drifted returns the pods that are not as they should be, by namespace and name, and since when nothing has changed in
+// what they should be.
+func (s *state) drifted() (all []*entry, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []*entry
 	for _, e := range s.pods {
 		if e.kind != "" {
 			all = append(all, e)
 		}
 	}
 	slices.SortFunc(all, func(a, b *entry) int { return byName(a.finding(), b.finding()) })
-	return all
+	return all, s.since
 }
 
 var (

@@ -59,7 +59,7 @@ func newWorld(t *testing.T, escaped, stale Action) *world {
 	w := &world{t: t, client: fake.NewClientset(), metrics: prometheus.NewRegistry(), log: &buffer{}, injector: true, blocked: map[string]bool{}, began: time.Now()}
 	w.takes.Store(int64(20 * time.Second))
 	w.config = Config{
-		Client: w.client, Injector: injectorConfig, Escaped: escaped, Stale: stale, Namespace: "tulle", Identity: "a", Registerer: w.metrics,
+		Client: w.client, Injector: injectorConfig, Escaped: escaped, Stale: stale, Namespace: "tulle", Identity: "a", Grace: tick, Registerer: w.metrics,
 		Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 		Hold: func(context.Context) string {
 			w.mu.Lock()
