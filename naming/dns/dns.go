@@ -30,9 +30,8 @@ const (
 	// change may go unnoticed, as the resolver does not say how long an answer holds.
 	refresh = 30 * time.Second
 	// retry is the same for a name that has no addresses, the first time; it
-	// doubles up to maxRetry, for most of such names are mistakes.
-	retry    = 3 * time.Second
-	maxRetry = time.Minute
+	// doubles up to refresh, for most of such names are mistakes.
+	retry = 3 * time.Second
 	// patience bounds one lookup.
 	patience = 5 * time.Second
 )
@@ -121,9 +120,9 @@ func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 			if next := naming.Of(); !next.Equal(f.value.Get()) {
 				f.value.Set(next)
 			}
-			wait, again = again, min(2*again, maxRetry)
+			wait, again = again, min(2*again, refresh)
 		default: // keep the last answer
-			wait, again = again, min(2*again, maxRetry)
+			wait, again = again, min(2*again, refresh)
 		}
 		timer := time.NewTimer(wait)
 		select {

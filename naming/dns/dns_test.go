@@ -91,6 +91,31 @@ func TestFollows(t *testing.T) {
 	})
 }
 
+// However long a name has been unknown, that there is one now is noticed in 30 seconds.
+func TestLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var there atomic.Bool
+		n := dns.New(dns.Config{Lookup: func(context.Context, string, string) ([]netip.Addr, error) {
+			if !there.Load() {
+				return nil, &net.DNSError{IsNotFound: true}
+			}
+			return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil
+		}})
+		value, release := n.Replicas("/$/inet/late.test/80")
+		defer release()
+		for range 40 { // wherever in a wait it begins
+			there.Store(false)
+			time.Sleep(10*time.Minute + time.Second)
+			there.Store(true)
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+			if got := addresses(value.Get()); len(got) != 1 {
+				t.Fatalf("after 30 seconds it is %v", got)
+			}
+		}
+	})
+}
+
 func TestLiteralsNeedNoResolver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := dns.New(dns.Config{Lookup: func(context.Context, string, string) ([]netip.Addr, error) {
