@@ -35,7 +35,7 @@ func TestUpgrade(t *testing.T) {
 			for _, want := range []string{
 				"\ndeployment.apps/tulle-controller configured (dry run)\n", `~ spec.template.spec.containers[tulle-controller].image: "tulle.dev/tulle-controller:dev" -> "example/new:1"`,
 				"~ spec.replicas: 5 -> 2\n", "daemonset.apps/tulle-host deleted (dry run)\n", "service/tulle-host deleted (dry run)\n", "namespace/tulle-probe deleted (dry run)\n",
-				"  - probe-namespace: tulle-probe\n",
+				"  - probe-namespace: tulle-probe\n", "- spec.template.spec.priorityClassName: \"system-cluster-critical\"\n",
 			} {
 				if !strings.Contains(out, want) {
 					t.Errorf("the dry run does not say %q:\n%s", want, out)

@@ -37,7 +37,7 @@ type applied struct {
 }
 
 // apply brings one object to what it is to be. What was applied before by kubectl is taken over, so that a field that is
-// not in the chart any more goes; a dry run does not see those go.
+// not in the chart any more goes.
 func (r *reach) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (applied, error) {
 	of, err := r.of(o.GroupVersionKind(), o.GetNamespace())
 	if err != nil {
@@ -51,6 +51,9 @@ func (r *reach) apply(ctx context.Context, o *unstructured.Unstructured, dryRun 
 	options := metav1.PatchOptions{FieldManager: manager, FieldValidation: metav1.FieldValidationStrict}
 	if dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
+		if !missing {
+			options.FieldManager = applier(live)
+		}
 	}
 	text, err := json.Marshal(o)
 	if err != nil {
@@ -83,6 +86,9 @@ func (r *reach) apply(ctx context.Context, o *unstructured.Unstructured, dryRun 
 		return a, nil
 	}
 	a.changes = compare(bare(live), bare(result))
+	if dryRun {
+		a.changes = append(a.changes, leaving(live, o)...)
+	}
 	a.verdict = unchanged
 	if len(a.changes) > 0 {
 		a.verdict = configured
@@ -129,6 +135,35 @@ func takeOver(live *unstructured.Unstructured, patch func([]byte) error) error {
 }
 
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// applier is who applied an object from the server's side, for a dry run, which cannot take over before: ours, or kubectl.
+func applier(live *unstructured.Unstructured) string {
+	by := manager
+	for _, e := range live.GetManagedFields() {
+		if e.Operation == metav1.ManagedFieldsOperationApply && e.Manager == manager {
+			return manager
+		}
+		if e.Operation == metav1.ManagedFieldsOperationApply && e.Manager == "kubectl" {
+			by = e.Manager
+		}
+	}
+	return by
+}
+
+// leaving lists what kubectl apply has written and what is not to be any more; a dry run keeps it.
+func leaving(live, now *unstructured.Unstructured) []change {
+	var was map[string]any
+	if json.Unmarshal([]byte(live.GetAnnotations()[lastApplied]), &was) != nil {
+		return nil
+	}
+	var gone []change
+	for _, c := range compare(bare(&unstructured.Unstructured{Object: was}), bare(now)) {
+		if c.now == nil {
+			gone = append(gone, c)
+		}
+	}
+	return gone
+}
 
 // conflicts lists the fields that others own, but for those that kubectl applied.
 func conflicts(err error) []string {

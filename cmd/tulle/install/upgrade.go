@@ -106,7 +106,7 @@ func (u *upgrade) run(ctx context.Context, objects []unstructured.Unstructured) 
 		return err
 	}
 	if u.dryRun {
-		fmt.Fprintf(u.talk, "%s would stay as they are. Nothing was changed.\n", count(u.unchanged, "object"))
+		fmt.Fprintf(u.talk, "Nothing was changed. %s would not change in an upgrade.\n", count(u.unchanged, "object"))
 	}
 	return nil
 }
