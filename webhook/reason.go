@@ -85,7 +85,7 @@ const (
 	// InvalidPod: the object could not be read as a pod. Only the server answers it; Inject returns an error.
 	InvalidPod Reason = "invalid_pod"
 	// InternalError: the injector's own configuration, or what it knows of the namespace, is missing or wrong.
-	// Only the server answers it; Inject returns an error.
+	// Only the server has it: it gives no answer about the pod then. Inject returns an error.
 	InternalError Reason = "internal_error"
 )
 

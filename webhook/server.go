@@ -24,8 +24,8 @@ import (
 const maxBody = 4 << 20
 
 // NamespaceFunc returns the namespace of that name as it is now. It is called for each pod, so it should
-// answer from memory, and may be called concurrently. On an error the pod is refused with a status that
-// makes controllers try again: injecting by guess would be worse.
+// answer from memory, and may be called concurrently. On an error there is no answer about the pod, so the failurePolicy
+// of the webhook decides: injecting by guess would be worse.
 type NamespaceFunc func(ctx context.Context, name string) (Namespace, error)
 
 // ServerConfig is what a Server needs. All of it but DTab is required.
@@ -102,7 +102,14 @@ func (s *Server) review(read func([]byte) (question, *refusal), decide func(cont
 			http.Error(w, refused.message, refused.status)
 			return
 		}
-		answer, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: reviewType(), Response: decide(r.Context(), q)})
+		res := decide(r.Context(), q)
+		if res.Result != nil && res.Result.Reason == metav1.StatusReasonServiceUnavailable {
+			// No answer at all, so that the entry's failurePolicy decides: "not allowed" is final, even where pods are to start
+			// without the injector. (Of a 503 the API server would keep the message to itself.)
+			http.Error(w, res.Result.Message, http.StatusInternalServerError)
+			return
+		}
+		answer, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: reviewType(), Response: res})
 		if err != nil { // strings and bytes only: out of reach, but an empty 200 would be worse
 			http.Error(w, "write the admission review: "+err.Error(), http.StatusInternalServerError)
 			return
@@ -212,7 +219,7 @@ func (s *Server) decide(ctx context.Context, req question) Result {
 	}
 	ns, err := s.cfg.Namespace(ctx, req.Namespace)
 	if err != nil {
-		return Result{Reason: InternalError, Message: fmt.Sprintf("find namespace %q: %v; hint: try again shortly", req.Namespace, err)}
+		return Result{Reason: InternalError, Message: cut(fmt.Sprintf("find namespace %q: %v; hint: try again shortly", req.Namespace, err), maxMessage)}
 	}
 	pod := req.pod
 	if pod == nil {

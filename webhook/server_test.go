@@ -83,7 +83,6 @@ func TestServerAnswers(t *testing.T) {
 		{"invalid mode", reviewOf(`{"metadata":{"annotations":{"tulle.dev/mode":"x"}},`+app+`}`, "shop"), false, false, InvalidMode, "none", 400, 0},
 		{"no pod", reviewOf(`{"spec":{"containers":{}}}`, "shop"), false, false, InvalidPod, "none", 400, 0},
 		{"no object", strings.Replace(reviewOf(`{}`, "shop"), `"object":{}`, `"options":{}`, 1), false, false, InvalidPod, "none", 400, 0},
-		{"unknown namespace", reviewOf(`{"metadata":{},`+app+`}`, "unknown"), false, false, InternalError, "none", 503, 0},
 		{"a service", strings.Replace(reviewOf(`{}`, "shop"), `"resource":"pods"`, `"resource":"services"`, 1), true, false, NotAPod, "none", 0, 1},
 		{"an update", strings.Replace(reviewOf(`{}`, "shop"), "CREATE", "UPDATE", 1), true, false, NotAPod, "none", 0, 1},
 	} {
@@ -105,6 +104,23 @@ func TestServerAnswers(t *testing.T) {
 	}
 	if got := counter(t, reg, "tulle_inject_requests_total", "mode", "host", "reason", "injected_host"); got != 2 {
 		t.Errorf("counted %v injections in host mode, want 2", got)
+	}
+}
+
+// What is the injector's fault is no answer: a review that says "not allowed" would be final where the webhook's
+// failurePolicy is Ignore, too.
+func TestServerLeavesItsFaultsToTheFailurePolicy(t *testing.T) {
+	s, reg := newTestServer(t)
+	const app = `"spec":{"containers":[{"name":"app"}]}`
+	for namespace, says := range map[string]string{"unknown": "not in the cache", "shop": "invalid injector configuration"} {
+		s.cfg.Config = func() Config { return Config{DefaultMode: ModeSidecar} } // the mesh's CA is not there yet
+		w := post(s, reviewOf(`{"metadata":{},`+app+`}`, namespace))
+		if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), says) || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
+			t.Errorf("%s: status %d, %v: %s", namespace, w.Code, w.Header(), w.Body)
+		}
+	}
+	if got := counter(t, reg, "tulle_inject_requests_total", "mode", "none", "reason", "internal_error"); got != 2 {
+		t.Errorf("counted %v", got)
 	}
 }
 
@@ -214,7 +230,13 @@ func counter(t testing.TB, reg *prometheus.Registry, name string, labels ...stri
 // checkAnswer holds an answer to the limits of the API server, whatever was asked.
 func checkAnswer(t *testing.T, w *httptest.ResponseRecorder) {
 	t.Helper()
-	if w.Code == http.StatusBadRequest || w.Code == http.StatusRequestEntityTooLarge {
+	switch w.Code {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		return
+	case http.StatusInternalServerError:
+		if w.Body.Len() > maxMessage+1 {
+			t.Errorf("a message of %d bytes", w.Body.Len())
+		}
 		return
 	}
 	res := answer(t, w)

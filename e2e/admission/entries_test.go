@@ -17,6 +17,7 @@ import (
 // Which pods the API server asks about, what becomes of them, and what becomes of them while the injector is away.
 func TestEntries(t *testing.T) {
 	m := install(t, map[string]any{"createNamespace": false, "injector": map[string]any{"timeoutSeconds": 1}})
+	m.settings.Inject.ProxyImage = "" // so that the injector cannot do what a pod asks for: a sidecar
 	r := m.start(t, "one", serving.Config{Settle: 10 * time.Millisecond})
 	namespaces := map[string]string{}
 	for _, label := range []string{"", "enabled", "best-effort", "disabled", "enable"} {
@@ -30,6 +31,7 @@ func TestEntries(t *testing.T) {
 		p.Name, p.Spec.NodeName, p.Annotations = "mirror", "n1", map[string]string{"kubernetes.io/config.mirror": "hash"}
 	}
 	annotated := func(p *corev1.Pod) { p.Annotations = map[string]string{"other": "value"} }
+	sidecar := func(p *corev1.Pod) { p.Annotations = map[string]string{"tulle.dev/mode": "sidecar"} }
 	out := func(p *corev1.Pod) { p.Labels = map[string]string{"tulle.dev/inject": "false"} }
 	cases := []struct {
 		name, label string
@@ -45,6 +47,8 @@ func TestEntries(t *testing.T) {
 		{"a label that means nothing", "enable", nil, true, "allowed: ", "none"},
 		{"a pod that opted out", "enabled", out, false, "none", "none"},
 		{"a mirror", "enabled", mirror, false, "none", "none"},
+		{"a fault of the injector", "enabled", sidecar, true, "the proxy image is not set", `failed calling webhook "inject.tulle.dev"`},
+		{"best effort, a fault of the injector", "best-effort", sidecar, true, "none", "none"},
 	}
 	try := func(t *testing.T, label string, change func(*corev1.Pod), want string, asked bool) {
 		pod := app()
