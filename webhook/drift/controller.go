@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -146,11 +147,11 @@ func (c *Controller) byLease(ctx context.Context, lead func(context.Context)) er
 	defer release()
 	leads, done := make(chan context.Context), make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{
+		Lock: &lock{log: c.cfg.Logger, Interface: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Namespace: c.cfg.Namespace, Name: Lease},
 			Client:     c.cfg.Client.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{Identity: c.cfg.Identity},
-		},
+		}},
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
 		ReleaseOnCancel: true, Name: Lease,
 		Callbacks: leaderelection.LeaderCallbacks{
@@ -183,6 +184,46 @@ func (c *Controller) byLease(ctx context.Context, lead func(context.Context)) er
 	release()
 	<-done
 	return nil
+}
+
+// lock says when the Lease begins and ceases to be out of reach, of which the elector says nothing that we hear.
+type lock struct {
+	resourcelock.Interface
+	log     *slog.Logger
+	failing bool
+}
+
+func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, raw, err := l.Interface.Get(ctx)
+	l.note(ctx, err)
+	return record, raw, err
+}
+
+func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Create(ctx, record)
+	l.note(ctx, err)
+	return err
+}
+
+func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Update(ctx, record)
+	l.note(ctx, err)
+	return err
+}
+
+func (l *lock) note(ctx context.Context, err error) {
+	if apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) {
+		return // as it goes among replicas
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && !l.failing:
+		l.failing = true
+		l.log.Warn("cannot use Lease "+Lease+": it may be that no replica looks for pods that escaped the injector; trying again", "error", err)
+	case err == nil && l.failing:
+		l.failing = false
+		l.log.Info("using Lease " + Lease + " again")
+	}
 }
 
 // lead works until ctx is done.

@@ -1,6 +1,7 @@
 package drift
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -12,8 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tulle-mesh/tulle/webhook"
 )
@@ -293,6 +297,47 @@ func TestEvents(t *testing.T) {
 		pass(20 * time.Minute)
 		if n := len(w.events()); n > 2*burst+4 {
 			t.Errorf("%d events after twenty minutes", n)
+		}
+	})
+}
+
+// A Lease that must not be used is told of once, and taken when it may.
+func TestLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Report, Report)
+		w.namespace("shop", "enabled")
+		var forbidden atomic.Bool
+		forbidden.Store(true)
+		w.client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if forbidden.Load() {
+				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "leases"}, Lease, nil)
+			}
+			return false, nil, nil
+		})
+		c, err := New(w.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		pass(10 * time.Minute)
+		if n := strings.Count(w.log.String(), "cannot use Lease"); n != 1 || strings.Contains(w.log.String(), "this replica looks") {
+			t.Errorf("the log:\n%s", w.log)
+		}
+		forbidden.Store(false)
+		pass(10 * time.Second)
+		if !strings.Contains(w.log.String(), "this replica looks") {
+			t.Errorf("then the log:\n%s", w.log)
+		}
+		w.expectMetrics("tulle_injector_escaped_pods{namespace=\"shop\"} 0\n/tulle_injector_stale_pods{namespace=\"shop\"} 0")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		lease, err := w.client.CoordinationV1().Leases("tulle").Get(context.Background(), Lease, metav1.GetOptions{})
+		if err != nil || lease.Spec.HolderIdentity != nil && *lease.Spec.HolderIdentity != "" {
+			t.Errorf("it was not given back: %+v, %v", lease, err)
 		}
 	})
 }
