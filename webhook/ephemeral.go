@@ -8,8 +8,8 @@ import (
 
 // InjectEphemeral decides about the ephemeral containers that a running pod is given, as by kubectl debug: raw is the
 // pod with them, old the pod before. The new ones get the proxy that the pod's containers were given, which its
-// annotation tulle.dev/status records, so that what is tried in them goes the way of the app. It never denies:
-// whoever debugs has trouble enough.
+// annotation tulle.dev/status records and their environment shows, so that what is tried in them goes the way of the
+// app. It never denies: whoever debugs has trouble enough.
 //
 // The error is not nil if raw is no pod. It does no I/O and may be called concurrently.
 func InjectEphemeral(old, raw []byte) (Result, error) {
@@ -22,7 +22,9 @@ func InjectEphemeral(old, raw []byte) (Result, error) {
 		had = before.Spec.Ephemeral
 	}
 	s, ok := pod.status()
-	if !ok || s.Version != statusVersion || s.Proxy == "" {
+	// Who may annotate a running pod must not choose the proxy of whoever debugs it. Its containers cannot be changed.
+	given := func(c containerView) bool { return slices.ContainsFunc(c.Env, s.isProxy) }
+	if !ok || s.Version != statusVersion || !slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), given) {
 		return Result{Reason: NotMeshed}, nil
 	}
 	res := Result{Mode: s.Mode, Hash: s.Hash, Reason: InjectedHost}

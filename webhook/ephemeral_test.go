@@ -38,6 +38,14 @@ func TestEphemeral(t *testing.T) {
 			t.Errorf("%s: the second pass is %s, %v: %s", mode, again.Reason, err, again.Patch)
 		}
 	}
+	// An annotation that somebody has changed since chooses no proxy.
+	forged := tree(t, applied(t, marshal(t, base), mustInject(t, marshal(t, base), enabled("shop"), testConfig())))
+	annotations := forged["metadata"].(object)["annotations"].(object)
+	annotations[AnnotationStatus] = strings.ReplaceAll(annotations[AnnotationStatus].(string), "http://$(TULLE_HOST_IP):4140", "http://evil:1")
+	forged["spec"].(object)["ephemeralContainers"] = []any{object{"name": "new"}}
+	if res, err := InjectEphemeral(nil, marshal(t, forged)); err != nil || res.Reason != NotMeshed || res.Patch != nil {
+		t.Errorf("a forged status: %+v, %v", res, err)
+	}
 	raw := marshal(t, base)
 	if res, err := InjectEphemeral(nil, raw); err != nil || res.Reason != NotMeshed || res.Patch != nil {
 		t.Errorf("a pod without injection: %+v, %v", res, err)
