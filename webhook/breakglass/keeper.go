@@ -101,7 +101,7 @@ func (k *Keeper) look(ctx context.Context) error {
 		why = "somebody has set the failurePolicy back"
 	}
 	s, ended, err := closeIf(ctx, k.cfg.Client, func(s State) bool { return s.Overdue(time.Now()) })
-	if !ended {
+	if !ended || s.Last == nil {
 		return err
 	}
 	k.state.Store(&s)

@@ -111,7 +111,7 @@ func read(ctx context.Context, client kubernetes.Interface) (State, *admissionv1
 		}
 	}
 	var last Period
-	if json.Unmarshal([]byte(c.Annotations[annotationLast]), &last) == nil && !last.Since.IsZero() {
+	if json.Unmarshal([]byte(c.Annotations[annotationLast]), &last) == nil && !last.Until.IsZero() {
 		s.Last = &last
 	}
 	return s, c, nil
@@ -168,7 +168,7 @@ func closeIf(ctx context.Context, client kubernetes.Interface, due func(State) b
 			annotationLast: string(text),
 		}, s.former
 	})
-	return s, closed && err == nil, err
+	return s, closed && s.Policy != "", err // a state comes with the error of what is tidied up after that
 }
 
 // change sets annotations, of which empty ones go away, and the policy; nothing if there are none to set.

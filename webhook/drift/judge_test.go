@@ -145,6 +145,55 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// The injector sees past an injection: it answers for the pod that carries one what it answers for the pod without.
+func TestAsUninjected(t *testing.T) {
+	no := false
+	classic := injectorConfig()
+	classic.NativeSidecar = &no
+	for name, c := range map[string]struct {
+		cfg         webhook.Config
+		annotations map[string]string
+	}{
+		"host":            {injectorConfig(), map[string]string{webhook.AnnotationMode: "host"}},
+		"sidecar":         {injectorConfig(), map[string]string{webhook.AnnotationMode: "sidecar"}},
+		"classic sidecar": {classic, map[string]string{webhook.AnnotationMode: "sidecar"}},
+		"redirect":        {injectorConfig(), map[string]string{webhook.AnnotationMode: "sidecar", webhook.AnnotationCapture: webhook.CaptureRedirect}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := plain("shop", "web", "web-1")
+			pod.Annotations = c.annotations
+			raw, err := json.Marshal(inject(t, pod, shop("enabled"), c.cfg))
+			if err != nil {
+				t.Fatal(err)
+			}
+			patch, err := webhook.Uninject(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := jsonpatch.DecodePatch(patch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bare, err := p.Apply(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := c.cfg
+			next.OutgoingPort, next.ProxyImage = 4440, "proxy:2"
+			for _, cfg := range []webhook.Config{c.cfg, next} {
+				with, err := webhook.Inject(raw, shop("enabled"), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				without, err := webhook.Inject(bare, shop("enabled"), cfg)
+				if err != nil || with.Hash != without.Hash || with.Hash == "" {
+					t.Errorf("%s (%s) and %s (%s), %v", with.Hash, with.Reason, without.Hash, without.Reason, err)
+				}
+			}
+		})
+	}
+}
+
 func TestList(t *testing.T) {
 	cfg := injectorConfig()
 	cfg.ExcludedNamespaces = []string{"old"}
