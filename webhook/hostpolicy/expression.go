@@ -104,23 +104,29 @@ variables.containers.map(c, {
 })`)
 
 	// What becomes of them.
+	v("seen", `
+variables.plain.map(c, {
+  'path': c.path, 'name': c.name, 'undo': c.undo, 'env': c.env, 'intact': c.intact,
+  'names': dyn(c.env.map(e, e.name)),
+  'mine': dyn(c.env.filter(e, e.name in `+list(a.env)+`))
+})`)
 	v("kept", `
-variables.plain.filter(c, !(c.name in variables.skip) && (
+variables.seen.filter(c, !(c.name in variables.skip) && (
   c.name in `+list(webhook.MeshProxies())+` ||
-  c.env.exists(e, e.name in ['http_proxy', 'HTTP_PROXY'] && !(!has(e.valueFrom) && e.?value.orValue('') == variables.proxy))
+  c.mine.exists(e, e.name in ['http_proxy', 'HTTP_PROXY'] && !(!has(e.valueFrom) && e.?value.orValue('') == variables.proxy))
 )).map(c, string(c.name))`)
 	v("given", `
-variables.plain.filter(c, !(c.name in variables.skip) && !(c.name in variables.kept)).map(c, {
+variables.seen.filter(c, !(c.name in variables.skip) && !(c.name in variables.kept)).map(c, {
   'path': c.path, 'name': c.name, 'env': c.env, 'undo': c.undo, 'intact': c.intact,
-  'names': dyn(c.env.map(e, e.name)),
+  'names': c.names, 'mine': c.mine,
   'front': dyn(
-    (c.env.exists(e, e.name == 'NODE_NAME' && !(`+isField("e", "spec.nodeName")+`)) ? [] : ['NODE_NAME']) +
+    (c.mine.exists(e, e.name == 'NODE_NAME' && !(`+isField("e", "spec.nodeName")+`)) ? [] : ['NODE_NAME']) +
     ['TULLE_HOST_IP', 'http_proxy', 'HTTP_PROXY'] +
-    (c.env.exists(e, e.name in ['no_proxy', 'NO_PROXY']) ? [] : ['no_proxy', 'NO_PROXY'])
+    (c.mine.exists(e, e.name in ['no_proxy', 'NO_PROXY']) ? [] : ['no_proxy', 'NO_PROXY'])
   )
 })`)
 	v("taken", `
-variables.given.exists(c, c.env.exists(e,
+variables.given.exists(c, c.mine.exists(e,
   e.name == 'TULLE_HOST_IP' && !(`+isField("e", "status.hostIP")+`) ||
   e.name == 'NODE_NAME' && !(`+isField("e", "spec.nodeName")+`) && variables.proxy.contains('$(NODE_NAME)')
 ))`)
