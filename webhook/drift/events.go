@@ -37,6 +37,8 @@ const (
 	burst   = 10               // events of one namespace at once
 	refill  = 30 * time.Second // for each one more
 	samples = 5                // names of pods in an event
+	// perFlush is how many are written at a time, in all: certificates of pods go over the same client.
+	perFlush = 20
 	// writeTimeout bounds one event.
 	writeTimeout = 10 * time.Second
 )
@@ -164,6 +166,7 @@ func (r *recorder) take(drifted []*entry, now time.Time) []due {
 		switch {
 		case lasting(key.reason) && !l.current, !lasting(key.reason) && now.Sub(l.first) > time.Hour:
 			delete(r.lines, key)
+		case len(all) == perFlush: // the next time
 		case l.due(key, now):
 			l.written, l.told = now, l.count // even if there are too many: its turn is over
 			if r.allow(key.namespace, now) {
