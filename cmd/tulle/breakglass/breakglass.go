@@ -64,7 +64,7 @@ controller closes it at its time, at once if it comes back later than that; --cl
 counts from now. Without flags it shows whether it is open, and which pods slipped through.
 
 An upgrade of Tulle meanwhile closes it.`,
-		Example: `  tulle breakglass --for 15m --reason "INC-7: the controller does not start"
+		Example: `  tulle breakglass --for 15m --reason 'INC-7: the controller does not start'
   tulle breakglass
   tulle breakglass --close`,
 		Args: func(cmd *cobra.Command, args []string) error {
