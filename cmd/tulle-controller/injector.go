@@ -21,7 +21,7 @@ import (
 const (
 	// webhookSecret is where the CA of the webhook's own certificate is kept; the chart gives the right to it by name.
 	webhookSecret = "tulle-webhook-ca"
-	// reviewBudget bounds what an answer may wait for, which is nothing but a namespace so new that it is asked for. It
+	// reviewBudget bounds what an answer may wait for, which is nothing but a namespace that is asked for, so new are it or its label. It
 	// is less than the API server waits, so that the writer of a pod hears why.
 	reviewBudget = 2 * time.Second
 )

@@ -127,10 +127,11 @@ func (n *namespaces) Run(ctx context.Context) error {
 func (n *namespaces) HasSynced() bool { return n.informer.HasSynced() }
 
 // Find is a webhook.NamespaceFunc. A namespace that is not in memory is asked for: its first pod may be
-// quicker than the news of it.
+// quicker than the news of it. So is one that has not joined as far as memory knows: the API server, which calls for
+// those alone that have, may have heard of its label first, and to believe memory would let the pod escape.
 func (n *namespaces) Find(ctx context.Context, name string) (webhook.Namespace, error) {
 	object, err := n.lister.Get(name)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) || err == nil && !joined(object) {
 		object, err = n.client.Get(ctx, name, metav1.GetOptions{})
 	}
 	if err != nil {
@@ -141,4 +142,14 @@ func (n *namespaces) Find(ctx context.Context, name string) (webhook.Namespace, 
 		return webhook.Namespace{}, fmt.Errorf("the metadata of namespace %s is a %T", name, object)
 	}
 	return webhook.Namespace{Name: name, Labels: found.GetLabels(), Annotations: readAnnotations(found)}, nil
+}
+
+// joined reports whether a namespace is one whose pods are injected.
+func joined(object runtime.Object) bool {
+	o, ok := object.(metav1.Object)
+	if !ok {
+		return false
+	}
+	label := o.GetLabels()[webhook.LabelInject]
+	return label == webhook.NamespaceEnabled || label == webhook.NamespaceBestEffort
 }
