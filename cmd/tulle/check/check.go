@@ -83,6 +83,9 @@ command line is wrong.`,
 			case pre && len(files) > 0:
 				return fault.Misused(errors.New("--pre asks a cluster, and -f asks none"), "leave one of them out")
 			}
+			if output == "table" {
+				c.to = cmd.OutOrStdout()
+			}
 			var err error
 			if len(files) > 0 {
 				err = c.files(cmd.InOrStdin(), files)
@@ -92,7 +95,7 @@ command line is wrong.`,
 			if err != nil {
 				return err
 			}
-			if err := c.print(cmd.OutOrStdout(), output); err != nil {
+			if err := c.print(cmd.OutOrStdout()); err != nil {
 				return fault.Failed(fmt.Errorf("write the findings: %w", err), "")
 			}
 			passed, findings, unchecked := c.count()

@@ -34,12 +34,17 @@ type Result struct {
 type report struct {
 	mu       sync.Mutex
 	sections []*Result
+	shown    int
+	// to is where each section goes as soon as it is complete, so that somebody who waits sees how far it is; nil for
+	// JSON, which is one value.
+	to io.Writer
 }
 
 // section begins the part that all of the following belongs to.
 func (r *report) section(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.flush()
 	r.sections = append(r.sections, &Result{Section: name, Passed: []string{}, Findings: []Finding{}, Unchecked: []string{}})
 }
 
@@ -81,40 +86,54 @@ func (r *report) count() (passed, findings, unchecked int) {
 	return passed, findings, unchecked
 }
 
-func (r *report) print(w io.Writer, form string) error {
-	if form == "json" {
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		return e.Encode(map[string]any{"sections": r.sections})
+// print ends the report: it writes what has not been written.
+func (r *report) print(w io.Writer) error {
+	if r.to != nil {
+		r.flush()
+		return nil
 	}
-	for i, s := range r.sections {
-		if i > 0 {
-			fmt.Fprintln(w)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(map[string]any{"sections": r.sections})
+}
+
+// flush writes the sections that are complete.
+func (r *report) flush() {
+	if r.to == nil {
+		return
+	}
+	for ; r.shown < len(r.sections); r.shown++ {
+		if r.shown > 0 {
+			fmt.Fprintln(r.to)
 		}
-		fmt.Fprintln(w, s.Section)
-		for _, p := range s.Passed {
-			fmt.Fprintf(w, "  ok    %s\n", shown(p))
-		}
-		for _, f := range s.Findings {
-			where := ""
-			if f.Object != "" {
-				where = f.Object
-				if f.Namespace != "" {
-					where += " in namespace " + f.Namespace
-				}
-				where += ": "
+		r.sections[r.shown].write(r.to)
+	}
+}
+
+// write writes a section for people.
+func (s *Result) write(w io.Writer) {
+	fmt.Fprintln(w, s.Section)
+	for _, p := range s.Passed {
+		fmt.Fprintf(w, "  ok    %s\n", shown(p))
+	}
+	for _, f := range s.Findings {
+		where := ""
+		if f.Object != "" {
+			where = f.Object
+			if f.Namespace != "" {
+				where += " in namespace " + f.Namespace
 			}
-			fmt.Fprintf(w, "  %s  %s%s\n", f.Code, shown(where), shown(f.Message))
-			for line := range strings.Lines(f.Fix) {
-				fmt.Fprintf(w, "        fix: %s\n", shown(strings.TrimSuffix(line, "\n")))
-			}
+			where += ": "
 		}
-		for _, u := range s.Unchecked {
-			fmt.Fprintf(w, "  ?     %s\n", shown(u))
+		fmt.Fprintf(w, "  %s  %s%s\n", f.Code, shown(where), shown(f.Message))
+		for line := range strings.Lines(f.Fix) {
+			fmt.Fprintf(w, "        fix: %s\n", shown(strings.TrimSuffix(line, "\n")))
 		}
 	}
-	return nil
+	for _, u := range s.Unchecked {
+		fmt.Fprintf(w, "  ?     %s\n", shown(u))
+	}
 }
 
 // shown makes one line of what others wrote, which a terminal cannot take for commands.
