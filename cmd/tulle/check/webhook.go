@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/webhook/breakglass"
+	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
 
 // configurations are the chart's webhook configurations, with their entries.
@@ -29,6 +30,10 @@ func (c *checker) webhook(ctx context.Context) {
 	for _, name := range []string{breakglass.Configuration, "tulle-dtabs"} {
 		object := "mutatingwebhookconfiguration/" + name
 		w, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) && name == breakglass.Configuration && c.policies(ctx) {
+			c.pass("%s is not there, and the API server's own policies of host mode are in its place", object)
+			continue
+		}
 		if apierrors.IsNotFound(err) {
 			c.find(Finding{Code: NoWebhook, Object: object, Message: "it is not there, so API servers do not ask the controller", Fix: c.upgrade("")})
 			continue
@@ -43,6 +48,14 @@ func (c *checker) webhook(ctx context.Context) {
 		}
 	}
 	c.endpoints(ctx)
+}
+
+// policies reports whether the API server does host mode, and refuses what it cannot do, without a webhook.
+func (c *checker) policies(ctx context.Context) bool {
+	admission := c.client.AdmissionregistrationV1()
+	_, err := admission.MutatingAdmissionPolicyBindings().Get(ctx, hostpolicy.Name, metav1.GetOptions{})
+	_, err2 := admission.ValidatingAdmissionPolicyBindings().Get(ctx, hostpolicy.Refusals, metav1.GetOptions{})
+	return err == nil && err2 == nil
 }
 
 // entries looks at the entries of a configuration.
