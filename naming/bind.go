@@ -254,7 +254,7 @@ func (u *union) result() (BoundTree, error) {
 	switch {
 	case !u.answered && u.failure != nil:
 		return BoundTree{}, u.failure
-	case !u.answered && u.pending:
+	case len(u.kept) == 0 && u.pending:
 		return BoundTree{Kind: BoundPending}, nil
 	case len(u.kept) == 0:
 		return BoundTree{Kind: BoundNeg}, nil

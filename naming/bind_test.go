@@ -147,10 +147,10 @@ func TestBindTree(t *testing.T) {
 		{"/wait & /ok1", "/ok1"},
 		{"/err & /ok1", "/ok1"},
 		{"/err & ~", "~"},
-		{"/wait & !", "~"},
+		{"/wait & !", "?"},
 		{"/wait & /err", "error"},
 		{"/wait & /wait", "?"},
-		{"(/wait & ~) | /ok1", "/ok1"},
+		{"(/wait & ~) | /ok1", "?"},
 		// Rewriting namers.
 		{"/to/ok1/x", "/ok1/x"},
 		{"/to/no | /ok2", "/ok2"},

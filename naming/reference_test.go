@@ -114,7 +114,7 @@ func (r reference) union(u naming.Union, depth int) (naming.BoundTree, error) {
 		}
 		pending = pending || err == nil && b.Kind == naming.BoundPending
 	}
-	if len(results) == 0 && first != nil || len(results) == 0 && pending {
+	if len(results) == 0 && first != nil {
 		return naming.BoundTree{}, first
 	}
 	var kept []naming.BoundBranch
@@ -125,6 +125,9 @@ func (r reference) union(u naming.Union, depth int) (naming.BoundTree, error) {
 	}
 	switch len(kept) {
 	case 0:
+		if pending {
+			return naming.BoundTree{}, nil
+		}
 		return naming.BoundTree{Kind: naming.BoundNeg}, nil
 	case 1:
 		return kept[0].Tree, nil

@@ -196,7 +196,7 @@ func TestSession(t *testing.T) {
 		{"apply", "shop", "moved.dtab"}, {"apply", "shop", "moved.dtab"}, {"apply", "shop", "lost.dtab", "--force", "-o", "json"},
 		{"history", "shop"}, {"rollback", "shop", "nothing"}, {"rollback", "shop", "AAAAAAAAAAE="}, {"rollback", "shop"}, {"rollback", "shop", "--force", "-o", "name"}, {"history", "shop", "-o", "name"},
 		{"create", "shop", "same.dtab"}, {"create", "other", "object.yaml"}, {"history", "other", "-o", "yaml"}, {"rollback", "other"}, {"apply", "third", "moved.dtab"}, {"apply", "third", "list.json"}, {"get", "third"},
-		{"delete", "other"}, {"delete", "other", "--yes"}, {"delete", "other", "-y"}, {"ls"},
+		{"delete", "shop", "--yes"}, {"delete", "other"}, {"delete", "other", "--yes"}, {"delete", "other", "-y"}, {"ls"},
 		{}, {"get"}, {"get", "A"}, {"ls", "x"}, {"wibble"}, {"histroy"}, {"ls", "-o", "x"}, {"ls", "--token", "bad"}, {"ls", "--namer", "namer:4180"}, {"ls", "--ca", "none.pem"},
 	} {
 		if len(args) == 0 {

@@ -196,16 +196,17 @@ be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 }
 
 func (s *session) deleteCommand() *cobra.Command {
-	var yes bool
+	var yes, force bool
 	cmd := &cobra.Command{
 		Use: "delete NAME", Aliases: []string{"del", "rm"},
 		Short: "Delete a dtab, after asking",
 		Long: `Delete a dtab, after asking.
 
 Before it asks it shows the names in use that would be lost. Where there is no terminal to ask at it wants --yes, which
-neither asks nor looks.
+asks nobody, and deletes nothing if names in use would be lost, unless --force is given as well.
 
-Exit codes: 0 deleted, 1 something failed or the answer was no, 64 the command line is wrong or there is nobody to ask.`,
+Exit codes: 0 deleted; 1 something failed, or the answer was no; 2 names in use would be lost; 64 the command line is
+wrong, or there is nobody to ask.`,
 		Args: arguments("NAME"), ValidArgsFunction: s.complete(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			unanswered := misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
@@ -213,15 +214,25 @@ Exit codes: 0 deleted, 1 something failed or the answer was no, 64 the command l
 				return unanswered
 			}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
+				if _, err := c.get(ctx, args[0]); err != nil {
+					return err
+				}
+				p, err := s.plan(ctx, cmd, c, question{dtab: args[0]})
+				switch {
+				case err != nil && yes && !force:
+					return err
+				case err != nil:
+					talk(cmd, "No plan: %s.", err)
+				default:
+					planTable(cmd.ErrOrStderr(), p.lost())
+				}
+				lost := count(len(p.lost()), "name")
+				if yes && !force && len(p.lost()) > 0 {
+					return found(fmt.Errorf("%s in use would be lost, so %s is not deleted", lost, args[0]), "--force deletes it nevertheless")
+				}
 				if !yes {
-					if _, err := c.get(ctx, args[0]); err != nil {
-						return err
-					}
-					if p, err := s.plan(ctx, cmd, c, question{dtab: args[0]}); err != nil {
-						talk(cmd, "No plan: %s.", err)
-					} else {
-						planTable(cmd.ErrOrStderr(), p.lost())
-						talk(cmd, "Without %s, %s in use would be lost (%s).", args[0], count(len(p.lost()), "name"), p.seenBy())
+					if err == nil {
+						talk(cmd, "Without %s, %s in use would be lost (%s).", args[0], lost, p.seenBy())
 					}
 					fmt.Fprintf(cmd.ErrOrStderr(), "Delete %s and its history? [y/N] ", args[0])
 					a := answer(ctx, cmd.InOrStdin())
@@ -245,6 +256,7 @@ Exit codes: 0 deleted, 1 something failed or the answer was no, 64 the command l
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&force, "force", false, "with --yes, delete even if names in use would be lost")
 	return cmd
 }
 
