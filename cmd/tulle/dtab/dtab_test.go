@@ -191,12 +191,12 @@ func TestSession(t *testing.T) {
 		{"resolve", "shop", "x", "--dtab", "/svc/x => $"}, {"resolve", "shop", "x", "--dtab", "/svc/x => /svc/x"}, {"resolve", "shop", "x", "--dtab", "/svc/x => x"},
 		{"resolve", "shop", "//x"}, {"resolve", "shop", "x", "-o", "json"},
 		{"plan", "shop", "same.dtab"}, {"plan", "shop", "lost.dtab", "--path", "/svc/world", "--path", "/x"}, {"plan", "shop", "moved.dtab"}, {"plan", "shop", "moved.dtab", "-o", "json"},
-		{"plan", "other", "same.dtab"}, {"plan", "shop", "lost.dtab", "--path", "x"},
+		{"delete", "shop", "--yes"}, {"plan", "other", "same.dtab"}, {"plan", "shop", "lost.dtab", "--path", "x"},
 		{"apply", "shop", "same.dtab"}, {"apply", "shop", "lost.dtab"}, {"apply", "shop", "bad.dtab"}, {"apply", "shop", "bad.json"}, {"apply", "shop", "key.yaml"}, {"apply", "shop", "none.dtab"},
 		{"apply", "shop", "moved.dtab"}, {"apply", "shop", "moved.dtab"}, {"apply", "shop", "lost.dtab", "--force", "-o", "json"},
 		{"history", "shop"}, {"rollback", "shop", "nothing"}, {"rollback", "shop", "AAAAAAAAAAE="}, {"rollback", "shop"}, {"rollback", "shop", "--force", "-o", "name"}, {"history", "shop", "-o", "name"},
 		{"create", "shop", "same.dtab"}, {"create", "other", "object.yaml"}, {"history", "other", "-o", "yaml"}, {"rollback", "other"}, {"apply", "third", "moved.dtab"}, {"apply", "third", "list.json"}, {"get", "third"},
-		{"delete", "shop", "--yes"}, {"delete", "other"}, {"delete", "other", "--yes"}, {"delete", "other", "-y"}, {"ls"},
+		{"delete", "other"}, {"delete", "other", "--yes"}, {"delete", "other", "-y"}, {"ls"},
 		{}, {"get"}, {"get", "A"}, {"ls", "x"}, {"wibble"}, {"histroy"}, {"ls", "-o", "x"}, {"ls", "--token", "bad"}, {"ls", "--namer", "namer:4180"}, {"ls", "--ca", "none.pem"},
 	} {
 		if len(args) == 0 {
