@@ -52,7 +52,7 @@ ifeq ($(keep)$(filter -run%,$(ARGS)),)
 	@echo "e2e: names, against an API server alone"
 	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/names $(ARGS)
 	@echo "e2e: admissions, by an API server alone"
-	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/admission ./e2e/lifecycle ./cmd/tulle/inject $(ARGS)
+	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/admission/... ./e2e/lifecycle ./cmd/tulle/inject $(ARGS)
 	@echo "e2e: a million requests through failures"
 	@$(soak)
 endif
