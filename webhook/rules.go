@@ -288,8 +288,13 @@ func (a *admission) judgePlan() (*Result, error) {
 		a.plan = hostPlan(a.cfg, a.ports)
 		if a.pod.Spec.HostNetwork {
 			a.warnings = append(a.warnings, "the pod uses the host's network: its host proxy cannot tell it from its node, so short names resolve in the default namespace, and it is called without the mesh")
-			if a.cfg.HostAddress == "service" && a.pod.Spec.DNSPolicy != string(corev1.DNSClusterFirstWithHostNet) {
+		}
+		if policy := a.pod.Spec.DNSPolicy; a.cfg.HostAddress == "service" {
+			switch {
+			case a.pod.Spec.HostNetwork && policy != string(corev1.DNSClusterFirstWithHostNet):
 				a.warnings = append(a.warnings, fmt.Sprintf("the pod uses its host's network and names, where %s is not known: give it dnsPolicy: %s", cut(a.cfg.HostService, 80), corev1.DNSClusterFirstWithHostNet))
+			case policy == string(corev1.DNSDefault):
+				a.warnings = append(a.warnings, fmt.Sprintf("the pod has its host's names (dnsPolicy: %s), where its proxy, %s, is not known: leave dnsPolicy out", policy, cut(a.cfg.HostService, 80)))
 			}
 		}
 		a.say("the containers get the environment of host mode, with the proxy %s", a.plan.Env.Proxy)

@@ -229,10 +229,13 @@ func TestHostAddress(t *testing.T) {
 	}
 	cfg := testConfig()
 	cfg.HostAddress, cfg.HostService = "service", "tulle-host.tulle.svc"
-	for policy, want := range map[string]int{"ClusterFirst": 2, "ClusterFirstWithHostNet": 1} {
-		raw := []byte(`{"spec":{"hostNetwork":true,"dnsPolicy":"` + policy + `","containers":[{"name":"app"}]}}`)
+	for pod, want := range map[string]int{
+		`"hostNetwork":true,"dnsPolicy":"ClusterFirst"`: 2, `"hostNetwork":true,"dnsPolicy":"Default"`: 2, `"hostNetwork":true,"dnsPolicy":"ClusterFirstWithHostNet"`: 1,
+		`"dnsPolicy":"Default"`: 1, `"dnsPolicy":"ClusterFirst"`: 0, `"dnsPolicy":"None"`: 0,
+	} {
+		raw := []byte(`{"spec":{` + pod + `,"containers":[{"name":"app"}]}}`)
 		if res := mustInject(t, raw, enabled("shop"), cfg); len(res.Warnings) != want || res.Reason != InjectedHost {
-			t.Errorf("%s: %s, %q", policy, res.Reason, res.Warnings)
+			t.Errorf("%s: %s, %q", pod, res.Reason, res.Warnings)
 		}
 	}
 	cfg.HostService = ""
