@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -115,6 +116,8 @@ func (s *Server) review(read func([]byte) (question, *refusal), decide func(cont
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
+		// Without it an answer of more than 2 KiB, as most are, goes out in chunks.
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 		// If the caller is gone there is nobody left to tell.
 		_, _ = w.Write(answer)
 	}

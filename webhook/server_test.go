@@ -38,6 +38,23 @@ func newTestServer(t testing.TB) (*Server, *prometheus.Registry) {
 	return s, reg
 }
 
+// An answer goes out in one piece, however long it is.
+func TestAnswersHaveALength(t *testing.T) {
+	s, _ := newTestServer(t)
+	web := httptest.NewServer(s)
+	defer web.Close()
+	res, err := web.Client().Post(web.URL+"/inject", "application/json", strings.NewReader(reviewOf(string(fivePod()), "shop")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil {
+		t.Error(err)
+	}
+	if res.StatusCode != http.StatusOK || res.ContentLength < 2<<10 || res.TransferEncoding != nil {
+		t.Errorf("status %d, length %d, transfer encoding %v; want 200 with a length of 2 KiB at least", res.StatusCode, res.ContentLength, res.TransferEncoding)
+	}
+}
+
 func reviewOf(pod, namespace string) string {
 	return fmt.Sprintf(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u-1",
 		"kind":{"group":"","version":"v1","kind":"Pod"},"resource":{"group":"","version":"v1","resource":"pods"},
