@@ -70,7 +70,7 @@ packages: ## install what the tests need of Debian or Ubuntu, or name the comman
 	@CGO_ENABLED=0 $(GO) run ./e2e/cluster/cmd/packages
 
 .PHONY: bench
-bench: build/tulle-proxy build/tulle-controller ## compare the proxy with HAProxy, Envoy and Caddy on this machine, and measure the namer; ARGS=name measures one row, ARGS=-h names them
+bench: build/tulle-proxy build/tulle-controller ## compare the proxy with HAProxy, Envoy and Caddy on this machine, and measure the namer and the injector; ARGS=name measures one row, ARGS=-h names them
 	@[ "$$(uname -s)" = Linux ] || { echo "the benchmark reads the Linux kernel's accounting; this is $$(uname -s)"; exit 1; }
 	@CGO_ENABLED=0 $(GO) build -o build/bench ./e2e/bench
 	@build/bench $(ARGS)

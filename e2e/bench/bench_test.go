@@ -210,6 +210,24 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// Of rates there must be as many as the limits say, of all else not more.
+func TestRatesAreLimitedFromBelow(t *testing.T) {
+	chosen, err := choose([]string{rateHost, cpuHost})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []map[float64]string{
+		{1499: "MISSES MUST", 1500: "ok", 3000: "aim met", 5000: "aim met"},
+		{401: "MISSES MUST", 400: "ok", 200: "aim met"},
+	} {
+		for v, verdict := range want {
+			if got := chosen[i].result(figure{ours: []float64{v}}).verdict(); got != verdict {
+				t.Errorf("%s of %v: %s, want %s", chosen[i].name, v, got, verdict)
+			}
+		}
+	}
+}
+
 // matchLine reports whether a line contains the pieces of a pattern, which are between ".*", in that order.
 func matchLine(text, pattern string) bool {
 	return slices.ContainsFunc(strings.Split(text, "\n"), func(line string) bool {

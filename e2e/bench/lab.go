@@ -40,13 +40,17 @@ type lab struct {
 	dir          string
 	tulle, envoy string // programs
 	controller   string
-	wrkScript    string
-	proxyCPUs    []int
-	loadCPUs     []int
-	backendCPUs  []int
-	nginx        []*process
-	awake        []*process
-	backends     []int // their ports
+
+	peerSource    string // a directory
+	admissionPeer string // the program, once it is built
+
+	wrkScript   string
+	proxyCPUs   []int
+	loadCPUs    []int
+	backendCPUs []int
+	nginx       []*process
+	awake       []*process
+	backends    []int // their ports
 }
 
 // split gives the proxy one processor. The load generator gets another and the backends the rest, if there

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command bench measures Tulle's proxy against HAProxy, Envoy and Caddy on this machine: `make bench`.
+// Command bench measures Tulle's proxy against HAProxy, Envoy and Caddy on this machine, and its controller: `make bench`.
 //
 // It is a benchmark and no test: what misses its limit is marked in the table, and the program fails only
 // if something could not be measured. How it measures, and why so, is in docs/design/bench.md.
@@ -45,6 +45,7 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 		rounds  = flags.Int("rounds", 7, "how often everything is measured")
 		seconds = flags.Int("seconds", 3, "how long each measurement takes")
 		program = flags.String("tulle", "build/tulle-proxy", "the proxy to measure")
+		source  = flags.String("peer", "e2e/bench/peer", "the source of the peer of admissions")
 		control = flags.String("controller", "build/tulle-controller", "the controller to measure")
 		file    = flags.String("out", "build/bench.json", "where to write the results")
 	)
@@ -71,6 +72,9 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if l.controller, err = filepath.Abs(*control); err != nil {
+		return err
+	}
+	if l.peerSource, err = filepath.Abs(*source); err != nil {
 		return err
 	}
 	cpus, err := allowedCPUs()
@@ -104,7 +108,7 @@ func benchmark(ctx context.Context, args []string, out io.Writer) error {
 	b := &bench{lab: l, rounds: *rounds, seconds: *seconds, progress: out}
 	others, err := othersDuring(func() error {
 		defer l.close()
-		if slices.ContainsFunc(chosen, func(row row) bool { return !row.names }) {
+		if slices.ContainsFunc(chosen, func(row row) bool { return !row.apart }) {
 			if err := l.open(ctx); err != nil {
 				return err
 			}
@@ -136,7 +140,7 @@ func (l *lab) prepare(ctx context.Context, r *report, out io.Writer) {
 	}
 	uses := func(need debian.Need) func(row) bool {
 		return func(row row) bool {
-			if row.names {
+			if row.apart {
 				return false
 			}
 			switch need.Program {
@@ -161,6 +165,13 @@ func (l *lab) prepare(ctx context.Context, r *report, out io.Writer) {
 		var err error
 		if l.envoy, err = getEnvoy(ctx, out); err != nil {
 			r.fail(err, toEnvoy)
+		}
+	}
+	toControllerRuntime := func(row row) bool { return row.peer == controllerRuntime }
+	if slices.ContainsFunc(r.rows, toControllerRuntime) {
+		var err error
+		if l.admissionPeer, err = buildPeer(ctx, l.peerSource, out); err != nil {
+			r.fail(err, toControllerRuntime)
 		}
 	}
 }
@@ -251,4 +262,5 @@ func (b *bench) measure(ctx context.Context, r *report, files uint64) {
 		done(allocations, f, err)
 	}
 	b.measureNames(ctx, todo, done)
+	b.measureAdmissions(ctx, todo, done)
 }

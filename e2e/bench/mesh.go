@@ -38,6 +38,8 @@ type mesh struct {
 	dir          string
 	api          *cluster.API
 	roots        *x509.CertPool
+	ca           []byte          // the same in PEM
+	server       tls.Certificate // of the controller
 	token        string
 	ports        map[string]int // by setting
 	certificates []string       // settings
@@ -79,6 +81,20 @@ func (b *bench) measureNames(ctx context.Context, todo map[string]row, done func
 
 // openMesh starts the API server and fills it. Close it even if this fails.
 func (b *bench) openMesh(ctx context.Context) (*mesh, error) {
+	m, err := b.emptyMesh(ctx)
+	if err != nil {
+		return m, err
+	}
+	b.say("names: creating %d nodes, %d services and %d pods", world.Nodes, world.Services, world.Services*world.PodsEach)
+	if err := world.Populate(ctx, m.api.RESTConfig()); err != nil {
+		return m, err
+	}
+	m.token, err = fleet.Token(ctx, m.api.Client())
+	return m, err
+}
+
+// emptyMesh starts the API server. Close it even if this fails.
+func (b *bench) emptyMesh(ctx context.Context) (*mesh, error) {
 	m := &mesh{bench: b, ports: map[string]int{}}
 	var err error
 	if m.dir, err = os.MkdirTemp("", "tulle-bench-mesh-*"); err != nil {
@@ -92,19 +108,11 @@ func (b *bench) openMesh(ctx context.Context) (*mesh, error) {
 			return m, err
 		}
 	}
-	b.say("names: starting an API server, which is built first if it is not in the cache")
+	b.say("starting an API server, which is built first if it is not in the cache")
 	if m.api, err = cluster.StartAPI(ctx, cluster.Options{Log: b.progress}); err != nil {
 		return m, err
 	}
-	b.say("names: creating %d nodes, %d services and %d pods", world.Nodes, world.Services, world.Services*world.PodsEach)
-	if err := world.Populate(ctx, m.api.RESTConfig()); err != nil {
-		return m, err
-	}
-	if err := m.definitions(ctx); err != nil {
-		return m, err
-	}
-	m.token, err = fleet.Token(ctx, m.api.Client())
-	return m, err
+	return m, m.definitions(ctx)
 }
 
 func (m *mesh) close() {
@@ -142,7 +150,7 @@ func (m *mesh) identity() error {
 	if err != nil {
 		return err
 	}
-	server, err := ca.Server(life, "127.0.0.1")
+	server, err := ca.Server(life, "127.0.0.1", "0.0.0.0")
 	if err != nil {
 		return err
 	}
@@ -150,8 +158,8 @@ func (m *mesh) identity() error {
 	if err != nil {
 		return err
 	}
-	m.roots = x509.NewCertPool()
-	m.roots.AppendCertsFromPEM(ca.Roots())
+	m.roots, m.ca, m.server = x509.NewCertPool(), ca.Roots(), server
+	m.roots.AppendCertsFromPEM(m.ca)
 	for _, f := range []struct {
 		setting string
 		content []byte

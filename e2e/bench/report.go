@@ -20,8 +20,13 @@ type row struct {
 	name, what, unit, peer string
 	must, aim              float64
 	work                   workload // of the rows about processor time
-	names                  bool     // it is about names, and needs no peers and no backends
+	apart                  bool     // it is about names or pods, and needs no proxies, no wrk and no backends
 }
+
+// atLeast reports whether more is better, and the limits are what there must be at least.
+func (r row) atLeast() bool { return r.unit == perSecond }
+
+const perSecond = "/s"
 
 const (
 	addedP99    = "added-p99"
@@ -36,6 +41,15 @@ const (
 	dtabChange     = "dtab-change"
 	namerMemory    = "namer-memory"
 	namerStart     = "namer-start"
+
+	rateHost       = "admission-rate-host"
+	rateSidecar    = "admission-rate-sidecar"
+	cpuHost        = "admission-cpu-host"
+	cpuSidecar     = "admission-cpu-sidecar"
+	cpuPeer        = "admission-cpu-controller-runtime"
+	latencyHost    = "admission-p99-host"
+	latencySidecar = "admission-p99-sidecar"
+	podBurst       = "pod-burst"
 )
 
 // rows are all that can be measured.
@@ -58,6 +72,14 @@ func rows() []row {
 		{dtabChange, "a dtab's change at 1,000 proxies, p99", "ms", "", 500, 500, workload{}, true},
 		{namerMemory, "memory of a controller of 10,000 pods", "MB", "", 200, 200, workload{}, true},
 		{namerStart, "its start", "s", "", 10, 10, workload{}, true},
+		{rateHost, "admissions by one processor, host mode", perSecond, "", 1500, 3000, workload{}, true},
+		{rateSidecar, "the same, sidecar mode", perSecond, "", 1500, 3000, workload{}, true},
+		{cpuHost, "CPU per admission, host mode", "us", "", 400, 200, workload{}, true},
+		{cpuSidecar, "the same, sidecar mode", "us", "", 400, 200, workload{}, true},
+		{cpuPeer, "CPU per admission, host mode", "us", controllerRuntime, 1, 0.5, workload{}, true},
+		{latencyHost, "p99 of 500 admissions a second, host mode", "ms", "", 5, 2, workload{}, true},
+		{latencySidecar, "the same, sidecar mode", "ms", "", 5, 2, workload{}, true},
+		{podBurst, "1,000 pods created at once, all admitted, none retried", "s", noInjector, 3, 2, workload{}, true},
 	}
 }
 
@@ -80,7 +102,7 @@ func choose(names []string) ([]row, error) {
 }
 
 // result is a measured row, as bench.json has it. Must and aim are for the ratio, or for the value if
-// there is no peer.
+// there is no peer; they are limits from above, but from below where the unit is "/s".
 type result struct {
 	Name      string   `json:"name"`
 	Value     float64  `json:"value"` // Tulle's, the median of the rounds
@@ -92,6 +114,7 @@ type result struct {
 	Aim       float64  `json:"aim"`
 
 	low, high float64 // of what is judged
+	atLeast   bool
 }
 
 // judged is what must and aim are for.
@@ -103,10 +126,14 @@ func (r result) judged() float64 {
 }
 
 func (r result) verdict() string {
-	switch v := r.judged(); {
-	case v <= r.Aim:
+	v, must, aim := r.judged(), r.Must, r.Aim
+	if r.atLeast {
+		v, must, aim = -v, -must, -aim
+	}
+	switch {
+	case v <= aim:
 		return "aim met"
-	case v <= r.Must:
+	case v <= must:
 		return "ok"
 	}
 	return "MISSES MUST"
@@ -114,7 +141,7 @@ func (r result) verdict() string {
 
 // result sums up the rounds of a row.
 func (r row) result(f figure) result {
-	out := result{Name: r.name, Value: round3(median(f.ours)), Unit: r.unit, Must: r.must, Aim: r.aim}
+	out := result{Name: r.name, Value: round3(median(f.ours)), Unit: r.unit, Must: r.must, Aim: r.aim, atLeast: r.atLeast()}
 	judged := f.ours
 	if r.peer != "" {
 		judged = quotients(f.ours, f.theirs)
@@ -138,7 +165,7 @@ func (r report) table(w io.Writer) error {
 	_, _ = fmt.Fprintln(t, "name\tmeasure\ttulle\tpeer\tratio\t(from-to)\tmust\taim\t")
 	for _, row := range r.rows {
 		if r.failures[row.name] != nil {
-			_, _ = fmt.Fprintf(t, "%s\t%s\t\t%s\t\t\t%.3g\t%.3g\tNOT MEASURED\n", row.name, row.what, row.peer, row.must, row.aim)
+			_, _ = fmt.Fprintf(t, "%s\t%s\t\t%s\t\t\t%.4g\t%.4g\tNOT MEASURED\n", row.name, row.what, row.peer, row.must, row.aim)
 			continue
 		}
 		res := r.results[row.name]
@@ -146,7 +173,7 @@ func (r report) table(w io.Writer) error {
 		if res.Ratio != nil {
 			peer, ratio = row.peer+" "+digits(*res.PeerValue)+" "+row.unit, digits(*res.Ratio)
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t(%s-%s)\t%.3g\t%.3g\t%s\n",
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s %s\t%s\t%s\t(%s-%s)\t%.4g\t%.4g\t%s\n",
 			row.name, row.what, digits(res.Value), row.unit, peer, ratio, digits(res.low), digits(res.high), row.must, row.aim, res.verdict())
 	}
 	return t.Flush()

@@ -39,6 +39,7 @@ var layers = []layer{
 	{path: "cmd", may: []string{"cmd/tulle", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
 	{path: "e2e/cluster", may: []string{"e2e/cluster", "internal"}},
 	{path: "e2e/soak", forbid: []string{"k8s.io/"}},
+	{path: "e2e/bench/admission"},
 	{path: "e2e/bench/fleet", may: []string{"naming", "internal"}},
 	{path: "e2e/bench", may: []string{"e2e/bench", "e2e/cluster", "manifests", "certs/issuer", "naming", "sidecar/bind", "internal"}, forbid: []string{"k8s.io/"}},
 	{path: "e2e", may: []string{"e2e/cluster", "manifests", "webhook", "naming", "certs", "sidecar", "internal"}},
