@@ -25,6 +25,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -203,7 +204,8 @@ func label(path string) string {
 
 // Nearest returns the word of known that word most likely stands for, or "" if
 // none is near: within two slips of the pen, or one for each three letters of a
-// short word; case, hyphens and underscores do not count.
+// short word; case, hyphens and underscores do not count. If none is, it is the
+// longest of four letters or more that word has whole, as baseDtab has dtab.
 func Nearest(word string, known []string) string {
 	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
 	const far = 3
@@ -217,26 +219,55 @@ func Nearest(word string, known []string) string {
 			best, nearest = d, k
 		}
 	}
+	if nearest != "" {
+		return nearest
+	}
+	parts, longest := split(word), 3
+	for _, k := range known {
+		if n := len(fold(k)); n > longest && strings.Contains(parts, split(k)) {
+			longest, nearest = n, k
+		}
+	}
 	return nearest
 }
 
-// distance is Levenshtein's: insertions, deletions and replacements of bytes.
+// split returns the words that s is made of in lower case, each between spaces, so
+// that transport does not have port.
+func split(s string) string {
+	var b strings.Builder
+	lower := false
+	for _, c := range s {
+		letter := unicode.IsLetter(c) || unicode.IsDigit(c)
+		if !letter || lower && unicode.IsUpper(c) {
+			b.WriteByte(' ')
+		}
+		if lower = letter && !unicode.IsUpper(c); letter {
+			b.WriteRune(unicode.ToLower(c))
+		}
+	}
+	return " " + b.String() + " "
+}
+
+// distance counts insertions, deletions and replacements of bytes, and swaps of
+// two neighbours, none of which is touched again (optimal string alignment).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next[0] = i + 1
 		for j := range len(b) {
-			replace := diagonal
+			replace := row[j]
 			if a[i] != b[j] {
 				replace++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, diagonal+1)
+			next[j+1] = min(replace, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row, next = row, next, before
 	}
 	return row[len(b)]
 }

@@ -7,10 +7,13 @@ import (
 )
 
 func TestNearest(t *testing.T) {
-	known := []string{"p2c", "ewma", "aperture", "roundRobin", "maxSize", "minSize", "idleTimeMs"}
+	known := []string{"p2c", "ewma", "aperture", "roundRobin", "maxSize", "minSize", "idleTimeMs", "port", "dtab", "ip", "io.l5d.namerd"}
 	for word, want := range map[string]string{
 		"round-robin": "roundRobin", "EWMA": "ewma", "ewna": "ewma", "maxsize": "maxSize", "maxSizes": "maxSize",
 		"idleTime": "idleTimeMs", "p2p": "p2c", "heap": "", "x": "", "": "", "something": "",
+		"prot": "port", "opt": "", "mniSize": "minSize", "maxSzieS": "maxSize", "eawm": "", "pi": "",
+		"baseDtab": "dtab", "base_dtab": "dtab", "dtabFile": "dtab", "rawDtabText": "dtab", "adminPortNumber": "port",
+		"transport_kind": "", "theIp": "", "subdtabs": "", "io.l5d.namerd.thrift": "io.l5d.namerd", "defaultMaxSizePort": "maxSize",
 	} {
 		if got := document.Nearest(word, known); got != want {
 			t.Errorf("%q: %q, want %q", word, got, want)
