@@ -159,6 +159,9 @@ func (a *admission) write() (*Result, error) {
 	if a.earlier != nil && !keep {
 		res.Warnings = append(res.Warnings, fmt.Sprintf("the pod carried another injection, which was replaced; leave what was injected, with the annotation %s, out of its template", AnnotationStatus))
 	}
+	if w.explain && len(w.said) == 0 {
+		w.said = []string{"the pod's own containers stay as they are"}
+	}
 	a.say("%s", strings.Join(w.said, "; "))
 	var err error
 	if res.Patch, err = w.patch.encode(); err != nil {

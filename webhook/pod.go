@@ -180,12 +180,6 @@ func (p podView) annotation(key string) (string, bool) {
 // ours reports whether the container has the name of one that sidecar mode adds.
 func (c containerView) ours() bool { return c.Name == ProxyContainer || c.Name == RedirectContainer }
 
-// hasSidecar reports whether the pod has our sidecar, of either form.
-func (p podView) hasSidecar() bool {
-	return slices.ContainsFunc(p.Spec.InitContainers, func(c containerView) bool { return c.Name == ProxyContainer && c.RestartPolicy == "Always" }) ||
-		slices.ContainsFunc(p.Spec.Containers, func(c containerView) bool { return c.Name == ProxyContainer })
-}
-
 // hasInit reports whether the pod has init containers of its own.
 func (p podView) hasInit() bool {
 	return slices.ContainsFunc(p.Spec.InitContainers, func(c containerView) bool { return !c.ours() })

@@ -162,6 +162,10 @@ func TestExplain(t *testing.T) {
 			}
 		}
 	}
+	redirected := []byte(`{"metadata":{"annotations":{"tulle.dev/capture":"redirect"}},"spec":{"containers":[{"name":"app"}]}}`)
+	if res, steps, err := Explain(redirected, enabled("shop", LabelMode, "sidecar"), testConfig()); err != nil || res.Patch == nil || steps[len(steps)-1].Said == "" {
+		t.Errorf("with a redirect the last step says nothing: %+v, %v", steps, err)
+	}
 }
 
 func TestBounded(t *testing.T) {

@@ -193,9 +193,9 @@ func sidecarVolume() corev1.Volume {
 	}}
 }
 
-// collisions looks for names and ports of the pod that are ours in sidecar mode. For each port it proposes another.
+// collisions looks for names and ports of the pod, without an earlier injection, that are ours in sidecar mode. For each
+// port it proposes another.
 func collisions(pod podView, p ports) *Result {
-	ours := pod.hasSidecar() && pod.injected()
 	other := fmt.Sprintf("rename it, or annotate the pod with %s: %s, or keep it out with the label %s: \"false\"", AnnotationMode, ModeHost, LabelInject)
 	var first *Result
 	note := func(r *Result) {
@@ -210,7 +210,7 @@ func collisions(pod podView, p ports) *Result {
 	for _, c := range containers {
 		if !c.ours() {
 			inUse = append(inUse, c.usedPorts()...)
-		} else if !ours {
+		} else {
 			note(denial(NameTaken, fmt.Sprintf("the pod has a container named %q, which is the name of one of the sidecar's", c.Name), other))
 		}
 	}
@@ -240,7 +240,7 @@ func collisions(pod podView, p ports) *Result {
 			}
 		}
 	}
-	if !ours && slices.Contains(pod.Spec.Volumes, nameView{tokenVolume}) {
+	if slices.Contains(pod.Spec.Volumes, nameView{tokenVolume}) {
 		note(denial(NameTaken, fmt.Sprintf("the pod has a volume named %q, which is the name of the sidecar's", tokenVolume), other))
 	}
 	return first
