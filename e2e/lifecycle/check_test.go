@@ -371,6 +371,11 @@ func TestCheck(t *testing.T) {
 			m.kubectl(t, "patch", "-n", "shop", "pod/escaped", "--type=merge", "--subresource=status", "-p", `{"status":{"phase":"Running"}}`)
 			m.kubectl(t, "label", "namespace/shop", "tulle.dev/inject=enabled")
 		}, []string{"T971"}, "pod/escaped in namespace shop: 1 pod is outside of the mesh"},
+		{"stale", func(t *testing.T) {
+			kubectl(t, api, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"old","namespace":"shop"},"spec":{"nodeName":"n1","containers":[{"name":"a","image":"a"}]}}`, "create", "-f", "-")
+			m.kubectl(t, "patch", "-n", "shop", "pod/old", "--type=merge", "--subresource=status", "-p", `{"status":{"phase":"Running"}}`)
+			install(t, api, map[string]any{"injector": map[string]any{"hostAddress": "nodeName"}}, "--server-side", "--force-conflicts", "--field-manager=kubectl")
+		}, []string{"T972"}, "pod/old in namespace shop: 1 pod is stale"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := api.Kubectl(t.Context(), nil, "delete", "-n", "shop", "deployment,pod", "--all", "--force", "--grace-period=0"); err != nil {

@@ -74,7 +74,7 @@ func TestUninstall(t *testing.T) {
 	}
 	for _, want := range []string{
 		"secret/tulle-webhook-ca deleted\n", "namespace/tulle-probe deleted\n", "namespace/tulle kept\n", "customresourcedefinition.apiextensions.k8s.io/dtabs.l5d.io kept\n",
-		"\n2 pods are still injected. To make them anew:\n\n  kubectl rollout restart -n shop deployment/web  # 1 host\n  kubectl delete pod -n shop batch  # 1 sidecar\n",
+		"\n2 pods are still injected. To make them anew:\n\n  kubectl rollout restart -n shop deployment/web  # 1 host\n  kubectl get pod -n shop batch -o yaml | tulle uninject -f - | kubectl replace --force -f -  # 1 sidecar\n",
 		"\n  kubectl label namespace shop tulle.dev/inject- tulle.dev/mode-\n",
 	} {
 		if !strings.Contains(out, want) {
@@ -88,6 +88,9 @@ func TestUninstall(t *testing.T) {
 	if left != "dtab.l5d.io/default\nsecret/tulle-ca\nconfigmap/mine\n" {
 		t.Errorf("left are\n%s", left)
 	}
+
+	// A pod that nobody makes again can be made again as the list says.
+	kubectl(t, api, kubectl(t, api, "", "get", "pod", "-n", "shop", "batch", "-o", "yaml"), "replace", "--force", "-f", "-")
 
 	// What was kept goes with --all, and then there is nothing.
 	if out, _, err = uninstall("", "--all", "--yes"); err != nil || !strings.Contains(out, "secret/tulle-ca deleted\n") || !strings.Contains(out, "customresourcedefinition.apiextensions.k8s.io/dtabs.l5d.io deleted\n") || !strings.Contains(out, "namespace/tulle deleted\n") {

@@ -87,6 +87,8 @@ func renew(p drift.Pod, owner string) string {
 		return "tulle explain pod " + p.Name + " -n " + p.Namespace
 	case slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet"}, p.Owner.Kind):
 		return kubectl(p.Namespace, "rollout", "restart "+owner)
+	case p.Owner.Kind == "": // nobody else makes it again
+		return kubectl(p.Namespace, "get", "pod "+p.Name+" -o yaml | kubectl replace --force -f -")
 	}
 	return kubectl(p.Namespace, "delete", "pod "+p.Name)
 }

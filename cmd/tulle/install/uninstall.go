@@ -200,6 +200,8 @@ func renew(p *corev1.Pod) string {
 		case "deployment", "daemonset", "statefulset":
 			return fmt.Sprintf("kubectl rollout restart -n %s %s/%s", p.Namespace, kind, n)
 		}
+	} else { // nobody else makes it again
+		return fmt.Sprintf("kubectl get pod -n %s %s -o yaml | tulle uninject -f - | kubectl replace --force -f -", p.Namespace, p.Name)
 	}
 	return fmt.Sprintf("kubectl delete pod -n %s %s", p.Namespace, p.Name)
 }
