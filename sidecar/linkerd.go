@@ -86,7 +86,7 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 	case linkerd.File:
 		r.stored = newRules(in.File, p.log)
 	case linkerd.Namerd:
-		r.namerdAt = in.Address
+		r.namerdAt, r.namerdOf = in.Address, in.Namespace
 		if r.namerd, err = p.newNamerd(in); err != nil {
 			return err
 		}

@@ -62,6 +62,7 @@ routers:
 		{out, "disco", nil, 200, "blue /svc/disco"},
 		{out, "red", nil, 200, "red /svc/red"},
 		{out, "nobody", nil, 502, "service name: /svc/nobody"},
+		{out, "nobody", nil, 502, "T201: check that a rule above is for this name"},
 		{second, "red", nil, 200, "red /svc/red"},
 		// As Linkerd has it, everybody's rules count, but not past clearContext.
 		{second, "disco", []string{"l5d-dtab", "/svc/disco => /svc/red"}, 200, "red /svc/disco"},
@@ -69,7 +70,7 @@ routers:
 		{in + "/disco/x", "any", []string{"l5d-dtab", "/entry/disco => $"}, 200, "blue /entry/disco"},
 		{filed, "red", nil, 200, "red /svc/red"},
 		{filed, "blue", nil, 200, "blue /svc/blue"},
-		{filed, "none", nil, 502, ""},
+		{filed, "none", nil, 502, "which those of " + stored + " are among"},
 	} {
 		if status, body := ask(t, c.address, c.host, c.headers...); status != c.status || !strings.Contains(body, c.body) {
 			t.Errorf("%s of %s %v: %d %q, want %d %q", c.host, c.address, c.headers, status, body, c.status, c.body)

@@ -60,6 +60,7 @@ routers:
 - protocol: http
   label: out
   dtab: /svc/own => /svc/red ;
+  bindingTimeoutMs: 700
   interpreter: {kind: io.l5d.namerd.http, experimental: true, dst: /$/inet/127.1/`+port+`, namespace: shop}
   servers:
   - {ip: 127.0.0.1, port: `+ports[0]+`}
@@ -76,7 +77,7 @@ routers:
 		{"red", "", "200 red /svc/red"},
 		{"own", "", "200 red /svc/own"},
 		{"red", "/svc/red => /$/inet/127.1/" + blue, "200 blue /svc/red"},
-		{"none", "", "502"},
+		{"none", "", "T201: the namerd at 127.0.0.1:" + port + " says what names mean: check that its namespace shop "},
 		{"red", "/svc/red => /$/inet/169.254.169.254/80", "to the machine that asks"}, // though namerd would
 	} {
 		code, body := ask(t, out, c.host, "l5d-dtab", c.dtab)
@@ -107,6 +108,9 @@ routers:
 	there.Listener.Close()
 	if code, body := ask(t, out, "red"); code != 200 {
 		t.Errorf("without namerd: %d %s", code, body)
+	}
+	if _, body := ask(t, out, "never"); !strings.Contains(body, "T202: check that the namerd at 127.0.0.1:"+port+" answers") {
+		t.Errorf("what nobody has said: %s", body)
 	}
 	if code, body := ask(t, pages+"/delegator.json?router=out&path=/svc/red", ""); code != 502 || !strings.HasPrefix(body, "names are bound by the namerd at 127.0.0.1:"+port) {
 		t.Errorf("asked about a name without namerd: %d %s", code, body)

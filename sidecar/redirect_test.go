@@ -79,7 +79,9 @@ func TestControllerIsDialedWithTheMark(t *testing.T) {
 		t.Fatal(err)
 	}
 	priority := 0
-	if err := raw.Control(func(fd uintptr) { priority, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY) }); err != nil || priority != capture.Priority {
+	if err := raw.Control(func(fd uintptr) {
+		priority, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY)
+	}); err != nil || priority != capture.Priority {
 		t.Errorf("the mark is %d, %v", priority, err)
 	}
 }

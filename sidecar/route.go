@@ -36,6 +36,7 @@ type route struct {
 	stored   *rules                     // rules of a file, which come before the router's; nil without one
 	namerd   *namerd.Client             // which says what names mean; nil if the rules here do
 	namerdAt string                     // its address
+	namerdOf string                     // the namespace whose rules it follows
 	names    *names
 	// transform changes what names are bound to; nil if nothing does.
 	transform *registry.Transformation
@@ -82,6 +83,7 @@ func (p *Proxy) newRoute(r *route, c bind.Config, clients client.Config) *route 
 func (r *route) open(p *Proxy, c router.OutgoingConfig) {
 	c.Binder, c.Clients, c.Metrics = r.binder, r.clients, p.counts
 	c.Label, c.Grace, c.Leaving, c.Logger = r.label, p.grace, p.leaving, p.log
+	c.Advice = p.advice(r)
 	if c.Namespace == nil {
 		c.Namespace = func(context.Context, string) (string, error) { return p.cfg.DefaultNamespace, nil }
 	}
@@ -102,6 +104,30 @@ func (r *route) open(p *Proxy, c router.OutgoingConfig) {
 		}
 		l.router = router.NewOutgoing(c)
 	}
+}
+
+// advice returns what answers about names advise: a namerd's rules and endpoints are
+// not to be looked for here, and rules of a proxy's own say by themselves whether they
+// are about Services.
+func (p *Proxy) advice(r *route) router.Advice {
+	switch {
+	case p.mesh != nil:
+		return router.Advice{}
+	case r.namerd != nil:
+		return router.Advice{
+			NoRoute: "the namerd at " + r.namerdAt + " says what names mean: check that its namespace " + r.namerdOf +
+				" has a rule for this one, and that what that leads to is there and has endpoints",
+			Late: "check that the namerd at " + r.namerdAt + " answers, and knows the namespace " + r.namerdOf + ": see /admin/ready and the log of the proxy",
+		}
+	}
+	a := router.Advice{NoRoute: "check that a rule above is for this name, and that what it leads to is there and has endpoints"}
+	if r.stored != nil {
+		a.NoRoute = "check that a rule above, which those of " + r.stored.path + " are among, is for this name, and that what it leads to is there and has endpoints"
+	}
+	if p.namer == nil {
+		a.Late = "check what the name leads to by the proxy's rules, and that DNS answers: see /delegator.json of the administration port"
+	}
+	return a
 }
 
 func (r *route) support() []run.Component {

@@ -96,7 +96,11 @@ else is right, and with 1 otherwise.`,
 				return err
 			}
 		}
-		if err := settings.Load(); err != nil {
+		switch err := settings.Load(); {
+		case *validate && cfg == nothing(cfg.LogLevel) && !cmd.Flags().Changed("settings") && os.Getenv(setting.Prefix+"SETTINGS") == "":
+			return &usageError{errors.New("there is nothing to validate: neither a configuration nor a setting of a proxy is given\n" +
+				"hint: tulle-proxy -validate linkerd.yaml checks a configuration of Linkerd 1.x, and tulle-proxy --validate the settings of a proxy that come with it; --help lists them")}
+		case err != nil:
 			return err
 		}
 		if *serving {
@@ -124,6 +128,13 @@ else is right, and with 1 otherwise.`,
 		return proxy.Run(cmd.Context())
 	}
 	return cmd
+}
+
+// nothing returns the settings of a proxy that is told nothing but what to log.
+func nothing(logLevel string) sidecar.Config {
+	cfg := sidecar.DefaultConfig()
+	cfg.LogLevel = logLevel
+	return cfg
 }
 
 // report prints what there is to say of a configuration of Linkerd 1.x.

@@ -71,8 +71,15 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 			t.Errorf("%v: %v\n%s", args, err, printed)
 		}
 	}
+	if _, err := start(t, "-validate", "--log-level", "debug"); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "\nhint: tulle-proxy -validate linkerd.yaml") {
+		t.Errorf("without a file: %v", err)
+	}
+	if _, err := start(t, "-validate", "--node", "n1"); exitCode(err) != 1 || !strings.Contains(err.Error(), "pod-ip") {
+		t.Errorf("with a setting: %v", err)
+	}
 	wrong := file("routers:\n- protocol: htp\n  servers: [{prot: 4140}]\n")
-	if printed, err := start(t, "-validate", wrong); err != errReported || !strings.Contains(printed, wrong+":2: ") || !strings.Contains(printed, "\n"+wrong+":3: ") {
+	if printed, err := start(t, "-validate", wrong); err != errReported || !strings.Contains(printed, wrong+":2: ") || !strings.Contains(printed, "\n"+wrong+":3: ") ||
+		!strings.Contains(printed, "did you mean port?") {
 		t.Errorf("%v\n%s", err, printed)
 	}
 	later := file("routers:\n- protocol: h2\n  servers: [{port: 4140}]\n")

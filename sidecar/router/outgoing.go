@@ -37,6 +37,8 @@ type OutgoingConfig struct {
 	Clients *client.Set
 	Metrics *telemetry.Metrics
 	Policy  *watch.Value[*policy.Policy] // never nil inside
+	// Advice is what answers about names advise, where a mesh's is of no use.
+	Advice Advice
 	// Namespace returns the namespace of the caller at an IP. It may wait a
 	// little for news of a caller that is unknown.
 	Namespace func(ctx context.Context, source string) (string, error)
@@ -59,6 +61,13 @@ type OutgoingConfig struct {
 	Capture   *Capture
 	AccessLog *accesslog.Log // of requests, if the policy names a file; nil for none
 	Logger    *slog.Logger
+}
+
+// Advice are hints of one line, each empty for that of a mesh, whose names are Services
+// that the controller tells of.
+type Advice struct {
+	NoRoute string // the name leads to nothing
+	Late    string // nobody has said in time what it is
 }
 
 // Outgoing takes requests from applications and sends each to an endpoint of
@@ -266,9 +275,10 @@ func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 	tree, err := r.name.Resolve(ctx)
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
+		late := cmp.Or(o.cfg.Advice.Late, "check that the proxy reaches the controller: see /admin/ready and the log of the proxy")
 		return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
 			Message: "Exceeded " + spell(o.cfg.Binder.Config().Timeout) + " binding timeout while resolving name: " + r.name.Service,
-			Hint:    "check that the proxy reaches the controller: see /admin/ready and the log of the proxy"}
+			Hint:    late}
 	case err != nil:
 		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
 			Hint: "correct the rule of the dtab that leads to this name"}
@@ -326,7 +336,7 @@ func same(p, q naming.Path) bool { return len(p) == len(q) && (len(p) == 0 || &p
 
 func (o *Outgoing) noRoute(r *routing) *Problem {
 	b := o.cfg.Binder
-	return noRoute(r.name.Service, r.namespace, rules(b.Stored()), rules(b.Base()), rules(r.override))
+	return noRoute(r.name.Service, r.namespace, o.cfg.Advice.NoRoute, rules(b.Stored()), rules(b.Base()), rules(r.override))
 }
 
 // spell writes a time limit as Linkerd 1.x does.

@@ -91,10 +91,18 @@ func TestMalformedOverrides(t *testing.T) {
 		{[]string{"l5d-dtab", "/a => /b", "l5d-dtab", "a => /b"}, "l5d-dtab: '/' expected but 'a' found at '[a] => /b'"},
 		{[]string{"l5d-dtab", "/a => /b", "l5d-ctx-dtab", "/a =>"}, "l5d-ctx-dtab: "},
 		{[]string{"l5d-dtab", strings.Repeat("/=>/a&/b;", 5000)}, "l5d-dtab: read rules of the request: "},
+		{[]string{"l5d-dtab", strings.Repeat("/a=>/b;", 101)}, "l5d-dtab: read rules of the request: they are 101, "},
 	} {
 		res, body := get(t, c, "http://world/", test.header...)
 		if res.StatusCode != 400 || !strings.HasPrefix(body, test.want) || res.Header.Get("tulle-code") != "T102" || res.Header.Get("l5d-err") == "" {
 			t.Errorf("%q: %d %q", test.header, res.StatusCode, body)
+		}
+		advice := "T102: write rules as /prefix"
+		if strings.Contains(test.want, "read rules") {
+			advice = "T102: send no more than 100 rules and 8192 bytes "
+		}
+		if !strings.Contains(body, advice) {
+			t.Errorf("%q: %q does not say %q", test.header, body, advice)
 		}
 	}
 }
@@ -139,6 +147,10 @@ func TestNoRouteShowsAllRules(t *testing.T) {
 		"override dtab:\n  /k => /other | !\n\nT201: "
 	if res.StatusCode != 502 || !strings.HasPrefix(body, want) {
 		t.Errorf("%d %s\nwant\n%s", res.StatusCode, body, want)
+	}
+	elsewhere := startBinding(t, newLoopback(t), router.OutgoingConfig{Advice: router.Advice{NoRoute: "ask somebody else"}}, bind.Config{})
+	if _, body := get(t, elsewhere.client(t), "http://cartt/"); !strings.HasSuffix(body, "\n\nT201: ask somebody else\n") {
+		t.Errorf("with advice: %s", body)
 	}
 	stored.Set(&naming.Dtab{})
 	m.dtab.Set(&naming.Dtab{})

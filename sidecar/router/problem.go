@@ -1,11 +1,13 @@
 package router
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/http1"
 )
 
@@ -99,13 +101,18 @@ func badRequest(e *http1.ParseError) *Problem {
 }
 
 func badDtab(header string, err error) *Problem {
-	return &Problem{Status: 400, Code: codeBadDtab, Message: header + ": " + err.Error(),
-		Hint: "write rules as /prefix => /destination, separated by semicolons"}
+	hint := "write rules as /prefix => /destination, separated by semicolons"
+	if !errors.As(err, new(*naming.ParseError)) {
+		hint = fmt.Sprintf("send no more than %d rules and %d bytes with a request, in all its headers together; what is for all requests belongs in the dtab",
+			naming.MaxOverrideRules, naming.MaxOverrideBytes)
+	}
+	return &Problem{Status: 400, Code: codeBadDtab, Message: header + ": " + err.Error(), Hint: hint}
 }
 
 // noRoute is the answer for a name that leads nowhere, in the form that users
-// of Linkerd 1.x know. stored are rules that an interpreter keeps.
-func noRoute(service, namespace string, stored, base, override []string) *Problem {
+// of Linkerd 1.x know. stored are rules that an interpreter keeps. advice is what to
+// do, if that is not the mesh's.
+func noRoute(service, namespace, advice string, stored, base, override []string) *Problem {
 	var b strings.Builder
 	b.WriteString("Unable to route request!\n\nservice name: " + service)
 	for _, part := range []struct {
@@ -118,7 +125,10 @@ func noRoute(service, namespace string, stored, base, override []string) *Proble
 		}
 	}
 	hint := "check that what the rules above lead to is there and has endpoints, and that no rule stops it"
-	if namespace != "" {
+	switch {
+	case advice != "":
+		hint = advice
+	case namespace != "":
 		hint = "the caller belongs to the namespace " + namespace + ": check that the Service is there (else write service.namespace), " +
 			"that it has the port (80 or one named http, if none is written) and ready endpoints, and that no rule above stops it"
 	}
