@@ -3,6 +3,7 @@
 package admission
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -224,12 +225,13 @@ func injected(p *corev1.Pod) bool { return p.Labels["tulle.dev/mode"] != "" }
 // one was there. It fails if one is refused, is asked for twice, or is not injected in Joined. The pods are deleted.
 func (w *World) Burst(ctx context.Context, namespace string, n int) (time.Duration, error) {
 	var requests atomic.Int64
+	var refusal atomic.Pointer[string]
 	var all [clients]kubernetes.Interface
 	for i := range all {
 		config := rest.CopyConfig(w.config)
 		config.Dial = (&net.Dialer{Timeout: patience}).DialContext // its own, so that clients share no connection
 		config.Impersonate = user(i)
-		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counting{next, &requests} })
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counting{next, &requests, &refusal} })
 		var err error
 		if all[i], err = kubernetes.NewForConfig(config); err != nil {
 			return 0, err
@@ -269,7 +271,11 @@ func (w *World) Burst(ctx context.Context, namespace string, n int) (time.Durati
 		return 0, fmt.Errorf("%d of %d pods were not admitted within %s, the first one because: %w", len(failures), n, took, failures[0])
 	}
 	if sent := requests.Load(); sent != int64(n) {
-		return 0, fmt.Errorf("for %d pods %d requests were sent, so some were retried", n, sent)
+		why := "nothing that the API server said"
+		if said := refusal.Load(); said != nil {
+			why = *said
+		}
+		return 0, fmt.Errorf("for %d pods %d requests were sent within %s, so some were retried, because of %s", n, sent, took, why)
 	}
 	err := w.client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}, metav1.ListOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -288,13 +294,22 @@ func user(i int) rest.ImpersonationConfig {
 		Groups: []string{"system:serviceaccounts", "system:authenticated", group}}
 }
 
-// counting counts requests.
+// counting counts requests, and keeps the first answer that is no pod.
 type counting struct {
-	next  http.RoundTripper
-	count *atomic.Int64
+	next    http.RoundTripper
+	count   *atomic.Int64
+	refusal *atomic.Pointer[string]
 }
 
 func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.count.Add(1)
-	return c.next.RoundTrip(r)
+	res, err := c.next.RoundTrip(r)
+	if err == nil && res.StatusCode >= http.StatusBadRequest && c.refusal.Load() == nil {
+		body, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		res.Body = io.NopCloser(bytes.NewReader(body))
+		said := fmt.Sprintf("%s: %s (%v)", res.Status, bytes.TrimSpace(body), err)
+		c.refusal.CompareAndSwap(nil, &said)
+	}
+	return res, err
 }
