@@ -169,6 +169,9 @@ var bypass = strings.Join(bypassHosts, ",")
 // chainUser begins the user of the proxy's URL where the rest of it is the proxy behind, in base64.
 const chainUser = "chain-"
 
+// maxChain is how long the URL of the proxy behind may be, as package router has it.
+const maxChain = 2 << 10
+
 // chained is the URL by which the proxy at proxy is asked to go through the one at behind.
 func chained(proxy, behind string) string {
 	return "http://" + chainUser + base64.RawURLEncoding.EncodeToString([]byte(behind)) + "@" + strings.TrimPrefix(proxy, "http://")
@@ -194,7 +197,15 @@ func canChain(e envView) bool {
 		return false
 	}
 	u, err := url.Parse(e.Value)
-	return err == nil && u.Scheme == "http" && u.Hostname() != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == ""
+	if err != nil || len(e.Value) > maxChain || strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return false // the proxy would refuse every request
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	return u.Scheme == "http" && u.Hostname() != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.Fragment == ""
 }
 
 // envResult is what was done to one container.
