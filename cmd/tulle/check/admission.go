@@ -73,6 +73,10 @@ func (c *checker) tryPods(ctx context.Context) {
 			names = append(names, ns.Name)
 		}
 	}
+	if len(names) == 0 && c.only != "" {
+		c.pass("no pod is tried in namespace %s, for none is to be injected there", c.only)
+		return
+	}
 	if len(names) == 0 {
 		c.pass("no namespace has joined the mesh")
 		return

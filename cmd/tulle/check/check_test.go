@@ -166,7 +166,8 @@ func TestLint(t *testing.T) {
 		"wrong opt-out":       {web("LABELS", `tulle.dev/inject: "no"`), WouldBeDenied, "allowed: true, false"},
 		"pod of Istio":        {web("LABELS", `sidecar.istio.io/inject: "true"`), TwoMeshes, "Istio"},
 		"not joined":          {strings.Replace(web("LABELS", `tulle.dev/inject: "true"`), "enabled", "disabled", 1), NotJoined, "tulle.dev/inject: enabled"},
-		"unknown namespace":   {strings.TrimPrefix(web("ANNOTATIONS", `tulle.dev/mode: node`), joinedNamespace), "", ""},
+		"unknown namespace":   {strings.TrimPrefix(web("ANNOTATIONS", `tulle.dev/mode: node`), joinedNamespace), WouldBeDenied, "if their namespace has joined"},
+		"its mode is good":    {strings.TrimPrefix(web("ANNOTATIONS", `tulle.dev/mode: sidecar`), joinedNamespace), "", ""},
 		"Tulle's own":         {strings.ReplaceAll(ns("tulle.dev/x: y", ""), "shop", "tulle"), "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -337,7 +337,11 @@ func (l *linter) template(t workload.Template, file string) {
 		}
 	}
 	ns, ok := l.namespaces[t.Namespace]
-	if !ok || l.excluded(t.Namespace) {
+	if l.excluded(t.Namespace) {
+		return
+	}
+	if !ok {
+		l.anywhere(t, file)
 		return
 	}
 	if !joined(ns.Labels) {
@@ -362,6 +366,23 @@ func (l *linter) template(t workload.Template, file string) {
 		}
 		l.found(WouldBeDenied, o, file, "its pods are refused: "+why, kubectl(o.Namespace, "edit", strings.ToLower(o.Kind)+"/"+o.Name+"  # at "+at(t)+": "+hint), hint+", at "+at(t))
 	}
+}
+
+// anywhere finds values that no namespace of the mesh takes, for a template whose own is in none of the files.
+func (l *linter) anywhere(t workload.Template, file string) {
+	if !l.offline {
+		return
+	}
+	ns := webhook.Namespace{Name: t.Namespace, Labels: map[string]string{webhook.LabelInject: webhook.NamespaceEnabled}}
+	res, err := webhook.Inject(t.JSON, ns, l.config)
+	if err != nil || !slices.Contains([]webhook.Reason{webhook.InvalidInject, webhook.InvalidMode, webhook.InvalidPort, webhook.InvalidAnnotation}, res.Reason) {
+		return
+	}
+	why, hint, ok := strings.Cut(res.Message, "; hint: ")
+	if !ok {
+		hint = "correct it"
+	}
+	l.found(WouldBeDenied, t.Object, file, "its pods are refused if their namespace has joined the mesh: "+why, "", hint+", at "+at(t))
 }
 
 // at is where the metadata of a template is.
