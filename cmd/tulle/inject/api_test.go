@@ -260,6 +260,7 @@ func TestExplainLive(t *testing.T) {
 	want(t, s.table("ro", "blue", "-n", "shop"), "rollout/blue in namespace shop\n  its pods are injected in mode sidecar")
 	for args, message := range map[string]string{
 		"wibble x": `the cluster knows no kind "wibble"`, "deploy nope": "there is no deploy nope in namespace shop", "cm tulle-controller": "there is no cm tulle-controller in namespace shop",
+		"ns shop": "namespace/shop is no pod and has no pod template",
 	} {
 		if _, _, err := run(t, ExplainCommand(), "", append(strings.Fields(args), "-n", "shop", "--kubeconfig", api.Kubeconfig())...); err == nil || err.Error() != message {
 			t.Errorf("%s: %v", args, err)

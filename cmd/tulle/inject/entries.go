@@ -44,6 +44,9 @@ func (e *explainer) entries(ctx context.Context, x *Explanation, ns webhook.Name
 	config, err := e.by.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, configName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) && policy {
 		x.Called = &byPolicy
+		if !byPolicy {
+			e.refusal(ctx, x, ns)
+		}
 		return nil
 	}
 	if apierrors.IsNotFound(err) {
@@ -98,7 +101,10 @@ func (e *explainer) policy(ctx context.Context, x *Explanation, nsLabels labels.
 		return false, false
 	}
 	entry := Entry{Name: policy.Name, FailurePolicy: string(admission.Ignore)}
-	if m := policy.Spec.MatchConstraints; m != nil {
+	if _, err := e.by.client.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Get(ctx, hostpolicy.Name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		entry.Why = "it has no binding, so the API server does nothing by it; install Tulle again"
+	}
+	if m := policy.Spec.MatchConstraints; entry.Why == "" && m != nil {
 		entry.Why = mismatch(m.NamespaceSelector, nsLabels, "namespace "+nsLabels[corev1.LabelMetadataName])
 		if entry.Why == "" {
 			entry.Why = mismatch(m.ObjectSelector, labels.Set(x.labels), "the pod")
@@ -114,6 +120,17 @@ func (e *explainer) policy(ctx context.Context, x *Explanation, nsLabels labels.
 	}
 	x.Entries = append(x.Entries, entry)
 	return true, entry.Calls
+}
+
+// refusal finds out whether the API server refuses a pod that its policy leaves alone, as there is no injector for it.
+func (e *explainer) refusal(ctx context.Context, x *Explanation, ns webhook.Namespace) {
+	_, err := e.by.client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Get(ctx, hostpolicy.Refusals, metav1.GetOptions{})
+	joins := x.Mode != "" && ns.Labels[webhook.LabelInject] == webhook.NamespaceEnabled
+	if err != nil || !joins && !x.Reason.Denies() {
+		return
+	}
+	x.Entries = append(x.Entries, Entry{Name: hostpolicy.Refusals, Calls: true, FailurePolicy: string(admission.Fail),
+		Why: "the API server refuses the pod, because there is no injector to do what the policy of host mode cannot"})
 }
 
 func aboutNewPods(rules []admission.RuleWithOperations) bool {

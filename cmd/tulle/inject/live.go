@@ -112,7 +112,15 @@ func (e *explainer) find(ctx context.Context, kind, name string) (*liveObject, e
 	}
 	object, err := client.Resource(gvr).Namespace(e.namespace()).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, fault.Failed(fmt.Errorf("there is no %s %s in namespace %s", kind, name, e.namespace()), "name its namespace with -n")
+		if o, err := client.Resource(gvr).Get(ctx, name, metav1.GetOptions{}); err == nil { // it is in no namespace
+			return nil, fault.Failed(fmt.Errorf("%s/%s is no pod and has no pod template", strings.ToLower(o.GetKind()), name),
+				"name a pod or what makes pods; \"tulle check -n NAMESPACE\" looks at all that is in a namespace")
+		}
+		hint := "name its namespace with -n"
+		if e.src.namespace != "" {
+			hint = fmt.Sprintf("\"kubectl get %s -n %s\" lists those that are there", kind, e.src.namespace)
+		}
+		return nil, fault.Failed(fmt.Errorf("there is no %s %s in namespace %s", kind, name, e.namespace()), hint)
 	} else if err != nil {
 		return nil, fault.Failed(fmt.Errorf("read %s %s: %w", kind, name, err), kube.Hint)
 	}

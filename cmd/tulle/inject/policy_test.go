@@ -46,7 +46,8 @@ spec:
 				t.Fatal(err)
 			}
 			switch o.Kind + "/" + o.Name {
-			case "Namespace/tulle", "ConfigMap/tulle-controller", "MutatingWebhookConfiguration/tulle-injector", "MutatingAdmissionPolicy/" + hostpolicy.Name:
+			case "Namespace/tulle", "ConfigMap/tulle-controller", "MutatingWebhookConfiguration/tulle-injector", "MutatingAdmissionPolicy/" + hostpolicy.Name,
+				"MutatingAdmissionPolicyBinding/" + hostpolicy.Name:
 				if err := api.Apply(t.Context(), doc); err != nil {
 					t.Fatal(err)
 				}
@@ -81,6 +82,22 @@ spec:
 		t.Fatal(err)
 	}
 	want(t, s.table("deploy/web", "-n", "shop"), "NOT in the mesh")
+	apply(web("tulle.dev/mode: sidcar"))
+	want(t, s.table("deploy/web", "-n", "shop"), "its pods are NOT in the mesh, because the API server does not ask the injector, which would refuse them (invalid_mode)")
 	apply(web(""))
 	want(t, s.table("deploy/web", "-n", "shop"), "its pods are injected in mode host")
+
+	// Where another policy refuses what this one cannot do.
+	apply(`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: ` + hostpolicy.Refusals + `}, spec: {policyName: x, validationActions: [Deny]}}`)
+	want(t, s.table("deploy/web", "-n", "shop"), "its pods are injected in mode host")
+	apply(web("tulle.dev/mode: sidecar"))
+	want(t, s.table("deploy/web", "-n", "shop"), "its pods are DENIED, where they belong in mode sidecar: there is no injector")
+	apply(web("tulle.dev/mode: sidcar"))
+	want(t, s.table("deploy/web", "-n", "shop"), "its pods are DENIED (invalid_mode)")
+
+	if err := api.Client().AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Delete(t.Context(), hostpolicy.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	apply(web(""))
+	want(t, s.table("deploy/web", "-n", "shop"), "policy tulle-host-mode: it has no binding")
 }

@@ -44,7 +44,7 @@ func table(w io.Writer, x Explanation) {
 		head("API server")
 		for _, e := range x.Entries {
 			switch {
-			case e.Name == hostpolicy.Name:
+			case e.Name == hostpolicy.Name || e.Name == hostpolicy.Refusals:
 				line("  policy %s: %s", e.Name, e.Why)
 			case e.Calls:
 				line("  %s asks the injector; %s (failurePolicy: %s)", e.Name, e.Why, e.FailurePolicy)
@@ -123,21 +123,27 @@ func podTable(w io.Writer, pods []Pod, line func(string, ...any)) {
 
 // verdict is the answer in one sentence.
 func verdict(x Explanation) string {
-	who, are, belong := "it", "is", "it belongs"
+	who, are, belong, them := "it", "is", "it belongs", "it"
 	if x.Path != "" {
-		who, are, belong = "its pods", "are", "they belong"
+		who, are, belong, them = "its pods", "are", "they belong", "them"
 	}
 	said := x.Steps[len(x.Steps)-1].Said
+	unasked := x.Called != nil && !*x.Called
+	refused := slices.ContainsFunc(x.Entries, func(e Entry) bool { return e.Name == hostpolicy.Refusals && e.Calls })
 	switch {
-	case x.Path == "" && len(x.Pods) == 1 && x.Pods[0].State == stateEscaped && x.Called != nil && !*x.Called:
+	case x.Path == "" && len(x.Pods) == 1 && x.Pods[0].State == stateEscaped && unasked:
 		return fmt.Sprintf("it is NOT in the mesh, where it belongs in mode %s, because the API server does not ask the injector", x.Mode)
 	case x.Path == "" && len(x.Pods) == 1:
 		return x.Pods[0].Said
+	case x.Reason.Denies() && unasked && !refused:
+		return fmt.Sprintf("%s %s NOT in the mesh, because the API server does not ask the injector, which would refuse %s (%s): %s", who, are, them, x.Reason, x.Message)
 	case x.Reason.Denies():
 		return fmt.Sprintf("%s %s DENIED (%s): %s", who, are, x.Reason, x.Message)
 	case x.Mode == "":
 		return fmt.Sprintf("%s %s not in the mesh (%s): %s", who, are, x.Reason, said)
-	case x.Called != nil && !*x.Called:
+	case unasked && refused:
+		return fmt.Sprintf("%s %s DENIED, where %s in mode %s: there is no injector, and the policy of host mode cannot do %s", who, are, belong, x.Mode, them)
+	case unasked:
 		return fmt.Sprintf("%s %s NOT in the mesh, where %s in mode %s, because the API server does not ask the injector", who, are, belong, x.Mode)
 	case slices.ContainsFunc(x.Entries, func(e Entry) bool { return e.Calls && len(e.Problems) > 0 }):
 		return fmt.Sprintf("%s %s to be injected in mode %s, but the injector CANNOT be reached", who, are, x.Mode)
