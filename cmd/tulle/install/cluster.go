@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/url"
 	"slices"
 	"strings"
@@ -19,7 +20,9 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/klog/v2"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
@@ -78,7 +81,9 @@ func connect(flags kube.Flags) (*reach, error) {
 	config.Timeout = kube.AnswerTime
 	config.QPS, config.Burst = 50, 100
 	// Warnings are about what the chart holds, which nobody here can change.
-	config.WarningHandlerWithContext = nil
+	config.WarningHandlerWithContext = rest.NoWarnings{}
+	// What client-go logs comes back as an error as well.
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fault.Failed(fmt.Errorf("read the kubeconfig: %w", err), "")
