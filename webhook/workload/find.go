@@ -1,7 +1,9 @@
 package workload
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -161,6 +163,10 @@ func (s *search) add(n *node, path []string, shared string) error {
 	o := n.resolve()
 	text, err := o.encode()
 	if bad := (*badNode)(nil); errors.As(err, &bad) {
+		line := s.file.text[lineBegin(s.file.text, bad.at.start):lineEnd(s.file.text, bad.at.start)]
+		if !s.file.JSON && bytes.Contains(line, []byte("{{")) { // which is YAML, by chance
+			bad.err = fmt.Errorf("%w; %s", bad.err, unrendered)
+		}
 		return s.file.place(s.doc, bad.at, "%w", bad.err)
 	} else if err != nil {
 		return s.file.place(s.doc, o, "%w", err)

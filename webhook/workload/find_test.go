@@ -78,6 +78,7 @@ func TestErrors(t *testing.T) {
 	}
 	for _, c := range []struct{ name, text, want string }{
 		{"f.yaml", "a: 1\n---\na: b: c\n", "f.yaml:3: document 2: this is no YAML: mapping values are not allowed in this context"},
+		{"f.yaml", "kind: Pod\napiVersion: v1\nmetadata: {name: {{ .Release.Name }}}\nspec: {containers: [{name: a}]}", "f.yaml:3:36: the key of this value is no text; it looks like a template, render it first, as by helm template"},
 		{"f.yaml", "a: b\nc: {{ .Values.x }}\n{{ end }}", "f.yaml:3: this is no YAML: could not find expected ':'; it looks like a template, render it first, as by helm template"},
 		{"f.json", "{\"a\": 1\n \"b\": 2}", `f.json:2:2: '"' is found where a comma or '}' is expected`},
 		{"f.json", `{"a": yes}`, "f.json:1:7: yes is no value; texts need quotes"},

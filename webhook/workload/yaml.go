@@ -60,6 +60,9 @@ func readYAML(name string, text []byte) ([]document, int, error) {
 	}
 }
 
+// unrendered is said of what has {{ where YAML cannot have it.
+const unrendered = "it looks like a template, render it first, as by helm template"
+
 // lineOf takes the line out of a message of the parser.
 var lineOf = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 
@@ -67,7 +70,7 @@ func (r *yamlReader) syntax(err error) error {
 	m := lineOf.FindStringSubmatch(err.Error())
 	e := &Error{File: r.name, Document: r.doc, Err: fmt.Errorf("this is no YAML: %s", strings.TrimPrefix(err.Error(), m[0]))}
 	if bytes.Contains(r.text, []byte("{{")) {
-		e.Err = fmt.Errorf("%w; it looks like a template, render it first, as by helm template", e.Err)
+		e.Err = fmt.Errorf("%w; %s", e.Err, unrendered)
 	}
 	e.Line, _ = strconv.Atoi(m[1])
 	if at := bytes.IndexFunc(r.text, func(c rune) bool { return c < ' ' && !strings.ContainsRune("\t\r\n", c) || c == 0x7f }); at >= 0 && strings.Contains(err.Error(), "control characters") {
