@@ -65,6 +65,16 @@ func (f *File) endText(splices []splice) []splice {
 	return []splice{{f.cut, f.cut, "-"}}
 }
 
+// Ended returns the text of the file with its last line ended, so that another text can follow. It says the same: a text
+// in block style that the file ends in has no end of a line more.
+func (f *File) Ended() []byte {
+	if len(f.text) == 0 || f.text[len(f.text)-1] == '\n' {
+		return f.text
+	}
+	end := []splice{{len(f.text), len(f.text), "\n"}}
+	return apply(f.text, append(end, f.endText(end)...))
+}
+
 // edit says which pieces of the text a patch replaces.
 func (f *File) edit(t Template, patch []byte) ([]splice, error) {
 	var ops []operation

@@ -139,6 +139,13 @@ func joined(files []*workload.File, texts [][]byte, form string) ([]byte, error)
 		if len(texts) == 1 {
 			return text, nil
 		}
+		if i < len(texts)-1 && !bytes.HasSuffix(text, []byte("\n")) {
+			f, err := workload.Parse(files[i].Name, text)
+			if err != nil {
+				return nil, err
+			}
+			text = f.Ended()
+		}
 		text = bytes.TrimPrefix(text, []byte("\uFEFF")) // it means the beginning of a file
 		if len(bytes.TrimSpace(text)) == 0 {
 			continue
