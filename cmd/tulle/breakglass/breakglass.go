@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -121,11 +122,14 @@ func (s *session) say(format string, args ...any) { fmt.Fprintf(s.stderr, format
 
 func (s *session) run(ctx context.Context, stdout io.Writer) error {
 	state, err := s.act(ctx)
+	var unreached *url.Error
 	switch {
 	case errors.Is(err, breakglass.ErrNotInstalled):
 		return fault.Failed(err, "there is nothing to open: Tulle is not installed in this cluster, or without its injector")
 	case apierrors.IsForbidden(err):
 		return fault.Failed(err, "it takes the right to get and patch mutatingwebhookconfigurations.admissionregistration.k8s.io")
+	case errors.As(err, &unreached):
+		return fault.Failed(err, kube.Hint)
 	case err != nil:
 		return fault.Failed(err, "")
 	}
@@ -147,7 +151,7 @@ func (s *session) act(ctx context.Context) (breakglass.State, error) {
 			return breakglass.State{}, err
 		}
 		state, err := breakglass.Open(ctx, s.client, breakglass.Request{By: by, Reason: s.reason, For: s.open})
-		if err == nil {
+		if state.Active() { // even if it could not be tidied up after that
 			s.say("Break-glass is open: while the injector does not answer, pods of namespaces with tulle.dev/inject=enabled start without the mesh,")
 			s.say("without its TLS and its rules. Pods that are made while it answers are injected as ever.")
 			s.warn(ctx, state)
