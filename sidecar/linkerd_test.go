@@ -29,7 +29,8 @@ namers:
 routers:
 - protocol: http
   label: out
-  dtab: /svc => /#/io.l5d.fs ; /svc/red => /$/inet/127.1/`+red+` ;
+  egress: {allow: [api.test, 127.0.0.0/8]}
+  dtab: /svc => /#/io.l5d.fs ; /svc/red => /$/inet/127.1/`+red+` ; /svc/away => /$/inet/192.0.2.1/80 ;
   servers:
   - {ip: 127.0.0.1, port: `+ports[0]+`}
   - {ip: 0.0.0.0, port: `+ports[1]+`}
@@ -61,6 +62,7 @@ routers:
 	}{
 		{out, "disco", nil, 200, "blue /svc/disco"},
 		{out, "red", nil, 200, "red /svc/red"},
+		{out, "away", nil, 403, "T206: add the host or its network to egress.allow"},
 		{out, "nobody", nil, 502, "service name: /svc/nobody"},
 		{out, "nobody", nil, 502, "T201: check that a rule above is for this name"},
 		{second, "red", nil, 200, "red /svc/red"},

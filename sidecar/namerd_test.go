@@ -66,6 +66,7 @@ routers:
   - {ip: 127.0.0.1, port: `+ports[0]+`}
 - protocol: http
   label: moved
+  egress: {allow: []}
   interpreter: {kind: io.l5d.namerd, dst: /$/inet/127.1/`+port+`, namespace: shop, transformers: [{kind: io.l5d.port, port: `+blue+`}]}
   servers:
   - {ip: 127.0.0.1, port: `+ports[2]+`}
@@ -100,6 +101,9 @@ routers:
 	}
 	if code, body := ask(t, moved, "red"); code != 200 || body != "blue /svc/red" {
 		t.Errorf("at another port: %d %s", code, body)
+	}
+	if code, body := ask(t, moved, "red", "l5d-dtab", "/svc/red => /$/inet/127.1/"+blue); code != 403 || !strings.Contains(body, "does not go to 127.1:"+blue+": it is outside") {
+		t.Errorf("outside: %d %s", code, body)
 	}
 	if _, body := ask(t, pages+"/config.json", ""); !strings.Contains(body, `"namerd": "127.0.0.1:`+port+`"`) {
 		t.Error(body)

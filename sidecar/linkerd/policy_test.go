@@ -35,6 +35,35 @@ func TestDefaultPolicy(t *testing.T) {
 	}
 }
 
+// Where requests may go outside a router says for all its servers, in the words of a policy.
+func TestEgressOfARouter(t *testing.T) {
+	c, err := linkerd.Parse("f", []byte(`
+routers:
+- protocol: http
+  label: a
+  servers: [{port: 1}, {port: 2}]
+  egress: {allow: [api.example.com, 10.0.0.0/8]}
+- protocol: http
+  label: b
+  servers: [{port: 3}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.Routers[0].Servers {
+		if e := s.Policy.Egress; e == nil || !e.Host("api.example.com", 443) || e.Host("example.com", 443) || !e.Addresses() {
+			t.Errorf("%s: %+v", s.Address, e)
+		}
+	}
+	if e := c.Routers[1].Servers[0].Policy.Egress; e != nil {
+		t.Errorf("the other router has %+v", e)
+	}
+	_, err = linkerd.Parse("f", []byte("routers:\n- protocol: http\n  servers: [{}]\n  egress:\n    allow:\n    - a.test:http\n"))
+	if err == nil || !strings.HasPrefix(err.Error(), "f:6: routers[0].egress.allow[0]: ") {
+		t.Error(err)
+	}
+}
+
 // A router says what holds for all its servers, and a server the rest.
 func TestPolicyOfServers(t *testing.T) {
 	c, err := linkerd.Parse("f", []byte(`

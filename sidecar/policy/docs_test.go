@@ -25,7 +25,7 @@ func TestKeysAreDocumented(t *testing.T) {
 	documented := map[string]string{}
 	for section := range strings.SplitSeq(readPage(t), "\n## ") {
 		name, body, _ := strings.Cut(section, "\n")
-		if name != "server" && name != "client" && name != "service" {
+		if name != "server" && name != "client" && name != "egress" && name != "service" {
 			continue
 		}
 		for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\|").FindAllStringSubmatch(body, -1) {

@@ -57,7 +57,7 @@ func LinkerdRouter(h2 bool) []schema.Field[Policy] {
 		)
 		client = append(client, h2Session[Client]()...)
 	}
-	return append(routerWords(h2),
+	return append(routerWords(h2), egress(),
 		block("client", rules[Client]{client, foreignClient(), checkCaptures}, func(p *Policy) *[]rule[Client] { return &p.clients }),
 		block("service", rules[Service]{service, foreign, nil}, func(p *Policy) *[]rule[Service] { return &p.services }),
 	)

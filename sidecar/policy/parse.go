@@ -45,7 +45,7 @@ func fields() []schema.Field[Policy] {
 		},
 		Leaves: func(path string) []schema.Leaf { return schema.Leaves(path, serverFields(defaultServer())) },
 	}
-	return []schema.Field[Policy]{server,
+	return []schema.Field[Policy]{server, egress(),
 		block("client", rules[Client]{clientFields(defaultClient()), foreignClient(), nil}, func(p *Policy) *[]rule[Client] { return &p.clients }),
 		block("service", rules[Service]{serviceFields(defaultService()), foreignService(), nil}, func(p *Policy) *[]rule[Service] { return &p.services }),
 	}

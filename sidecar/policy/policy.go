@@ -1,5 +1,5 @@
 // Package policy holds the words in which an operator says how a proxy behaves:
-// limits of its server, balancing, failure accrual, timeouts, retries. They are
+// limits of its server, where it may go, balancing, failure accrual, timeouts, retries. They are
 // those of Linkerd 1.x, and docs/policy.md lists them.
 //
 // It does nothing but read and answer: it knows no balancer and no timer, and
@@ -31,6 +31,8 @@ type Policy struct {
 	Source string
 	// Server is how requests are taken.
 	Server Server
+	// Egress is where requests may go outside; nil: anywhere.
+	Egress *Egress
 	// Warnings are words of the file that have no effect, in its order.
 	Warnings []Warning
 

@@ -30,11 +30,15 @@ func showService(s Service) map[string]any { return schema.Show(s, serviceFields
 // values, of clients and services what the file says. Parse reads it, unless it
 // is of a Linkerd 1.x configuration with words that only these have.
 func (p *Policy) MarshalJSON() ([]byte, error) {
-	return json.Marshal(map[string]any{
+	words := map[string]any{
 		"server":  p.Server,
 		"client":  showRules(p.clients, p.client, defaultClient(), showClient),
 		"service": showRules(p.services, p.service, defaultService(), showService),
-	})
+	}
+	if p.Egress != nil {
+		words["egress"] = map[string]any{"allow": append([]string{}, p.Egress.Allow...)}
+	}
+	return json.Marshal(words)
 }
 
 func showRules[T comparable](rules []rule[T], base, usual T, show func(T) map[string]any) map[string]any {

@@ -84,6 +84,10 @@ func provocations() map[string]provoked {
 		}, request: plain, retryable: true},
 		"T204": {nobody: true, request: plain, retryable: true},
 		"T205": {prepare: func(_ *testing.T, m *mesh) { m.refuse("169.254.169.254", "80") }, request: "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n", retryable: true},
+		"T206": {words: "egress: {allow: [api.example.com]}", request: "GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n",
+			prepare: func(_ *testing.T, m *mesh) {
+				m.table.value("/$/inet/www.example.com/80").Set(naming.Of(naming.Endpoint{Address: "10.9.9.9:80", Weight: 1}))
+			}, retryable: true},
 		"T301": {prepare: func(_ *testing.T, m *mesh) { m.table.service("world", "10.9.9.9:80") }, request: plain, retryable: true},
 		"T302": {prepare: func(t *testing.T, m *mesh) {
 			ln := m.network.listen(t)

@@ -150,6 +150,8 @@ type routing struct {
 	due    int64 // when the answer must be there, in the time of package clock; 0: never
 	ours   bool  // due is by this proxy's policy, not by the caller's deadline
 	failed bool  // as the response classifier has it
+	// fence is what the addresses of the name must be allowed by; nil: nothing.
+	fence *policy.Egress
 }
 
 // binding is what a name leads to at present, remembered with the name.
@@ -287,17 +289,30 @@ func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 	if tree.Kind != naming.BoundLeaf {
 		leaf, ok = tree.Pick(rand.Float64())
 	}
+	egress := o.cfg.Policy.Get().Egress
+	r.fence = nil
 	if r.upstream != nil && r.via == nil && (!ok || outside(leaf.ID)) {
+		if egress != nil && !x.onwardAllowed(egress, leaf.ID) {
+			return notAllowed(string(x.authority()))
+		}
 		if problem := o.onward(x, r); problem != nil {
 			return problem
 		}
 		return o.bind(ctx, x, r)
 	}
 	if x.s.original != nil && !r.straight && (!ok || x.itself(leaf.ID)) {
+		if host, port := x.destination(); egress != nil && !egress.Host(host, port) && !egress.Address(*x.s.original) {
+			return notAllowed(string(x.authority()))
+		}
 		return o.straight(ctx, x, r)
 	}
 	if !ok {
 		return o.noRoute(r)
+	}
+	if egress != nil && !r.straight {
+		if problem := r.enclose(egress, leaf.ID); problem != nil {
+			return problem
+		}
 	}
 	r.binding = o.remember(r, leaf)
 	if r.client.Policy().TLS.Enabled {

@@ -45,6 +45,7 @@ const (
 	codeBindError     = "T203" // the name cannot be bound
 	codeNoIdentity    = "T204" // the proxy has no certificate yet
 	codeMetadata      = "T205" // a cloud's metadata, which is not for others to ask for
+	codeEgress        = "T206" // outside, and nothing in egress.allow matches
 	codeUnreachable   = "T301" // no endpoint could be connected to
 	codeBadAnswer     = "T302" // the endpoint's answer is not HTTP, or it hung up
 	codeAttemptLate   = "T303" // an attempt took longer than it may

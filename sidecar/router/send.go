@@ -90,6 +90,9 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 		}
 		return 0, o.noRoute(r)
 	}
+	if problem := r.fenced(s.picker); problem != nil {
+		return 0, problem
+	}
 	return s.run(ctx, now)
 }
 
@@ -179,8 +182,11 @@ func (s *sending) run(ctx context.Context, now int64) (int, *Problem) {
 		if s.r.due > 0 && now >= s.r.due {
 			return 0, s.late(true)
 		}
-		if next := s.r.client.Current(now); next != nil {
+		if next := s.r.client.Current(now); next != nil && next != s.picker {
 			s.picker = next // endpoints may have left meanwhile
+			if problem := s.r.fenced(next); problem != nil {
+				return 0, s.problem(problem)
+			}
 		}
 	}
 }

@@ -101,7 +101,7 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	// From here on there is no way to tell the client what is wrong.
 	x.closing = true
 	picker := o.picker(ctx, r, x.started)
-	if picker == nil {
+	if picker == nil || r.fenced(picker) != nil {
 		r.failed = true
 		return 502, nil
 	}
@@ -130,9 +130,15 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	return 502, nil
 }
 
-// unasked refuses a tunnel to a cloud's metadata while that can still be said. Where a
-// host of DNS leads is asked for that; of a name of the mesh it is known.
+// unasked refuses a tunnel to a cloud's metadata, or to what is not allowed, while that
+// can still be said. Where a host of DNS leads is asked for that; of a name of the mesh
+// it is known.
 func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Problem {
+	if r.fence != nil {
+		if problem := r.fenced(o.picker(ctx, r, x.started)); problem != nil {
+			return problem
+		}
+	}
 	if len(r.id) == 0 || r.id[0] != "$" {
 		return nil
 	}
