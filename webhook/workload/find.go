@@ -22,17 +22,25 @@ type search struct {
 }
 
 // find adds the templates of an object, or of those in a List.
-func (f *File) find(doc int, n *node) error { return f.findIn(doc, n, "", 0) }
+func (f *File) find(doc int, n *node) error { return f.findIn(doc, n, "", Object{}, 0) }
 
-func (f *File) findIn(doc int, n *node, shared string, depth int) error {
+// findIn looks through an object whose kind and version are those of like if it says none itself, as in a PodList.
+func (f *File) findIn(doc int, n *node, shared string, like Object, depth int) error {
 	o := n.resolve()
 	if o == nil || o.kind != object || depth > maxTemplateDepth {
 		return nil
 	}
 	kind, _ := o.child("kind").text()
+	if kind == "" {
+		kind = like.Kind
+	} else {
+		like = Object{}
+	}
 	if items := o.child("items"); strings.HasSuffix(kind, "List") && items != nil && items.kind == array {
+		like.Kind = strings.TrimSuffix(kind, "List")
+		like.APIVersion, _ = o.child("apiVersion").text()
 		for _, e := range items.entries {
-			if err := f.findIn(doc, e.value, sharedBy(f, e.value, sharedBy(f, items, sharedBy(f, n, shared))), depth+1); err != nil {
+			if err := f.findIn(doc, e.value, sharedBy(f, e.value, sharedBy(f, items, sharedBy(f, n, shared))), like, depth+1); err != nil {
 				return err
 			}
 		}
@@ -43,6 +51,9 @@ func (f *File) findIn(doc int, n *node, shared string, depth int) error {
 	}
 	s := &search{file: f, doc: doc, left: budget}
 	s.about = objectOf(f, doc, kind, o)
+	if like.Kind != "" {
+		s.about.APIVersion = like.APIVersion
+	}
 	f.Objects = append(f.Objects, s.about)
 	if kind == "Pod" {
 		if s.about.APIVersion == "v1" && hasContainers(o) {

@@ -124,7 +124,8 @@ func (f *File) place(doc int, n *node, format string, args ...any) error {
 //     spec.containers lists containers: one at least, each with a name as Kubernetes allows. There may be lists on the
 //     way, as in the kinds that have one template for each role. The search does not go on inside of a template.
 //
-// An object whose kind ends in List is looked through item by item, as deep as Lists go. What is none of this, such
+// An object whose kind ends in List is looked through item by item, as deep as Lists go. Items that say no kind are of
+// that of the list, as the API server writes a PodList. What is none of this, such
 // as documents that are no objects, is no template and no error.
 func Parse(name string, text []byte) (*File, error) {
 	f := &File{Name: name, text: text}
