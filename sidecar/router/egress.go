@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -47,6 +48,14 @@ func (r *routing) fenced(p *client.Picker) *Problem {
 		}
 	}
 	return nil
+}
+
+// found is fenced for what sends nothing yet: it waits for the addresses if they decide.
+func (o *Outgoing) found(ctx context.Context, x *exchange, r *routing) *Problem {
+	if r.fence == nil {
+		return nil
+	}
+	return r.fenced(o.picker(ctx, r, x.started))
 }
 
 // hostOf returns the host that a bound name leads to, whatever transformers have made

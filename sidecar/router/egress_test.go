@@ -77,6 +77,13 @@ func TestEgressAllows(t *testing.T) {
 			t.Errorf("CONNECT %s: %d %v", target, res.StatusCode, res.Header)
 		}
 	}
+	// Nor is said where it is.
+	for url, want := range map[string]string{"http://elsewhere.test/": "403 T206", "http://byaddress.test/": "200 "} {
+		res, body := do(t, c, "TRACE", url, nil, "Max-Forwards", "0", "l5d-add-context", "true")
+		if res.Status[:4]+res.Header.Get("tulle-code") != want {
+			t.Errorf("TRACE %s: %d, want %q\n%s", url, res.StatusCode, want, body)
+		}
+	}
 	// It is followed live.
 	m.policy.Set(says(t, "egress: {allow: []}"))
 	for url, want := range map[string]string{"http://world/": "200 ", "http://api.example.com/": "403 T206"} {

@@ -195,6 +195,9 @@ func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status i
 		return 0, problem
 	}
 	if x.diagnosis.endsHere() {
+		if problem := o.found(ctx, x, r); problem != nil {
+			return 0, problem
+		}
 		return o.end(ctx, x, r), nil
 	}
 	if string(x.req.Method) == "CONNECT" {

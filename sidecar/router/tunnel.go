@@ -134,10 +134,8 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 // can still be said. Where a host of DNS leads is asked for that; of a name of the mesh
 // it is known.
 func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Problem {
-	if r.fence != nil {
-		if problem := r.fenced(o.picker(ctx, r, x.started)); problem != nil {
-			return problem
-		}
+	if problem := o.found(ctx, x, r); problem != nil {
+		return problem
 	}
 	if len(r.id) == 0 || r.id[0] != "$" {
 		return nil
