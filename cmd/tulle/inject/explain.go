@@ -240,7 +240,7 @@ func (e *explainer) explain(ctx context.Context, q asked) (Explanation, error) {
 	if errors.Is(err, webhook.ErrConfig) {
 		return x, e.by.excuse(err)
 	} else if err != nil {
-		return x, fault.Failed(fmt.Errorf("%s: %w", nameOf(t), err), "")
+		return x, fault.Failed(fmt.Errorf("%s: %w", nameOf(t), wording(err)), "")
 	}
 	x.Reason, x.Mode, x.Message, x.Hash, x.Warnings = res.Reason, res.Mode, res.Message, res.Hash, res.Warnings
 	if q.live != nil && t.Path == "" { // advice for templates; the pod itself is compared below

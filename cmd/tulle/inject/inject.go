@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -121,7 +122,7 @@ tulle.dev/status of the pod lists what that was. No cluster is asked.`,
 				}
 				switch {
 				case err != nil:
-					return nil, outcome{verb: "denied", text: err.Error(), denied: true}, nil
+					return nil, outcome{verb: "denied", text: wording(err).Error(), denied: true}, nil
 				case patch == nil:
 					return nil, outcome{verb: "skipped", text: "it carries no injection"}, nil
 				}
@@ -245,7 +246,7 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 				if known := (*fault.Error)(nil); errors.As(err, &known) {
 					return fault.Failed(fmt.Errorf("%s: %w", where, err), known.Hint())
 				}
-				o = outcome{verb: "denied", text: err.Error(), denied: true} // it is no pod that could be created
+				o = outcome{verb: "denied", text: wording(err).Error(), denied: true} // it is no pod that could be created
 			}
 			patches[j] = patch
 			r.line("%s: %s", where, o)
@@ -323,6 +324,32 @@ func nameOf(t workload.Template) string {
 		return s
 	}
 	return s + " (" + t.Path + ")"
+}
+
+// wording says what is wrong with a pod that cannot be read, in words of Kubernetes and not of Go.
+func wording(err error) error {
+	var bad *json.UnmarshalTypeError
+	if !errors.As(err, &bad) || bad.Field == "" {
+		return err
+	}
+	found, want := "a "+bad.Value, "a number"
+	switch bad.Value {
+	case "bool":
+		found = "true or false"
+	case "object", "array":
+		found = "an " + bad.Value
+	}
+	switch bad.Type.Kind() {
+	case reflect.String:
+		want = "text in quotes"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Struct, reflect.Map:
+		want = "an object"
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	}
+	return fmt.Errorf("%s: %s is found, and %s is expected", bad.Field, found, want)
 }
 
 // shown is a text of somebody else, safe for a terminal.
