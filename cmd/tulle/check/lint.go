@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -299,7 +300,7 @@ func (l *linter) template(t workload.Template, file string) {
 		}
 	}
 	if err := json.Unmarshal(t.JSON, &pod); err != nil {
-		l.failed = err
+		l.unread(t, file, err)
 		return
 	}
 	o := t.Object
@@ -358,7 +359,7 @@ func (l *linter) template(t workload.Template, file string) {
 	res, err := webhook.Inject(t.JSON, ns, l.config)
 	switch {
 	case err != nil:
-		l.failed = fmt.Errorf("%s/%s in namespace %s: %w", strings.ToLower(o.Kind), o.Name, o.Namespace, err)
+		l.unread(t, file, err)
 	case res.Reason.Denies():
 		why, hint, ok := strings.Cut(res.Message, "; hint: ")
 		if !ok {
@@ -368,6 +369,17 @@ func (l *linter) template(t workload.Template, file string) {
 	}
 }
 
+// unread notes that a pod is none that could be created, or that the injector could not say what it would do with it.
+func (l *linter) unread(t workload.Template, file string, err error) {
+	where := strings.ToLower(t.Kind) + "/" + t.Name
+	if file != "" {
+		where = fmt.Sprintf("%s:%d: %s", file, t.Line, where)
+	} else if t.Namespace != "" {
+		where += " in namespace " + t.Namespace
+	}
+	l.failed = errors.Join(l.failed, fmt.Errorf("%s: %w", where, err))
+}
+
 // anywhere finds values that no namespace of the mesh takes, for a template whose own is in none of the files.
 func (l *linter) anywhere(t workload.Template, file string) {
 	if !l.offline {
@@ -375,7 +387,11 @@ func (l *linter) anywhere(t workload.Template, file string) {
 	}
 	ns := webhook.Namespace{Name: t.Namespace, Labels: map[string]string{webhook.LabelInject: webhook.NamespaceEnabled}}
 	res, err := webhook.Inject(t.JSON, ns, l.config)
-	if err != nil || !slices.Contains([]webhook.Reason{webhook.InvalidInject, webhook.InvalidMode, webhook.InvalidPort, webhook.InvalidAnnotation}, res.Reason) {
+	if err != nil {
+		l.unread(t, file, err)
+		return
+	}
+	if !slices.Contains([]webhook.Reason{webhook.InvalidInject, webhook.InvalidMode, webhook.InvalidPort, webhook.InvalidAnnotation}, res.Reason) {
 		return
 	}
 	why, hint, ok := strings.Cut(res.Message, "; hint: ")
