@@ -58,6 +58,9 @@ func TestUninstall(t *testing.T) {
 	if out != "" || !strings.Contains(talk, "2 pods are in the mesh. Those in host mode, 1, cannot") || !strings.HasSuffix(talk, "Go on? [y/N] ") {
 		t.Errorf("it asks\n%s%s", out, talk)
 	}
+	if _, talk, err = uninstall("n\n", "--all"); err == nil || !strings.Contains(talk, "All dtabs go, too.\nSo does the namespace tulle, with all that is in it, whoever put it there.\n") {
+		t.Errorf("with --all it asks %q, %v", talk, err)
+	}
 	out, _, err = uninstall("", "--dry-run")
 	if err != nil || !strings.HasPrefix(out, "mutatingwebhookconfiguration.admissionregistration.k8s.io/tulle-dtabs deleted (dry run)\n") {
 		t.Errorf("%v\n%s", err, out)

@@ -37,7 +37,7 @@ func UninstallCommand() *cobra.Command {
 
 The webhooks go before anything else, so that no pod waits for an injector that is gone. The dtabs stay, with their
 definition and their namespace, and so does the CA of the mesh, so that a new installation goes on where this one ended;
---all takes these, too.
+--all takes these, too, and with the namespace all that is in it, whoever put it there.
 
 Pods keep what was injected until they are made anew. Those in host mode send their requests to a proxy that is gone
 then: they are listed, with the commands that make them anew. It asks before it begins, unless --yes says not to.`,
@@ -107,7 +107,10 @@ func (u *uninstall) run(ctx context.Context) error {
 		return err
 	}
 	if !u.dryRun {
-		if err := u.confirm(len(gone), pods); err != nil {
+		namespace := slices.ContainsFunc(gone, func(o unstructured.Unstructured) bool {
+			return o.GetKind() == "Namespace" && o.GetName() == u.namespace
+		})
+		if err := u.confirm(len(gone), namespace, pods); err != nil {
 			return err
 		}
 	}
@@ -218,8 +221,8 @@ func (o owners) count() (pods, host int) {
 	return pods, host
 }
 
-// confirm asks whether to go on.
-func (u *uninstall) confirm(objects int, pods owners) error {
+// confirm asks whether to go on. Namespace says that the one of the mesh goes.
+func (u *uninstall) confirm(objects int, namespace bool, pods owners) error {
 	if u.yes {
 		return nil
 	}
@@ -231,7 +234,10 @@ func (u *uninstall) confirm(objects int, pods owners) error {
 	}
 	fmt.Fprintf(u.talk, "This deletes %s of Tulle from the cluster at %s.\n", count(objects, "object"), u.host)
 	if u.all {
-		fmt.Fprintf(u.talk, "All dtabs go, too, and all that is in the namespace %s if Tulle made it.\n", u.namespace)
+		fmt.Fprintln(u.talk, "All dtabs go, too.")
+	}
+	if namespace { // it has the chart's labels even if it was there before
+		fmt.Fprintf(u.talk, "So does the namespace %s, with all that is in it, whoever put it there.\n", u.namespace)
 	}
 	if n, host := pods.count(); n > 0 {
 		fmt.Fprintf(u.talk, "%s in the mesh. Those in host mode, %d, cannot send requests by HTTP any more until they are made anew.\n", are(n, "pod"), host)
