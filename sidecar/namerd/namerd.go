@@ -262,6 +262,11 @@ func takeReplicas(line []byte, known naming.Replicas) (naming.Replicas, error) {
 		e := &next.Endpoints[i]
 		e.Hop, e.Via, e.Identity = naming.HopNone, "", ""
 	}
+	if next.State == naming.StateNeg && known.State == naming.StateBound {
+		// The name that led here is about to lead elsewhere, or nowhere, which its own stream says. It is waited for:
+		// a moment without either would fail requests that an alternative is there for.
+		return naming.Replicas{State: naming.StatePending}, nil
+	}
 	if next.State == naming.StatePending || next.Equal(known) {
 		return known, errSame
 	}

@@ -347,7 +347,11 @@ func TestReplicasAreFollowed(t *testing.T) {
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
 		c.expect("after it can", replicas.Get(), at("10.0.0.3:80"))
-		for _, next := range []naming.Replicas{{State: naming.StateNeg}, naming.Of(), at("10.0.0.4:80")} {
+		// Whether there is another way is for the tree to say, which follows.
+		c.of(v1).Set(naming.Replicas{State: naming.StateNeg})
+		synctest.Wait()
+		c.expect("gone", replicas.Get(), naming.Replicas{State: naming.StatePending})
+		for _, next := range []naming.Replicas{naming.Of(), at("10.0.0.4:80")} {
 			c.of(v1).Set(next)
 			synctest.Wait()
 			c.expect("next", replicas.Get(), next)

@@ -31,6 +31,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
+	"github.com/tulle-mesh/tulle/webhook"
 )
 
 // Command returns "tulle install". It asks no cluster.
@@ -106,6 +107,10 @@ func (v *values) render(stdin io.Reader) ([]byte, error) {
 var namespaceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 func checkNamespace(name string) error {
+	if name != "" && slices.Contains(webhook.ExcludedNamespaces(""), name) {
+		return fault.Misused(fmt.Errorf("namespace %s is not for Tulle: what is in it must work without a mesh, and would go with it", name),
+			"choose a namespace of its own, such as tulle")
+	}
 	if namespaceName.MatchString(name) {
 		return nil
 	}
