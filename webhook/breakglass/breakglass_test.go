@@ -15,7 +15,9 @@ import (
 	"go.uber.org/goleak"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tulle-mesh/tulle/webhook/drift"
 )
@@ -128,6 +130,29 @@ func TestOverdue(t *testing.T) {
 			}
 			open(t, registry, map[bool]string{true: "0", false: "1"}[c.overdue])
 		})
+	}
+}
+
+// Whatever fails behind a change, it is told that it was made.
+func TestToldWhateverFailsAfter(t *testing.T) {
+	client := fake.NewClientset(configuration(nil, admissionv1.Fail))
+	reads := 0
+	client.PrependReactor("get", "mutatingwebhookconfigurations", func(clienttesting.Action) (bool, runtime.Object, error) {
+		reads++
+		return reads > 1, nil, errors.New("the API server is gone")
+	})
+	s, err := Open(t.Context(), client, Request{By: "eve", Reason: "INC-7", For: time.Hour})
+	if !s.Active() || err == nil || !strings.Contains(err.Error(), "is changed, but") || !strings.Contains(err.Error(), "is gone") {
+		t.Errorf("opened: %+v, %v", s, err)
+	}
+	reads = 0
+	s, ended, err := Close(t.Context(), client)
+	if s.Active() || s.Last == nil || s.Last.Reason != "INC-7" || !ended || err == nil {
+		t.Errorf("closed: %+v, %v, %v", s, ended, err)
+	}
+	reads = 1
+	if s, err = Open(t.Context(), client, Request{By: "eve", Reason: "INC-8", For: time.Hour}); s.Active() || err == nil || strings.Contains(err.Error(), "is changed") {
+		t.Errorf("not opened: %+v, %v", s, err)
 	}
 }
 

@@ -90,9 +90,15 @@ func read(ctx context.Context, client kubernetes.Interface) (State, *admissionv1
 	if err != nil {
 		return State{}, nil, fmt.Errorf("read MutatingWebhookConfiguration %s: %w", Configuration, err)
 	}
+	s, err := stateOf(c)
+	return s, c, err
+}
+
+// stateOf is what a configuration says.
+func stateOf(c *admissionv1.MutatingWebhookConfiguration) (State, error) {
 	i := entry(c)
 	if i < 0 {
-		return State{}, nil, ErrNotInstalled
+		return State{}, ErrNotInstalled
 	}
 	s := State{Policy: admissionv1.Fail, former: admissionv1.Fail} // the API's default
 	if p := c.Webhooks[i].FailurePolicy; p != nil {
@@ -114,7 +120,7 @@ func read(ctx context.Context, client kubernetes.Interface) (State, *admissionv1
 	if json.Unmarshal([]byte(c.Annotations[annotationLast]), &last) == nil && !last.Until.IsZero() {
 		s.Last = &last
 	}
-	return s, c, nil
+	return s, nil
 }
 
 func entry(c *admissionv1.MutatingWebhookConfiguration) int {
@@ -128,7 +134,8 @@ type Request struct {
 }
 
 // Open opens it, or prolongs the period that is open, which then has this reason and ends this long from now. It returns
-// the state that comes of it. The error wraps ErrTooLong, ErrNotInstalled or what the API server says.
+// the state that comes of it, with an error too if only what is tidied up after that has failed. The error wraps
+// ErrTooLong, ErrNotInstalled or what the API server says.
 func Open(ctx context.Context, client kubernetes.Interface, r Request) (State, error) {
 	if r.For > Longest {
 		return State{}, ErrTooLong
@@ -171,7 +178,8 @@ func closeIf(ctx context.Context, client kubernetes.Interface, due func(State) b
 	return s, closed && s.Policy != "", err // a state comes with the error of what is tidied up after that
 }
 
-// change sets annotations, of which empty ones go away, and the policy; nothing if there are none to set.
+// change sets annotations, of which empty ones go away, and the policy; nothing if there are none to set. The state is
+// what the API server answers to the change itself: to read it again could fail, and nobody would hear what was done.
 func change(ctx context.Context, client kubernetes.Interface, to func(State) (map[string]string, admissionv1.FailurePolicyType)) (State, error) {
 	var s State
 	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
@@ -195,14 +203,14 @@ func change(ctx context.Context, client kubernetes.Interface, to func(State) (ma
 			}
 		}
 		i := entry(c)
-		if err := patch(ctx, client, c.ResourceVersion,
+		if c, err = patch(ctx, client, c.ResourceVersion,
 			operation{"add", "/metadata/annotations", c.Annotations},
 			operation{"test", fmt.Sprintf("/webhooks/%d/name", i), Entry},
 			operation{"add", fmt.Sprintf("/webhooks/%d/failurePolicy", i), policy},
 		); err != nil {
 			return err
 		}
-		s, _, err = read(ctx, client)
+		s, err = stateOf(c)
 		return err
 	})
 	if err != nil {
@@ -225,10 +233,11 @@ func disown(ctx context.Context, client kubernetes.Interface) error {
 		if len(kept) == 0 {
 			kept = []metav1.ManagedFieldsEntry{{}} // an empty list is no order to empty it
 		}
-		return patch(ctx, client, c.ResourceVersion, operation{"replace", "/metadata/managedFields", kept})
+		_, err = patch(ctx, client, c.ResourceVersion, operation{"replace", "/metadata/managedFields", kept})
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("give up the fields of MutatingWebhookConfiguration %s: %w", Configuration, err)
+		return fmt.Errorf("MutatingWebhookConfiguration %s is changed, but its fields could not be given up, so that who applies it next may meet a conflict: %w", Configuration, err)
 	}
 	return nil
 }
@@ -240,15 +249,14 @@ type operation struct {
 	Value any    `json:"value"`
 }
 
-// patch changes the configuration as it is in a version; the error is a conflict if it is another one by now.
-func patch(ctx context.Context, client kubernetes.Interface, version string, operations ...operation) error {
+// patch changes the configuration as it is in a version, and returns what comes of it; the error is a conflict if it is another one by now.
+func patch(ctx context.Context, client kubernetes.Interface, version string, operations ...operation) (*admissionv1.MutatingWebhookConfiguration, error) {
 	// The API server compares the version itself, and answers 409 then; a "test" would be a 422.
 	text, err := json.Marshal(append(operations, operation{"add", "/metadata/resourceVersion", version}))
 	if err != nil {
-		return fmt.Errorf("write the patch: %w", err)
+		return nil, fmt.Errorf("write the patch: %w", err)
 	}
-	_, err = client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, Configuration, types.JSONPatchType, text, metav1.PatchOptions{FieldManager: fieldManager})
-	return err
+	return client.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, Configuration, types.JSONPatchType, text, metav1.PatchOptions{FieldManager: fieldManager})
 }
 
 // Slipped returns those pods that escaped the injector because they were made while it was open.

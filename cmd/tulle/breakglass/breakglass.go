@@ -157,9 +157,9 @@ func (s *session) act(ctx context.Context) (breakglass.State, error) {
 	case s.end:
 		state, ended, err := breakglass.Close(ctx, s.client)
 		switch {
-		case err != nil:
-		case ended:
+		case ended: // even if it could not be tidied up after that
 			s.say("Break-glass is closed: pods of namespaces with tulle.dev/inject=enabled wait for the injector again.")
+		case err != nil:
 		case state.Policy == "Ignore":
 			return state, errors.New("break-glass is not open, yet the failurePolicy of " + breakglass.Entry + " is Ignore: somebody has changed it by hand; to set it back, install Tulle again")
 		default:
