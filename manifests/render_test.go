@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -509,6 +510,45 @@ func TestValuesRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A value that null takes away, as --set proxy.image=null does, is not needed, or the schema says that it is: no template
+// stumbles over it.
+func TestValuesTakenAway(t *testing.T) {
+	text, err := os.ReadFile("chart/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	var try func(values map[string]any, path []string)
+	try = func(values map[string]any, path []string) {
+		for key, v := range values {
+			at := append(slices.Clone(path), key)
+			var without any
+			for _, k := range slices.Backward(at) {
+				without = map[string]any{k: without}
+			}
+			out, err := manifests.Render("tulle", without.(map[string]any))
+			var refused *manifests.ValuesError
+			switch {
+			case errors.As(err, &refused):
+				if said := strings.Join(refused.Problems, "\n"); !strings.Contains(said, "missing propert") || !strings.Contains(said, "'"+key+"'") {
+					t.Errorf("%s: null: %s", strings.Join(at, "."), said)
+				}
+			case err != nil:
+				t.Errorf("%s: null: %v", strings.Join(at, "."), err)
+			case bytes.Contains(out, []byte("<no value>")):
+				t.Errorf("%s: null: the output has no value", strings.Join(at, "."))
+			}
+			if below, ok := v.(map[string]any); ok {
+				try(below, at)
+			}
+		}
+	}
+	try(values, nil)
 }
 
 func TestWithoutNamespace(t *testing.T) {
