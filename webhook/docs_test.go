@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"encoding/json"
 	"os"
 	"regexp"
 	"strings"
@@ -95,7 +96,7 @@ func TestPageTruthTable(t *testing.T) {
 	rows := table(t, "namespace `inject`")
 	values := [5][]string{
 		{"–", "disabled", "word", "enabled", "best-effort"}, {"–", "host", "sidecar", "none", "word"}, {"–", "true", "false", "word"},
-		{"–", "host", "sidecar", "none", "word"}, {"host", "sidecar", "none"},
+		{"–", "host", "sidecar", "none", "word"}, defaultModes(t),
 	}
 	fits := func(row []string, c [5]string) bool {
 		for i, v := range c {
@@ -148,6 +149,32 @@ func TestPageTruthTable(t *testing.T) {
 			t.Errorf("%s: the line %v never fits", page, rows[n])
 		}
 	}
+}
+
+// defaultModes are those that the chart allows.
+func defaultModes(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("../manifests/chart/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema struct {
+		Properties struct {
+			Injector struct {
+				Properties struct {
+					DefaultMode struct{ Enum []string }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	modes := schema.Properties.Injector.Properties.DefaultMode.Enum
+	if len(modes) == 0 {
+		t.Fatal("the chart's schema does not say which default modes there are")
+	}
+	return modes
 }
 
 // The variables of host mode are those of the page, in its order.
