@@ -272,7 +272,9 @@ func (e *explainer) explain(ctx context.Context, q asked) (Explanation, error) {
 			return x, err
 		}
 	}
-	x.Hints = append(x.Hints, lint(t, ns, labels, annotations, x.Warnings)...)
+	if res.Reason != webhook.NamespaceExcluded { // where no key does anything
+		x.Hints = append(x.Hints, lint(t, ns, labels, annotations, x.Warnings)...)
+	}
 	return x, nil
 }
 

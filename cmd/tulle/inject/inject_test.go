@@ -265,6 +265,53 @@ spec:
 	}
 }
 
+// Where nothing is injected, no key does anything, and none is worth a hint.
+func TestNoHintsWhereExcluded(t *testing.T) {
+	for namespace, set := range map[string]string{"tulle": "", "kube-system": "", "vault": "injector.excludedNamespaces={vault}", "shop": ""} {
+		text := file(t, "x.yaml", `
+apiVersion: v1
+kind: Namespace
+metadata: {name: `+namespace+`, labels: {tulle.dev/injected: enabled}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: tulle-controller, namespace: `+namespace+`, annotations: {tulle.dev/mode: host}}
+spec:
+  template:
+    metadata: {annotations: {tulle.dev/settings-hash: "1"}}
+    spec: {containers: [{name: a}]}
+`)
+		args := []string{"-f", text, "--offline"}
+		if set != "" {
+			args = append(args, "--set", set)
+		}
+		out, talk, err := run(t, ExplainCommand(), "", args...)
+		if err != nil {
+			t.Fatal(err, talk)
+		}
+		if strings.Contains(out, "hint:") != (namespace == "shop") {
+			t.Errorf("%s:\n%s", namespace, out)
+		}
+	}
+}
+
+// A pod that would be refused is created all the same if nobody asks the injector.
+func TestRefusedByNobody(t *testing.T) {
+	e := &explainer{by: &injector{}}
+	ns := webhook.Namespace{Name: "shop", Labels: map[string]string{webhook.LabelInject: "enabled"}}
+	config := webhook.Config{MeshNamespace: "tulle", ControllerCA: ca}
+	text := []byte(`{"metadata":{"annotations":{"tulle.dev/mode":"both"}},"spec":{"containers":[{"name":"a"}]}}`)
+	for unasked, want := range map[bool]string{false: "it would not be created now: ", true: "it is not in the mesh; the injector would refuse it now, but the API server does not ask the injector (invalid_mode): "} {
+		p, err := e.compare("web", text, ns, config, unasked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.State != stateDenied || !strings.HasPrefix(p.Said, want) {
+			t.Errorf("got %+v, want %s", p, want)
+		}
+	}
+}
+
 // Command lines that are wrong say so before anything is read.
 func TestMisuse(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))

@@ -22,7 +22,7 @@ const (
 	stateStale   = "stale"   // it would be injected with something else
 	stateEscaped = "escaped" // it would be injected, but is not
 	stateExtra   = "extra"   // it is injected, but would not be
-	stateDenied  = "denied"  // it would not be created
+	stateDenied  = "denied"  // the injector would refuse it
 	stateUnknown = "unknown" // that cannot be told
 )
 
@@ -44,6 +44,7 @@ func (e *explainer) pods(ctx context.Context, x *Explanation, o *liveObject, ns 
 		return fault.Failed(fmt.Errorf("read the pods of %s: %w", o.title(), err), kube.Hint)
 	}
 	restart := false
+	unasked := x.unasked() && !x.refused()
 	for i := range found {
 		p := &found[i]
 		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
@@ -57,7 +58,7 @@ func (e *explainer) pods(ctx context.Context, x *Explanation, o *liveObject, ns 
 		if o.GetKind() == "Pod" {
 			text = o.json // with what this version does not know
 		}
-		pod, err := e.compare(p.Name, text, ns, config)
+		pod, err := e.compare(p.Name, text, ns, config, unasked)
 		if err != nil {
 			return err
 		}
@@ -127,8 +128,9 @@ func (e *explainer) podsOf(ctx context.Context, o *liveObject) ([]corev1.Pod, er
 	return list.Items, nil
 }
 
-// compare says what a pod is as against what it would be now.
-func (e *explainer) compare(name string, text []byte, ns webhook.Namespace, config webhook.Config) (Pod, error) {
+// compare says what a pod is as against what it would be now. Unasked says that the API server refuses no such pod, since
+// it asks nobody about them.
+func (e *explainer) compare(name string, text []byte, ns webhook.Namespace, config webhook.Config, unasked bool) (Pod, error) {
 	out := Pod{Name: name}
 	var is webhook.Status
 	_, annotations := metadataOf(text)
@@ -145,6 +147,12 @@ func (e *explainer) compare(name string, text []byte, ns webhook.Namespace, conf
 		out.Wanted = res.Hash
 	}
 	switch {
+	case res.Reason.Denies() && unasked:
+		where := "not in the mesh"
+		if injected {
+			where = fmt.Sprintf("in the mesh, in mode %s", out.Mode)
+		}
+		out.State, out.Said = stateDenied, fmt.Sprintf("it is %s; the injector would refuse it now, but the API server does not ask the injector (%s): %s", where, res.Reason, res.Message)
 	case res.Reason.Denies():
 		out.State, out.Said = stateDenied, "it would not be created now: "+res.Message
 	case !injected && !wanted:

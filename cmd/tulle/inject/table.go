@@ -128,8 +128,7 @@ func verdict(x Explanation) string {
 		who, are, belong, them = "its pods", "are", "they belong", "them"
 	}
 	said := x.Steps[len(x.Steps)-1].Said
-	unasked := x.Called != nil && !*x.Called
-	refused := slices.ContainsFunc(x.Entries, func(e Entry) bool { return e.Name == hostpolicy.Refusals && e.Calls })
+	unasked, refused := x.unasked(), x.refused()
 	switch {
 	case x.Path == "" && len(x.Pods) == 1 && x.Pods[0].State == stateEscaped && unasked:
 		return fmt.Sprintf("it is NOT in the mesh, where it belongs in mode %s, because the API server does not ask the injector", x.Mode)
@@ -149,4 +148,12 @@ func verdict(x Explanation) string {
 		return fmt.Sprintf("%s %s to be injected in mode %s, but the injector CANNOT be reached", who, are, x.Mode)
 	}
 	return fmt.Sprintf("%s %s injected in mode %s (%s)", who, are, x.Mode, x.Reason)
+}
+
+// unasked reports that the API server asks nobody about such a pod.
+func (x *Explanation) unasked() bool { return x.Called != nil && !*x.Called }
+
+// refused reports that the API server refuses such a pod by itself.
+func (x *Explanation) refused() bool {
+	return slices.ContainsFunc(x.Entries, func(e Entry) bool { return e.Name == hostpolicy.Refusals && e.Calls })
 }
