@@ -231,9 +231,34 @@ func (r *report) line(format string, args ...any) {
 	fmt.Fprintln(r.cmd.ErrOrStderr(), shown(fmt.Sprintf(format, args...)))
 }
 
-// edit asks decide about each template, and writes the result if none is denied.
+// tell writes a line for each template. If nothing was written, none says that anything was done.
+func (r *report) tell(all []told, written bool) {
+	for _, t := range all {
+		if t.done && !written {
+			t.verb = "would be " + t.verb
+		}
+		r.line("%s: %s", t.where, t.outcome)
+		for _, w := range t.warnings {
+			r.line("%s: warning: %s", t.where, w)
+		}
+	}
+}
+
+// told is what a line of the report is about.
+type told struct {
+	where string
+	outcome
+}
+
+// edit asks decide about each template, and writes the result if none is denied. The report comes last, when it is known
+// whether anything was written.
 func (r *report) edit(files []*workload.File, form string, decide func(workload.Template) ([]byte, outcome, error)) error {
 	texts := make([][]byte, len(files))
+	var all []told
+	fail := func(err error, hint string) error {
+		r.tell(all, false)
+		return fault.Failed(err, hint)
+	}
 	denied, total, done := 0, 0, 0
 	var wrong []error
 	for i, f := range files {
@@ -244,15 +269,12 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 			patch, o, err := decide(t)
 			if err != nil {
 				if known := (*fault.Error)(nil); errors.As(err, &known) {
-					return fault.Failed(fmt.Errorf("%s: %w", where, err), known.Hint())
+					return fail(fmt.Errorf("%s: %w", where, err), known.Hint())
 				}
 				o = outcome{verb: "denied", text: wording(err).Error(), denied: true} // it is no pod that could be created
 			}
 			patches[j] = patch
-			r.line("%s: %s", where, o)
-			for _, w := range o.warnings {
-				r.line("%s: warning: %s", where, w)
-			}
+			all = append(all, told{where, o})
 			if o.denied {
 				denied++
 			}
@@ -270,17 +292,18 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 	}
 	switch {
 	case denied > 0:
-		return fault.Failed(fmt.Errorf("%d of %s denied, so nothing is written", denied, are(total, "pod template")), "correct what the lines above say")
+		return fail(fmt.Errorf("%d of %s denied, so nothing is written", denied, are(total, "pod template")), "correct what the lines above say")
 	case len(wrong) > 0:
-		return fault.Failed(errors.Join(wrong...), "nothing is written")
+		return fail(errors.Join(wrong...), "nothing is written")
 	}
 	text, err := joined(files, texts, form)
 	if err != nil {
-		return fault.Failed(err, "")
+		return fail(err, "")
 	}
 	if _, err := r.cmd.OutOrStdout().Write(text); err != nil {
-		return fault.Failed(fmt.Errorf("write the result: %w", err), "")
+		return fail(fmt.Errorf("write the result: %w", err), "")
 	}
+	r.tell(all, true)
 	switch {
 	case total == 0:
 		r.line("There are no pods and no pod templates in this.")

@@ -213,6 +213,28 @@ func TestJoined(t *testing.T) {
 	}
 }
 
+// As long as nothing is written, nothing is said to be injected.
+func TestNothingHalfSaid(t *testing.T) {
+	const good = "kind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{name: a}]}}}\n"
+	for name, c := range map[string]struct{ text, want, report string }{
+		"an alias": {"kind: Deployment\nmetadata: {name: api, labels: &l {app: api}}\nspec: {template: {metadata: {labels: *l}, spec: {containers: [{name: a}]}}}\n",
+			"alias", "stdin:5: deployment/api: would be injected (host)"},
+		"a refusal": {"kind: Deployment\nmetadata: {name: api}\nspec: {template: {metadata: {annotations: {tulle.dev/mode: both}}, spec: {containers: [{name: a}]}}}\n",
+			"1 of 2 pod templates are denied, so nothing is written", "stdin:5: deployment/api: denied: "},
+	} {
+		out, talk, err := run(t, Command(), good+"---\n"+c.text, "-f", "-")
+		if out != "" || err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %q %v", name, out, err)
+		}
+		if strings.Contains(talk, ": injected") || !strings.Contains(talk, "stdin:1: deployment/web: would be injected (host)\n") || !strings.Contains(talk, c.report) {
+			t.Errorf("%s: the report is\n%s", name, talk)
+		}
+		if out, talk, err = run(t, Command(), good, "-f", "-"); err != nil || out == "" || !strings.Contains(talk, "deployment/web: injected (host)\n") {
+			t.Errorf("alone: %q %q %v", out, talk, err)
+		}
+	}
+}
+
 // Keys that have no effect where they are get a hint.
 func TestLint(t *testing.T) {
 	text := file(t, "x.yaml", `
