@@ -19,6 +19,8 @@ type search struct {
 	doc   int
 	about Object
 	left  int // steps, because aliases can make a small text very large
+	// passed are those that are noted, which aliases may lead to more than once
+	passed map[*node]bool
 }
 
 // find adds the templates of an object, or of those in a List.
@@ -56,7 +58,7 @@ func (f *File) findIn(doc int, n *node, shared string, like Object, depth int) e
 	}
 	f.Objects = append(f.Objects, s.about)
 	if kind == "Pod" {
-		if s.about.APIVersion == "v1" && hasContainers(o) {
+		if s.about.APIVersion == "v1" && s.isPod(n, nil) {
 			return s.add(n, nil, sharedBy(f, n, shared))
 		}
 		return nil
@@ -124,7 +126,7 @@ func (s *search) walk(n *node, path []string, shared string, depth int) error {
 		}
 		at := append(path[:len(path):len(path)], e.key)
 		next := s.walk
-		if strings.HasSuffix(strings.ToLower(e.key), "template") && hasContainers(e.value) {
+		if strings.HasSuffix(strings.ToLower(e.key), "template") && s.isPod(e.value, at) {
 			next = func(n *node, path []string, shared string, _ int) error { return s.add(n, path, shared) }
 		}
 		if err := next(e.value, at, shared, depth+1); err != nil {
@@ -134,16 +136,37 @@ func (s *search) walk(n *node, path []string, shared string, depth int) error {
 	return nil
 }
 
-// hasContainers reports whether n looks like a pod.
-func hasContainers(n *node) bool {
+// isPod reports whether n, which is at path, looks like a pod. If but for the name of a container it does, that is noted.
+func (s *search) isPod(n *node, path []string) bool {
 	list := n.child("spec").child("containers")
 	if list == nil || list.kind != array || len(list.entries) == 0 {
 		return false
 	}
-	for _, e := range list.entries {
-		if name, ok := e.value.child("name").text(); !ok || !containerName.MatchString(name) {
+	for i, e := range list.entries {
+		c := e.value.resolve()
+		if c == nil || c.kind != object {
 			return false
 		}
+		name, ok := c.child("name").text()
+		if ok && containerName.MatchString(name) {
+			continue
+		}
+		if s.passed[list] {
+			return false
+		}
+		if s.passed == nil {
+			s.passed = map[*node]bool{}
+		}
+		s.passed[list] = true
+		p := Passed{Object: s.about, Path: strings.Join(path, "."), At: s.file.line(c.start), Why: fmt.Sprintf("spec.containers[%d] has no name", i)}
+		if c.child("name") != nil {
+			p.Why = fmt.Sprintf("the name of spec.containers[%d] is none that Kubernetes allows", i)
+			if ok {
+				p.Why = fmt.Sprintf("the name %q of spec.containers[%d] is none that Kubernetes allows", name, i)
+			}
+		}
+		s.file.Passed = append(s.file.Passed, p)
+		return false
 	}
 	return true
 }

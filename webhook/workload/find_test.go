@@ -51,6 +51,31 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// What is no template only for the name of a container is noted, once.
+func TestPassed(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"knative", "kind: Service\nmetadata: {name: a}\nspec:\n  template:\n    spec:\n      containers:\n      - image: i\n", "1:7 Service /a spec.template spec.containers[0] has no name; "},
+		{"a variable", "kind: A\nspec: {template: {spec: {containers: [{name: a}, {name: '${NAME}'}]}}}", `1:2 A / spec.template the name "${NAME}" of spec.containers[1] is none that Kubernetes allows; `},
+		{"a number", "kind: A\nspec: {template: {spec: {containers: [{name: 5}]}}}", `1:2 A / spec.template the name of spec.containers[0] is none that Kubernetes allows; `},
+		{"a pod", "---\napiVersion: v1\nkind: Pod\nspec: {containers: [{image: i}]}", "1:4 Pod /  spec.containers[0] has no name; "},
+		{"an alias", "kind: A\nspec: {template: &t {spec: {containers: [{image: i}]}}, b: {template: *t}}", "1:2 A / spec.template spec.containers[0] has no name; "},
+		{"something else", "kind: CustomResourceDefinition\nspec: {template: {spec: {containers: {type: array}}}, b: {template: {spec: {containers: [a]}}}}", ""},
+		{"a template", "kind: A\nspec: {template: {spec: {containers: [{name: a}]}}}", ""},
+	} {
+		f, err := Parse("f", []byte(c.text))
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		got := ""
+		for _, p := range f.Passed {
+			got += fmt.Sprintf("%d:%d %s %s/%s %s %s; ", p.Document, p.At, p.Kind, p.Namespace, p.Name, p.Path, p.Why)
+		}
+		if got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 // The values are those that Kubernetes reads.
 func TestValues(t *testing.T) {
 	f, err := Parse("f", []byte("a: yes\nb: 0o7\nc: 010\nd: 1_000\ne: 2001-01-01\nf: ~\ng:\nh: !!str 5\ni: 'x'\nj: 1e3\nk: off\nl: >\n  a\n  b\n5: x\ntrue: y\nm: &m {n: 1}\no: {<<: *m, p: 2}\nq: *m\n---\n"))

@@ -62,6 +62,8 @@ type File struct {
 	Name string
 	// Templates are the pod templates, in the order of the text.
 	Templates []Template
+	// Passed are those places that look like pod templates, or pods, and are taken for none, in the order of the text.
+	Passed []Passed
 	// Objects are all objects, those with templates and others, but no Lists.
 	Objects []Object
 	// Documents is how many documents there are, of any kind, the empty ones included.
@@ -100,6 +102,17 @@ type Template struct {
 
 	root   *node
 	shared string // why it cannot be changed alone
+}
+
+// Passed is what would be a template, were it not for the name of a container.
+type Passed struct {
+	// Object and Path are as in a Template.
+	Object
+	Path string
+	// At is the line of the container, from 1.
+	At int
+	// Why says which container it is, and what is wrong with its name.
+	Why string
 }
 
 // document is one document of a file.

@@ -171,7 +171,11 @@ func (e *explainer) files(cmd *cobra.Command, cluster bool, in *input) ([]Explan
 	}
 	e.by.learn(files)
 	var all []Explanation
+	talk := &report{cmd: cmd}
 	for _, f := range files {
+		for _, p := range f.Passed {
+			talk.line("%s: skipped: %s", placeOf(f, p.Object, p.Path), leftBy(p))
+		}
 		for _, t := range f.Templates {
 			x, err := e.explain(cmd.Context(), asked{template: t, source: fmt.Sprintf("%s:%d", f.Name, t.Line)})
 			if err != nil {
@@ -201,6 +205,9 @@ func (e *explainer) live(ctx context.Context, cluster bool, kind, name string) (
 	f, err := workload.Parse(object.title(), object.json)
 	if err != nil {
 		return nil, fault.Failed(err, "")
+	}
+	if len(f.Templates) == 0 && len(f.Passed) > 0 {
+		return nil, fault.Failed(fmt.Errorf("%s cannot be explained: %s", object.title(), f.Passed[0].Why), "explain a pod that it has made")
 	}
 	if len(f.Templates) == 0 {
 		return nil, fault.Failed(fmt.Errorf("%s is no pod and has no pod template", object.title()), "")
@@ -240,7 +247,7 @@ func (e *explainer) explain(ctx context.Context, q asked) (Explanation, error) {
 	if errors.Is(err, webhook.ErrConfig) {
 		return x, e.by.excuse(err)
 	} else if err != nil {
-		return x, fault.Failed(fmt.Errorf("%s: %w", nameOf(t), wording(err)), "")
+		return x, fault.Failed(fmt.Errorf("%s: %w", nameOf(t.Object, t.Path), wording(err)), "")
 	}
 	x.Reason, x.Mode, x.Message, x.Hash, x.Warnings = res.Reason, res.Mode, res.Message, res.Hash, res.Warnings
 	if q.live != nil && t.Path == "" { // advice for templates; the pod itself is compared below

@@ -261,11 +261,16 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 	}
 	denied, total, done := 0, 0, 0
 	var wrong []error
+	passed := 0
 	for i, f := range files {
+		passed += len(f.Passed)
+		for _, p := range f.Passed {
+			all = append(all, told{placeOf(f, p.Object, p.Path), outcome{verb: "skipped", text: leftBy(p)}})
+		}
 		patches := make([][]byte, len(f.Templates))
 		for j, t := range f.Templates {
 			total++
-			where := fmt.Sprintf("%s:%d: %s", f.Name, t.Line, nameOf(t))
+			where := placeOf(f, t.Object, t.Path)
 			patch, o, err := decide(t)
 			if err != nil {
 				if known := (*fault.Error)(nil); errors.As(err, &known) {
@@ -305,6 +310,8 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 	}
 	r.tell(all, true)
 	switch {
+	case total == 0 && passed > 0:
+		r.line("Nothing is %s: there are pod templates in this, but with containers that have no proper name.", r.did)
 	case total == 0:
 		r.line("There are no pods and no pod templates in this.")
 	case total > 1:
@@ -332,21 +339,31 @@ func are(n int, what string) string {
 	return fmt.Sprintf("%d %ss are", n, what)
 }
 
+// placeOf is where a template, or what looks like one, is, and how it is called.
+func placeOf(f *workload.File, o workload.Object, path string) string {
+	return fmt.Sprintf("%s:%d: %s", f.Name, o.Line, nameOf(o, path))
+}
+
+// leftBy says why what looks like a template is left as it is.
+func leftBy(p workload.Passed) string {
+	return fmt.Sprintf("it is taken for no pod: %s (line %d); give it one, or fill it in first", p.Why, p.At)
+}
+
 // nameOf is how a template is called: as kubectl calls its object, and its path if the object may have more than one.
-func nameOf(t workload.Template) string {
-	name := t.Name
+func nameOf(o workload.Object, path string) string {
+	name := o.Name
 	if name == "" {
 		name = "(no name)"
 	}
-	s := strings.ToLower(t.Kind) + "/" + name
-	if t.Namespace != "" {
-		s += " in " + t.Namespace
+	s := strings.ToLower(o.Kind) + "/" + name
+	if o.Namespace != "" {
+		s += " in " + o.Namespace
 	}
-	switch t.Path {
+	switch path {
 	case "", "template", "spec.template", "spec.jobTemplate.spec.template":
 		return s
 	}
-	return s + " (" + t.Path + ")"
+	return s + " (" + path + ")"
 }
 
 // wording says what is wrong with a pod that cannot be read, in words of Kubernetes and not of Go.

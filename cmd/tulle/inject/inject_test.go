@@ -235,6 +235,25 @@ func TestNothingHalfSaid(t *testing.T) {
 	}
 }
 
+// What looks like a pod template is not passed over in silence.
+func TestContainersWithoutNames(t *testing.T) {
+	const knative = "kind: Service\nmetadata: {name: api}\nspec:\n  template:\n    spec:\n      containers:\n      - image: i\n"
+	const line = "stdin:1: service/api: skipped: it is taken for no pod: spec.containers[0] has no name (line 7); give it one, or fill it in first\n"
+	for name, cmd := range map[string]func() *cobra.Command{"injected": Command, "taken out": UninjectCommand} {
+		out, talk, err := run(t, cmd(), knative, "-f", "-")
+		if want := line + "Nothing is " + name + ": there are pod templates in this, but with containers that have no proper name.\n"; err != nil || out != knative || talk != want {
+			t.Errorf("%q %q %v", out, talk, err)
+		}
+	}
+	const good = "kind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{name: a}]}}}\n"
+	if _, talk, err := run(t, Command(), knative+"---\n"+good, "-f", "-"); err != nil || talk != line+"stdin:9: deployment/web: injected (host)\n" {
+		t.Errorf("%q %v", talk, err)
+	}
+	if _, talk, err := run(t, ExplainCommand(), knative+"---\n"+good, "-f", "-", "--offline"); err != nil || talk != line {
+		t.Errorf("explained: %q %v", talk, err)
+	}
+}
+
 // Keys that have no effect where they are get a hint.
 func TestLint(t *testing.T) {
 	text := file(t, "x.yaml", `
