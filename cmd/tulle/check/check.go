@@ -2,7 +2,7 @@
 // be in the way of one.
 //
 // It asks the API server and, through it, the proxies of the nodes; it changes nothing. The pods that it tries are dry
-// runs. Whatever it finds has a code (docs/check.md) and a fix; what it may not look at it says, and what cannot be known
+// runs, but for those of --from-nodes, which are real and are deleted before the command ends. Whatever it finds has a code (docs/check.md) and a fix; what it may not look at it says, and what cannot be known
 // from outside of the nodes it does not claim.
 //
 // Invariant: the exit code is 0 only if everything was looked at and nothing was found.
@@ -17,6 +17,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -35,12 +36,15 @@ type checker struct {
 	client kubernetes.Interface
 	mesh   string // namespace that Tulle runs in
 	only   string // namespace to look at; empty for all
+	// fromNodes is whether to start pods on the nodes.
+	fromNodes bool
 
 	// What parts of the check learn for those that follow.
 	settings   settings.Settings
 	config     webhook.Config // of the injector, without the CA of the mesh
 	namespaces []corev1.Namespace
-	hosts      []corev1.Pod // host proxies
+	hosts      []corev1.Pod      // host proxies
+	hostSet    *appsv1.DaemonSet // that they are of; nil if it is not there or cannot be read
 }
 
 // Command returns "tulle check".
@@ -62,12 +66,16 @@ tries a pod in each namespace of the mesh, as a dry run, through the API server 
 annotations of namespaces and workloads; reaches for the ports of each node's proxy; and lists pods that are not as they
 would be made now. It changes nothing. docs/check.md explains each code.
 
+--from-nodes also tries the way that requests of pods take: for a moment it starts a small pod on each node that has a host
+proxy, in Tulle's namespace, which looks whether that answers where pods are told it is. The pods are deleted again.
+
 --pre looks at what an installation needs. -f reads files and asks no cluster.
 
 Exit codes: 0 all is well, 2 something was found, 1 nothing was found but not everything could be looked at, 64 the
 command line is wrong.`,
 		Example: `  tulle check --pre
   tulle check
+  tulle check --from-nodes
   tulle check -n shop -o json
   tulle check -f shop.yaml`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -82,6 +90,8 @@ command line is wrong.`,
 				return fault.Misused(fmt.Errorf("-o %q is unknown", output), "it is table or json")
 			case pre && len(files) > 0:
 				return fault.Misused(errors.New("--pre asks a cluster, and -f asks none"), "leave one of them out")
+			case c.fromNodes && (pre || len(files) > 0):
+				return fault.Misused(errors.New("--from-nodes looks at an installation, and --pre and -f do not"), "leave one of them out")
 			}
 			if output == "table" {
 				c.to = cmd.OutOrStdout()
@@ -114,6 +124,7 @@ command line is wrong.`,
 	f.StringVar(&c.mesh, "mesh-namespace", "tulle", "namespace that Tulle runs in, or is going to")
 	f.StringVarP(&c.only, "namespace", "n", "", "look at the pods and workloads of this namespace only")
 	f.StringArrayVarP(&files, "filename", "f", nil, "file of objects to look at instead of a cluster, \"-\" for stdin; may be repeated")
+	f.BoolVar(&c.fromNodes, "from-nodes", false, "also start a pod on each node for a moment, to see whether pods reach their proxy")
 	f.BoolVar(&pre, "pre", false, "look at what an installation needs")
 	f.StringVarP(&output, "output", "o", "table", "form of what goes to stdout: table or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms[:], cobra.ShellCompDirectiveNoFileComp))
@@ -161,6 +172,10 @@ func (c *checker) cluster(ctx context.Context, flags kube.Flags, pre bool) error
 	c.lint(ctx)
 	c.section("Nodes")
 	c.nodes(ctx)
+	if c.fromNodes {
+		c.section("From the nodes")
+		c.reach(ctx)
+	}
 	c.section("Pods")
 	c.pods(ctx)
 	return nil

@@ -35,6 +35,10 @@ const (
 	NotJoined          Code = "T945"
 	AdminSilent        Code = "T951"
 	PortSilent         Code = "T952"
+	NameUnknown        Code = "T953"
+	NobodyThere        Code = "T954"
+	WayBarred          Code = "T955"
+	Foreign            Code = "T956"
 	CertificateUnready Code = "T961"
 	CertificateEnds    Code = "T962"
 	Escaped            Code = "T971"
@@ -47,5 +51,6 @@ func Codes() []Code {
 		NotInstalled, ControllerDown, OtherVersion, HostDown, NoHost,
 		Slow, Timeout, Refused, LeadsNowhere, NotTrusted, WebhookFailed, Denied, NotInjected, OtherRefusal,
 		NoEffect, WouldBeDenied, WrongNamespace, TwoMeshes, NotJoined, AdminSilent, PortSilent,
+		NameUnknown, NobodyThere, WayBarred, Foreign,
 		CertificateUnready, CertificateEnds, Escaped, Stale}
 }

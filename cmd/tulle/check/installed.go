@@ -116,6 +116,9 @@ func (c *checker) hostProxies(ctx context.Context) {
 		return
 	}
 	c.hosts = list.Items
+	if enabled {
+		c.hostSet = d
+	}
 	has := map[string]bool{}
 	var down []string
 	for _, p := range list.Items {

@@ -20,12 +20,12 @@ type answer struct {
 	body   string
 }
 
-// tooMany is as much as no request passes through: a proxy answers that itself, and asks nobody (T104).
-var tooMany = strings.TrimSuffix(strings.Repeat("1.1 x,", 500), ",")
+// tooMany is more than server.maxCallDepth can be: a proxy answers that itself, and asks nobody (T104).
+var tooMany = strings.TrimSuffix(strings.Repeat("1.1 x,", 1001), ",")
 
 // nodes reaches, through the API server, for the ports of the host proxies. With the host's network these are the ports of
 // the nodes; but the way there is the control plane's. What pods of a node are kept from, by rules of its network, is not
-// seen from there.
+// seen from there; [checker.reach] sees it.
 func (c *checker) nodes(ctx context.Context) {
 	var hosts []corev1.Pod
 	for _, p := range c.hosts {
@@ -65,13 +65,21 @@ func (c *checker) nodes(ctx context.Context) {
 			}
 		}
 		if good > 0 {
-			c.pass("on %s the proxy answers the control plane at its %s port, %s", count(good, "node"), port.name, port.of(0).port)
+			c.pass("on %s the proxy answers the control plane at its %s port, %s%s", count(good, "node"), port.name, port.of(0).port, c.instead(port.code))
 		}
 		for why, nodes := range unreached {
 			slices.Sort(nodes)
-			c.skip(fmt.Sprintf("the %s port of the proxy on %s", port.name, some(nodes)), errors.New(why))
+			c.skip(fmt.Sprintf("the %s port of the proxy on %s", port.name, some(nodes)), errors.New(why+c.instead(port.code)))
 		}
 	}
+}
+
+// instead points to the check that goes the way of pods, where that was not asked for.
+func (c *checker) instead(code Code) string {
+	if code != PortSilent || c.fromNodes {
+		return ""
+	}
+	return " (from pods of the nodes: --from-nodes)"
 }
 
 // verdict is what is known of a port. If unknown is set, nothing is.
