@@ -43,7 +43,7 @@ else with 1 and a line for each where none did. Each gets five seconds.`,
 			var failed []error
 			for _, address := range args {
 				if err := reached(cmd.Context(), address); err != nil {
-					failed = append(failed, fmt.Errorf("reach %s: %w", address, err)) // check.verdictOf reads it
+					failed = append(failed, fmt.Errorf("reach %s: %w", address, err)) // tulle check reads this form
 					continue
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: a proxy of Tulle answers\n", address)
