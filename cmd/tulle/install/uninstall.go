@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
@@ -37,7 +38,8 @@ func UninstallCommand() *cobra.Command {
 
 The webhooks go before anything else, so that no pod waits for an injector that is gone. The dtabs stay, with their
 definition and their namespace, and so does the CA of the mesh, so that a new installation goes on where this one ended;
---all takes these, too, and with the namespace all that is in it, whoever put it there.
+--all takes these, too, and with the namespace all that is in it, whoever put it there; but a namespace with workloads or
+volumes that are not Tulle's is kept.
 
 Pods keep what was injected until they are made anew. Those in host mode send their requests to a proxy that is gone
 then: they are listed, with the commands that make them anew. It asks before it begins, unless --yes says not to.`,
@@ -87,6 +89,13 @@ func (u *uninstall) run(ctx context.Context) error {
 		return fault.Failed(fmt.Errorf("%s looks after this installation", who), hint)
 	}
 	gone, kept := u.plan(live)
+	gone, kept, reasons, err := u.spare(ctx, gone, kept)
+	if err != nil {
+		return err
+	}
+	for _, r := range reasons {
+		fmt.Fprintln(u.talk, r)
+	}
 	made, err := u.secrets(ctx)
 	if err != nil {
 		return err
@@ -98,6 +107,9 @@ func (u *uninstall) run(ctx context.Context) error {
 		at = len(gone)
 	}
 	gone = slices.Insert(gone, at, made...)
+	if len(gone) == 0 && len(reasons) > 0 {
+		return nil
+	}
 	if len(gone) == 0 {
 		fmt.Fprintf(u.talk, "Nothing of Tulle is installed in the namespace %s.\n", u.namespace)
 		return nil
@@ -140,6 +152,77 @@ func (u *uninstall) plan(live []unstructured.Unstructured) (gone, kept []unstruc
 		}
 	}
 	return gone, kept
+}
+
+// spare keeps the namespaces that others use, too, and says why.
+func (u *uninstall) spare(ctx context.Context, gone, kept []unstructured.Unstructured) (goes, stays []unstructured.Unstructured, reasons []string, err error) {
+	for _, o := range gone {
+		var others []string
+		if o.GetKind() == "Namespace" {
+			if others, err = u.others(ctx, o.GetName()); err != nil {
+				return nil, nil, nil, err
+			}
+		}
+		if len(others) == 0 {
+			goes = append(goes, o)
+			continue
+		}
+		kept = append(kept, o)
+		if n := len(others) - maxOthers; n > 0 {
+			others = append(others[:maxOthers], fmt.Sprintf("and %d more", n))
+		}
+		reasons = append(reasons, fmt.Sprintf("The namespace %s is kept, because there is more in it than Tulle: %s. \"kubectl delete namespace %s\" takes it, with all of that.",
+			o.GetName(), strings.Join(others, ", "), o.GetName()))
+	}
+	return goes, kept, reasons, nil
+}
+
+// maxOthers bounds how many of somebody else's objects are named.
+const maxOthers = 10
+
+// workloads are the kinds of objects for which a namespace is kept. Nobody gets back what runs, or is stored, in one.
+func workloads() []schema.GroupVersionKind {
+	of := func(group string, kinds ...string) (all []schema.GroupVersionKind) {
+		for _, k := range kinds {
+			all = append(all, schema.GroupVersionKind{Group: group, Version: "v1", Kind: k})
+		}
+		return all
+	}
+	return slices.Concat(of("apps", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"), of("batch", "CronJob", "Job"),
+		of("", "ReplicationController", "Pod", "PersistentVolumeClaim"))
+}
+
+// others names the workloads and volumes in a namespace that are not Tulle's, but not what one of them has made.
+func (u *uninstall) others(ctx context.Context, namespace string) ([]string, error) {
+	ours, err := labels.Parse(selector)
+	if err != nil {
+		return nil, fault.Failed(err, "")
+	}
+	var found []string
+	for _, kind := range workloads() {
+		of, err := u.of(kind, namespace)
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		var list *unstructured.UnstructuredList
+		if err == nil {
+			list, err = of.List(ctx, metav1.ListOptions{})
+		}
+		if err != nil {
+			return nil, u.refused("look for what else is in the namespace "+namespace, err)
+		}
+		for i := range list.Items {
+			o := &list.Items[i]
+			by := metav1.GetControllerOf(o)
+			made := by != nil && slices.ContainsFunc(workloads(), func(k schema.GroupVersionKind) bool {
+				return k.Kind == by.Kind && k.GroupVersion().String() == by.APIVersion
+			})
+			if !made && o.GetDeletionTimestamp() == nil && !ours.Matches(labels.Set(o.GetLabels())) {
+				found = append(found, name(o))
+			}
+		}
+	}
+	return found, nil
 }
 
 // secrets finds what was made for the installation and has no labels of its own.
