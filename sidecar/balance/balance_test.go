@@ -272,3 +272,30 @@ func TestRace(t *testing.T) {
 		}
 	}
 }
+
+// A weight that changes while a picker is made is the old one for it, or the new one, and nothing in between.
+func TestWeightsChangeMeanwhile(t *testing.T) {
+	all := endpoints(2)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, e := range all {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+					e.SetWeight(float64(i % 3))
+				}
+			}
+		})
+	}
+	for range 20000 {
+		p := NewPicker(Config{Kind: RoundRobin}, all, nil)
+		for range 3 {
+			p.Pick(0, nil)
+		}
+	}
+	close(done)
+	wg.Wait()
+}

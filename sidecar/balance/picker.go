@@ -103,40 +103,54 @@ func NewPicker[T any](cfg Config, endpoints []*Endpoint[T], previous *Picker[T])
 		p.state = &state{}
 		p.state.cursor.Store(p.random()) // proxies must not march in step
 	}
+	// A weight is read once: it may change at any moment, and all below must mean the same one.
+	type weighed struct {
+		endpoint *Endpoint[T]
+		weight   float64
+	}
+	pool := make([]weighed, 0, len(endpoints))
 	for _, e := range endpoints {
 		e.setDecay(p.cfg.DecayTime)
-		if e.Weight() > 0 {
-			p.pool = append(p.pool, e)
+		if w := e.Weight(); w > 0 {
+			pool = append(pool, weighed{e, w})
 		} else {
 			p.spare = append(p.spare, e)
 		}
 	}
-	if len(p.pool) == 0 {
-		p.pool, p.spare = p.spare, nil
+	if len(pool) == 0 {
+		for _, e := range p.spare {
+			pool = append(pool, weighed{e, 1})
+		}
+		p.spare = nil
 	}
 	if p.cfg.Kind == Aperture {
-		slices.SortFunc(p.pool, func(a, b *Endpoint[T]) int { return cmp.Compare(a.rank, b.rank) })
+		slices.SortFunc(pool, func(a, b weighed) int { return cmp.Compare(a.endpoint.rank, b.endpoint.rank) })
 	}
-	p.weigh()
+	weights := make([]float64, len(pool))
+	for i, e := range pool {
+		p.pool = append(p.pool, e.endpoint)
+		weights[i] = e.weight
+	}
+	p.weigh(weights)
 	return p
 }
 
 // weigh fills upto and share, unless all endpoints weigh the same.
-func (p *Picker[T]) weigh() {
-	if !slices.ContainsFunc(p.pool, func(e *Endpoint[T]) bool { return e.Weight() != p.pool[0].Weight() }) {
+func (p *Picker[T]) weigh(weights []float64) {
+	if !slices.ContainsFunc(weights, func(w float64) bool { return w != weights[0] }) {
 		return
 	}
 	p.upto = make([]float64, len(p.pool))
 	p.share = make([]float64, len(p.pool))
 	sum := 0.0
-	for i, e := range p.pool {
-		sum += e.Weight()
+	for i, w := range weights {
+		sum += w
 		p.upto[i] = sum
 	}
 	p.scale = float64(len(p.pool)) / sum
 	p.guide = make([]int32, len(p.pool)+1)
-	for i, e := range p.pool {
-		p.share[i] = 1 / p.scale / e.Weight()
+	for i, w := range weights {
+		p.share[i] = 1 / p.scale / w
 	}
 	i := int32(0)
 	for k := range p.guide {
