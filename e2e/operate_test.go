@@ -52,7 +52,10 @@ func gauge(ctx context.Context, t *testing.T, name, namespace string) string {
 func TestBreakGlass(t *testing.T) {
 	ns := namespace(t, "e2e-operate", "host")
 	app{namespace: ns, name: "before", text: "before"}.start(t)
-	command(t, 0, []string{"nothing found"}, "check")
+	command(t, 0, []string{"nothing found"}, "check", "--from-nodes")
+	if pods := kubectl(t, "get", "pods", "-n", "tulle", "-l", "app.kubernetes.io/component!=controller,app.kubernetes.io/component!=host", "-o", "name"); pods != "" {
+		t.Errorf("the check left %s", pods)
+	}
 
 	scaleController(t.Context(), t, 0)
 	t.Cleanup(func() { scaleController(context.WithoutCancel(t.Context()), t, 2) })
