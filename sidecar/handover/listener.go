@@ -25,6 +25,8 @@ type listener struct {
 
 	mu      sync.Mutex
 	resumed chan struct{} // closed while connections are accepted here
+
+	accepting sync.Mutex // held while one is
 }
 
 func newListener(inner socket) *listener {
@@ -36,11 +38,14 @@ func newListener(inner socket) *listener {
 // long is a deadline that has passed; it makes accepting fail at once.
 var long = time.Unix(1, 0)
 
+// pause has Accept wait. When it returns no connection is accepted here any more, not even by a call that had begun.
 func (l *listener) pause() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.resumed = make(chan struct{})
 	_ = l.inner.SetDeadline(long)
+	l.accepting.Lock()
+	defer l.accepting.Unlock()
 }
 
 // resume ends a pause.
@@ -79,7 +84,9 @@ func (l *listener) wait(err error) bool {
 // Accept implements [net.Listener].
 func (l *listener) Accept() (net.Conn, error) {
 	for {
+		l.accepting.Lock()
 		c, err := l.inner.Accept()
+		l.accepting.Unlock()
 		if err == nil {
 			return c, nil
 		}
