@@ -9,10 +9,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -75,61 +79,86 @@ func TestControllerDown(t *testing.T) {
 	}
 }
 
-// The controllers are killed, all at once, and the API server is stopped, while hundreds of pods are made: none of them
-// is without its injection in the end, and nobody had to help.
+// The controllers are killed, all at once, and the API server is stopped, while hundreds of pods are made by somebody who
+// tries again, as controllers do: none is made without its injection, and all are made in the end. (A ReplicaSet would do,
+// but takes minutes at times until it tries again.)
 func TestInjectorKilled(t *testing.T) {
-	ns := namespace(t, "e2e-killed", "host")
-	const pods = 300
-	crowd := app{namespace: ns, name: "crowd", text: "here", node: "nowhere", replicas: pods} // admitted, and never started
-	injected := func(selector string) int {
-		list, err := mesh.Client().CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=crowd" + selector})
-		if err != nil {
-			t.Log(err)
-			return -1
-		}
-		return len(list.Items)
-	}
-	whole := func(what string) {
-		t.Helper()
-		began := time.Now()
-		await(t, what, func(context.Context) (bool, string) {
-			n := injected(",tulle.dev/mode=host")
-			return n == pods, fmt.Sprintf("%d of %d pods are injected", n, pods)
-		})
-		t.Logf("%s after %.1f s", what, time.Since(began).Seconds())
-		if n := injected(",tulle.dev/mode!=host"); n != 0 {
-			t.Errorf("%d pods were made without their injection", n)
-		}
-	}
-
-	t.Run("controllers", func(t *testing.T) {
-		crowd.create(t)
-		await(t, "the first of the crowd", func(context.Context) (bool, string) { return injected("") > pods/10, "too few" })
-		killed := kill(t, "/tulle-controller")
-		if killed < 2 {
-			t.Fatalf("%d controllers were killed, want both", killed)
-		}
-		whole("all pods injected by controllers that came back")
-		kubectl(t, "rollout", "status", "-n", "tulle", "--timeout=120s", "deployment/tulle-controller")
-	})
-	t.Run("API server", func(t *testing.T) {
-		kubectl(t, "scale", "-n", ns, "deployment/crowd", "--replicas=0")
-		await(t, "the crowd to be gone", func(context.Context) (bool, string) { n := injected(""); return n == 0, fmt.Sprint(n) })
-		kubectl(t, "scale", "-n", ns, "deployment/crowd", fmt.Sprint("--replicas=", pods))
-		await(t, "the first of the crowd", func(context.Context) (bool, string) { return injected("") > pods/10, "too few" })
-		t.Cleanup(func() {
-			if err := mesh.StartAPI(context.WithoutCancel(t.Context())); err != nil {
-				t.Error(err)
+	for name, fail := range map[string]func(t *testing.T){
+		"controllers": func(t *testing.T) {
+			if killed := kill(t, "/tulle-controller"); killed < 2 {
+				t.Fatalf("%d controllers were killed, want both", killed)
 			}
+		},
+		"API server": func(t *testing.T) {
+			t.Cleanup(func() {
+				if err := mesh.StartAPI(context.WithoutCancel(t.Context())); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := mesh.StopAPI(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := mesh.StartAPI(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns := namespace(t, "e2e-killed", "host")
+			const pods, at = 300, 20
+			var made, refused atomic.Int64
+			some := make(chan struct{}) // closed when enough are made for the failure to come in between
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			var wg sync.WaitGroup
+			for worker := range 10 {
+				wg.Go(func() {
+					for i := worker; i < pods; i += 10 {
+						p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("crowd-", i)}, Spec: helloworld()}
+						p.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "nowhere"} // admitted, and never started
+						for {
+							_, err := mesh.Client().CoreV1().Pods(ns).Create(ctx, p, metav1.CreateOptions{})
+							if err == nil || apierrors.IsAlreadyExists(err) {
+								break
+							}
+							refused.Add(1)
+							select {
+							case <-time.After(100 * time.Millisecond):
+							case <-ctx.Done():
+								t.Errorf("pod %d was not made: %v", i, err)
+								return
+							}
+						}
+						if made.Add(1) == at {
+							close(some)
+						}
+					}
+				})
+			}
+			select {
+			case <-some:
+			case <-ctx.Done():
+				t.Fatalf("only %d pods were made, with an injector", made.Load())
+			}
+			began, before := time.Now(), made.Load()
+			fail(t)
+			wg.Wait()
+			t.Logf("%d pods were made before, the others until %.1f s after it, with %d refusals", before, time.Since(began).Seconds(), refused.Load())
+			list, err := mesh.Client().CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(list.Items) != pods {
+				t.Errorf("there are %d pods, want %d", len(list.Items), pods)
+			}
+			for _, p := range list.Items {
+				if p.Labels["tulle.dev/mode"] != "host" {
+					t.Errorf("pod %s was made without its injection", p.Name)
+				}
+			}
+			kubectl(t, "rollout", "status", "-n", "tulle", "--timeout=120s", "deployment/tulle-controller")
 		})
-		if err := mesh.StopAPI(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := mesh.StartAPI(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		whole("all pods injected after the API server's return")
-	})
+	}
 }
 
 // kill ends all processes of a program of the cluster's pods, as the kernel does when memory is short, and returns how
