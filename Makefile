@@ -52,12 +52,12 @@ ifeq ($(keep)$(filter -run%,$(ARGS)),)
 	@echo "e2e: names, against an API server alone"
 	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/names $(ARGS)
 	@echo "e2e: admissions, by an API server alone"
-	@$(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/admission/... ./e2e/lifecycle ./cmd/tulle/inject $(ARGS)
+	@$(GO) test -tags e2e -count=1 -timeout 15m -v ./e2e/admission/... ./e2e/lifecycle ./cmd/tulle/inject $(ARGS)
 	@echo "e2e: a million requests through failures"
 	@$(soak)
 endif
 	@echo "e2e: the mesh on the cluster"
-	@KEEP=$(keep) $(GO) test -tags e2e -count=1 -timeout 30m -v ./e2e $(ARGS)
+	@KEEP=$(keep) $(GO) test -tags e2e -count=1 -timeout 40m -v ./e2e $(ARGS)
 
 soak := $(GO) test -tags e2e -count=1 -timeout 10m -v ./e2e/soak
 .PHONY: soak
