@@ -30,9 +30,6 @@ const patience = time.Minute
 func start(t *testing.T) *cluster.API {
 	t.Helper()
 	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
-	if errors.Is(err, cluster.ErrUnsupported) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
