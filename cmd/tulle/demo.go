@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/demo"
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 )
 
 func demoCommand() *cobra.Command {
@@ -26,7 +27,7 @@ the real injector, namer and identity. It stays until Ctrl-C.`,
 			if cfg.Bin == "" {
 				self, err := os.Executable()
 				if err != nil {
-					return failed(err, "say with --bin where tulle-proxy and helloworld are")
+					return fault.Failed(err, "say with --bin where tulle-proxy and helloworld are")
 				}
 				cfg.Bin = filepath.Dir(self)
 			}
@@ -37,9 +38,9 @@ the real injector, namer and identity. It stays until Ctrl-C.`,
 			case err == nil:
 				return nil
 			case errors.As(err, &known):
-				return failed(err, known.Hint)
+				return fault.Failed(err, known.Hint)
 			}
-			return failed(err, "")
+			return fault.Failed(err, "")
 		},
 	}
 	cmd.Flags().BoolVar(&cfg.Once, "once", false, "end after the walk; the exit code says whether every answer was right")

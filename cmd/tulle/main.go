@@ -24,15 +24,10 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/breakglass"
 	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/cmd/tulle/dtab"
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/cmd/tulle/inject"
 	"github.com/tulle-mesh/tulle/cmd/tulle/install"
 	"github.com/tulle-mesh/tulle/internal/run"
-)
-
-// Exit codes. 64 is EX_USAGE of sysexits.h.
-const (
-	exitFailed = 1
-	exitUsage  = 64
 )
 
 // commands lists what tulle can do. It is the only place to add a command.
@@ -59,24 +54,6 @@ func main() {
 	os.Exit(code)
 }
 
-// failure is an error with what the user can do about it.
-type failure struct {
-	err  error
-	hint string // may be empty
-	code int
-}
-
-func (f *failure) Error() string { return f.err.Error() }
-func (f *failure) Unwrap() error { return f.err }
-func (f *failure) Hint() string  { return f.hint }
-func (f *failure) ExitCode() int { return f.code }
-
-// failed reports that the command could not do its work.
-func failed(err error, hint string) error { return &failure{err, hint, exitFailed} }
-
-// misused reports that the command line is wrong.
-func misused(err error, hint string) error { return &failure{err, hint, exitUsage} }
-
 // execute runs one command line and returns the exit code.
 func execute(ctx context.Context, name string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := rootCommand(name)
@@ -89,12 +66,9 @@ func execute(ctx context.Context, name string, args []string, stdin io.Reader, s
 		return 0
 	}
 	fmt.Fprintf(stderr, "error: %s\n", oneLine(err.Error()))
-	var f interface { // *failure, *dtab.Error
-		Hint() string
-		ExitCode() int
-	}
+	var f *fault.Error
 	if !errors.As(err, &f) {
-		return exitFailed
+		return fault.ExitFailed
 	}
 	if hint := f.Hint(); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
@@ -119,7 +93,7 @@ check found something, 64 the command line is wrong.`,
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				hint = "did you mean " + strings.Join(near, " or ") + "?"
 			}
-			return misused(fmt.Errorf("unknown command %q", args[0]), hint)
+			return fault.Misused(fmt.Errorf("unknown command %q", args[0]), hint)
 		},
 		SilenceErrors:              true,
 		SilenceUsage:               true,
@@ -129,7 +103,7 @@ check found something, 64 the command line is wrong.`,
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl tulle"}
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return misused(err, "run \""+cmd.CommandPath()+" --help\" for the flags")
+		return fault.Misused(err, "run \""+cmd.CommandPath()+" --help\" for the flags")
 	})
 	root.AddCommand(commands()...)
 	return root
@@ -140,7 +114,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return misused(fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0]),
+	return fault.Misused(fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0]),
 		"run \""+cmd.CommandPath()+" --help\" for the flags")
 }
 

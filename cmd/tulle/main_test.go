@@ -19,6 +19,7 @@ import (
 	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook"
 )
@@ -36,7 +37,7 @@ func TestScripts(t *testing.T) {
 			"code": func(ts *testscript.TestScript, _ bool, args []string) {
 				stdout, stderr := new(strings.Builder), new(strings.Builder)
 				got := execute(context.Background(), "tulle", args[1:], strings.NewReader(""), stdout, stderr)
-				if want := args[0]; want != map[int]string{0: "0", exitFailed: "1", exitUsage: "64"}[got] {
+				if want := args[0]; want != map[int]string{0: "0", fault.ExitFailed: "1", fault.ExitUsage: "64"}[got] {
 					ts.Fatalf("exit code %d, want %s\n%s", got, want, stderr)
 				}
 			},

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/naming"
 )
 
@@ -94,7 +95,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, nil, failed(fmt.Errorf("ask the namer %s: %w", c.place(), context.Cause(ctx)), "")
+			return nil, nil, fault.Failed(fmt.Errorf("ask the namer %s: %w", c.place(), context.Cause(ctx)), "")
 		}
 		late := false
 		if inner := (*url.Error)(nil); errors.As(err, &inner) {
@@ -107,34 +108,34 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 			if reason := c.why(); reason != nil {
 				err = reason // of the connection one sees here only that it ends
 			}
-			return nil, nil, failed(fmt.Errorf("ask the namer %s: %w", c.place(), err),
+			return nil, nil, fault.Failed(fmt.Errorf("ask the namer %s: %w", c.place(), err),
 				fmt.Sprintf("kubectl logs -n %s %s shows what it is at", c.namespace, c.pod))
 		}
-		return nil, nil, failed(fmt.Errorf("ask the namer %s: %w", c.place(), err),
+		return nil, nil, fault.Failed(fmt.Errorf("ask the namer %s: %w", c.place(), err),
 			"is that its address? Without --namer it is looked for in the cluster")
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return nil, nil, failed(fmt.Errorf("read the answer of the namer: %w", err), "")
+		return nil, nil, fault.Failed(fmt.Errorf("read the answer of the namer: %w", err), "")
 	}
 	if resp.StatusCode/100 == 2 {
 		return text, resp.Header, nil
 	}
 	said := strings.TrimSpace(string(text[:min(len(text), 2000)]))
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
-		return text, resp.Header, failed(fmt.Errorf("what answers at %s is no namer: it says %s with a web page", c.name, resp.Status), "the port of the namer is 4180")
+		return text, resp.Header, fault.Failed(fmt.Errorf("what answers at %s is no namer: it says %s with a web page", c.name, resp.Status), "the port of the namer is 4180")
 	}
 	err = &statusError{resp.StatusCode, said}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		err = failed(err, "give a token of your service account with --token or TULLE_TOKEN, or leave out --namer to go through the cluster")
+		err = fault.Failed(err, "give a token of your service account with --token or TULLE_TOKEN, or leave out --namer to go through the cluster")
 	case http.StatusForbidden:
-		err = failed(err, "bind the role tulle-dtab-viewer, or tulle-dtab-editor to write, to your user in the namespace of Tulle")
+		err = fault.Failed(err, "bind the role tulle-dtab-viewer, or tulle-dtab-editor to write, to your user in the namespace of Tulle")
 	case http.StatusNotFound, http.StatusConflict, http.StatusPreconditionFailed:
 		// whoever asked knows what it means
 	default:
-		err = failed(err, "")
+		err = fault.Failed(err, "")
 	}
 	return text, resp.Header, err
 }
@@ -150,7 +151,7 @@ func (c *client) read(ctx context.Context, path string, query url.Values, into a
 
 func decode(text []byte, into any) error {
 	if err := json.NewDecoder(bytes.NewReader(text)).Decode(into); err != nil {
-		return failed(fmt.Errorf("read the answer of the namer: %w", err), "is it a namer that answers there?")
+		return fault.Failed(fmt.Errorf("read the answer of the namer: %w", err), "is it a namer that answers there?")
 	}
 	return nil
 }
@@ -163,7 +164,7 @@ func (e missingError) Error() string { return fmt.Sprintf("there is no dtab %q",
 // missing words a 404.
 func missing(name string, err error) error {
 	if statusOf(err) == http.StatusNotFound {
-		return failed(missingError(name), "tulle dtab ls lists those there are")
+		return fault.Failed(missingError(name), "tulle dtab ls lists those there are")
 	}
 	return err
 }
@@ -171,7 +172,7 @@ func missing(name string, err error) error {
 func (c *client) list(ctx context.Context) (names []string, err error) {
 	_, err = c.read(ctx, "dtabs", nil, &names)
 	if statusOf(err) == http.StatusNotFound {
-		err = failed(fmt.Errorf("nothing at %s speaks the API of a namer", c.name), "its port is 4180")
+		err = fault.Failed(fmt.Errorf("nothing at %s speaks the API of a namer", c.name), "its port is 4180")
 	}
 	return names, err
 }
@@ -191,7 +192,7 @@ func (c *client) history(ctx context.Context, name string) (all []revision, err 
 		if _, err := c.get(ctx, name); err != nil {
 			return nil, err
 		}
-		return nil, failed(fmt.Errorf("this namer keeps no history of %s", name), "")
+		return nil, fault.Failed(fmt.Errorf("this namer keeps no history of %s", name), "")
 	}
 	return all, err
 }
@@ -199,7 +200,7 @@ func (c *client) history(ctx context.Context, name string) (all []revision, err 
 func (c *client) create(ctx context.Context, name string, d naming.Dtab) error {
 	_, _, err := c.do(ctx, http.MethodPost, "dtabs/"+name, nil, nil, d.Exact())
 	if statusOf(err) == http.StatusConflict {
-		return failed(fmt.Errorf("there is a dtab %q already", name), "tulle dtab apply writes one that is there")
+		return fault.Failed(fmt.Errorf("there is a dtab %q already", name), "tulle dtab apply writes one that is there")
 	}
 	return err
 }
@@ -216,7 +217,7 @@ func (c *client) update(ctx context.Context, name string, d naming.Dtab, version
 
 // stale says that somebody else was quicker.
 func stale(name, version string) error {
-	return failed(fmt.Errorf("somebody else has written %s: it no longer has the version %s", name, version),
+	return fault.Failed(fmt.Errorf("somebody else has written %s: it no longer has the version %s", name, version),
 		fmt.Sprintf("tulle dtab history %s shows what; bring your change into what tulle dtab get %s prints", name, name))
 }
 
@@ -236,7 +237,7 @@ func (c *client) delegate(ctx context.Context, name, path, caller string, extra 
 	}
 	_, err = c.read(ctx, "delegate/"+name, query, &d)
 	if statusOf(err) == http.StatusServiceUnavailable {
-		return d, failed(fmt.Errorf("a namer has not said yet what %s is", path), "try again; docs/namer.md says when a controller is ready")
+		return d, fault.Failed(fmt.Errorf("a namer has not said yet what %s is", path), "try again; docs/namer.md says when a controller is ready")
 	}
 	return d, err
 }

@@ -30,6 +30,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 )
 
 // session is one command line.
@@ -41,7 +43,7 @@ type session struct {
 // formats are what -o takes.
 var formats = [...]string{"table", "json", "yaml", "name"}
 
-// Command returns "tulle dtab". The errors of its commands are *Error.
+// Command returns "tulle dtab". The errors of its commands are *fault.Error.
 func Command() *cobra.Command {
 	s := &session{}
 	cmd := &cobra.Command{
@@ -64,11 +66,11 @@ line is wrong.`,
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				hint = "did you mean " + strings.Join(near, " or ") + "?"
 			}
-			return misused(fmt.Errorf("unknown command %q", args[0]), hint)
+			return fault.Misused(fmt.Errorf("unknown command %q", args[0]), hint)
 		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains(formats[:], s.output) {
-				return misused(fmt.Errorf("-o %q is unknown", s.output), "it is one of "+strings.Join(formats[:], ", "))
+				return fault.Misused(fmt.Errorf("-o %q is unknown", s.output), "it is one of "+strings.Join(formats[:], ", "))
 			}
 			return nil
 		},
@@ -90,8 +92,8 @@ func (s *session) run(cmd *cobra.Command, f func(ctx context.Context, c *client)
 	}
 	defer closeWay()
 	err = f(cmd.Context(), c)
-	if known := (*Error)(nil); err != nil && !errors.As(err, &known) {
-		err = failed(err, "")
+	if known := (*fault.Error)(nil); err != nil && !errors.As(err, &known) {
+		err = fault.Failed(err, "")
 	}
 	return err
 }
@@ -122,7 +124,7 @@ func (s *session) print(cmd *cobra.Command, data any, names []string, table func
 		table(&out)
 	}
 	if _, err := cmd.OutOrStdout().Write(out.Bytes()); err != nil {
-		return failed(fmt.Errorf("write the output: %w", err), "")
+		return fault.Failed(fmt.Errorf("write the output: %w", err), "")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
@@ -147,9 +148,9 @@ func (m *mesh) run(stdin string, args ...string) result {
 	root.SetErr(&stderr)
 	code := 0
 	if err := root.ExecuteContext(context.Background()); err != nil {
-		e := (*Error)(nil)
+		e := (*fault.Error)(nil)
 		if !errors.As(err, &e) {
-			m.t.Errorf("%q: not an *Error: %v", args, err)
+			m.t.Errorf("%q: not a *fault.Error: %v", args, err)
 			return result{}
 		}
 		code = e.ExitCode()
@@ -370,7 +371,7 @@ func TestInterrupted(t *testing.T) {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetArgs([]string{"ls", "--namer", server.URL})
 	err := root.ExecuteContext(ctx)
-	e := (*Error)(nil)
+	e := (*fault.Error)(nil)
 	if !errors.As(err, &e) || e.Error() != "ask the namer at "+server.URL+": interrupted" || e.Hint() != "" || e.ExitCode() != 1 {
 		t.Errorf("%v", err)
 	}
@@ -391,7 +392,7 @@ func TestNobodyAnswers(t *testing.T) {
 	root.SetErr(&talk)
 	root.SetArgs([]string{"delete", "shop", "--namer", m.url})
 	err = root.ExecuteContext(t.Context())
-	e := (*Error)(nil)
+	e := (*fault.Error)(nil)
 	if !errors.As(err, &e) || e.ExitCode() != 64 || e.Error() != "shop is not deleted: there is nobody to ask" || !strings.HasSuffix(talk.String(), "Delete shop and its history? [y/N] \n") ||
 		!strings.Contains(talk.String(), "Without shop, 1 name in use would be lost (names seen by "+m.url+").\n") {
 		t.Errorf("%v: %s", err, talk.String())

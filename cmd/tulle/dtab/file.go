@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/naming"
 )
 
@@ -47,7 +48,7 @@ func readSource(cmd *cobra.Command, name string) (source, error) {
 	case err != nil:
 		return source{}, unread(err)
 	case len(content) > maxFile:
-		return source{}, failed(fmt.Errorf("read the dtab: %s is larger than the 1 MiB that a dtab may have", name), "")
+		return source{}, fault.Failed(fmt.Errorf("read the dtab: %s is larger than the 1 MiB that a dtab may have", name), "")
 	}
 	text := string(content)
 	if isText(text) {
@@ -57,7 +58,7 @@ func readSource(cmd *cobra.Command, name string) (source, error) {
 }
 
 func unread(err error) error {
-	return failed(fmt.Errorf("read the dtab: %w", err), "name a file, or - for standard input")
+	return fault.Failed(fmt.Errorf("read the dtab: %w", err), "name a file, or - for standard input")
 }
 
 // isText reports whether something is rules, and not JSON or YAML: rules begin with a /.
@@ -88,7 +89,7 @@ func readText(talk io.Writer, name, text string) (source, error) {
 		err = fmt.Errorf("%s:%d:%d: %s expected but %s found", name, line, column, parse.Expected, parse.Found)
 	}
 	if err != nil {
-		return source{}, failed(err, parseHint)
+		return source{}, fault.Failed(err, parseHint)
 	}
 	return s, nil
 }
@@ -110,13 +111,13 @@ func point(talk io.Writer, text string, offset int) {
 // readDocument reads JSON or YAML; JSON is YAML enough, and so has lines, too.
 func readDocument(name string, content []byte) (source, error) {
 	wrong := func(n *yaml.Node, format string, args ...any) error {
-		return failed(fmt.Errorf("%s:%d:%d: %s", name, n.Line, n.Column, fmt.Sprintf(format, args...)),
+		return fault.Failed(fmt.Errorf("%s:%d:%d: %s", name, n.Line, n.Column, fmt.Sprintf(format, args...)),
 			`write it as tulle dtab get -o json does: {"version":"…","dtab":[{"prefix":"/svc","dst":"/host"}]}`)
 	}
 	var doc, more yaml.Node
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	if err := decoder.Decode(&doc); err != nil {
-		return source{}, failed(fmt.Errorf("%s: %w", name, err), "it is neither rules nor JSON nor YAML")
+		return source{}, fault.Failed(fmt.Errorf("%s: %w", name, err), "it is neither rules nor JSON nor YAML")
 	}
 	if decoder.Decode(&more) == nil {
 		return source{}, wrong(&more, "there is more than one document")

@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 )
 
 // forwardTime bounds opening the way to one controller. A node that lost its power takes its pods
@@ -42,7 +44,7 @@ func (r *reach) controllers(ctx context.Context) ([]target, error) {
 	}
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, failed(fmt.Errorf("%w: %w", errNoNamer, err), "")
+		return nil, fault.Failed(fmt.Errorf("%w: %w", errNoNamer, err), "")
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -55,7 +57,7 @@ func (r *reach) controllers(ctx context.Context) ([]target, error) {
 		if apierrors.IsForbidden(err) {
 			hint = fmt.Sprintf("this needs the right to list pods in the namespace %s; or use --namer", r.namespace)
 		}
-		return nil, failed(fmt.Errorf("look for the controller in the namespace %s: %w", r.namespace, err), hint)
+		return nil, fault.Failed(fmt.Errorf("look for the controller in the namespace %s: %w", r.namespace, err), hint)
 	}
 	var ready []target
 	for _, p := range pods.Items {
@@ -68,7 +70,7 @@ func (r *reach) controllers(ctx context.Context) ([]target, error) {
 		if len(pods.Items) == 0 {
 			what = "it has no pods there"
 		}
-		return nil, failed(fmt.Errorf("no controller is ready in the namespace %s: %s", r.namespace, what),
+		return nil, fault.Failed(fmt.Errorf("no controller is ready in the namespace %s: %s", r.namespace, what),
 			fmt.Sprintf("kubectl get pods -n %s shows why; -n names the namespace that Tulle runs in", r.namespace))
 	}
 	return ready, nil
@@ -94,14 +96,14 @@ func (r *reach) through(ctx context.Context, t target) (c *client, closeWay func
 func (t target) forward(ctx context.Context) (port uint16, stop func(), err error) {
 	dialer, err := t.dialer()
 	if err != nil {
-		return 0, nil, failed(fmt.Errorf("forward a port to pod %s: %w", t.pod.Name, err), "")
+		return 0, nil, fault.Failed(fmt.Errorf("forward a port to pod %s: %w", t.pod.Name, err), "")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	forwarder, err := portforward.NewOnAddressesForStreamingWithContext(ctx, dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", namerPort(&t.pod))}, ready, io.Discard, io.Discard)
 	if err != nil {
 		cancel()
-		return 0, nil, failed(fmt.Errorf("forward a port to pod %s: %w", t.pod.Name, err), "")
+		return 0, nil, fault.Failed(fmt.Errorf("forward a port to pod %s: %w", t.pod.Name, err), "")
 	}
 	go func() { ended <- forwarder.ForwardPorts() }()
 	stop = func() { cancel(); <-ended }
@@ -112,7 +114,7 @@ func (t target) forward(ctx context.Context) (port uint16, stop func(), err erro
 		ports, err := forwarder.GetPorts()
 		if err != nil || len(ports) == 0 {
 			stop()
-			return 0, nil, failed(fmt.Errorf("forward a port to pod %s: %v", t.pod.Name, err), "")
+			return 0, nil, fault.Failed(fmt.Errorf("forward a port to pod %s: %v", t.pod.Name, err), "")
 		}
 		return ports[0].Local, stop, nil
 	case err = <-ended:
@@ -125,7 +127,7 @@ func (t target) forward(ctx context.Context) (port uint16, stop func(), err erro
 		cancel()
 		err = context.Cause(ctx)
 	}
-	return 0, nil, failed(fmt.Errorf("forward a port to pod %s: %w", t.pod.Name, err),
+	return 0, nil, fault.Failed(fmt.Errorf("forward a port to pod %s: %w", t.pod.Name, err),
 		fmt.Sprintf("this needs the right to create pods/portforward in the namespace %s; or use --namer", t.pod.Namespace))
 }
 

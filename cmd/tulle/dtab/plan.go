@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/naming"
 )
 
@@ -69,7 +70,7 @@ func (c *client) plan(ctx context.Context, q question) (p plan, err error) {
 	text, _, err := c.do(ctx, http.MethodPost, "plan/"+q.dtab, query, nil, q.next.Exact())
 	switch statusOf(err) {
 	case http.StatusNotFound, http.StatusNotImplemented:
-		return p, failed(errors.New("this namer makes no plans"), "with --force, apply writes without one")
+		return p, fault.Failed(errors.New("this namer makes no plans"), "with --force, apply writes without one")
 	}
 	if err != nil {
 		return p, err
@@ -220,7 +221,7 @@ more, 64 the command line is wrong.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, path := range paths {
 				if _, err := naming.ParsePath(path); err != nil {
-					return misused(fmt.Errorf("--path %q is no name: %w", path, err), "a name is like /svc/world")
+					return fault.Misused(fmt.Errorf("--path %q is no name: %w", path, err), "a name is like /svc/world")
 				}
 			}
 			next, err := readSource(cmd, args[1])
@@ -252,7 +253,7 @@ more, 64 the command line is wrong.`,
 					return err
 				}
 				if lost := p.lost(); len(lost) > 0 {
-					return found(fmt.Errorf("%s would be lost", count(len(lost), "name")), "apply refuses this without --force")
+					return fault.Found(fmt.Errorf("%s would be lost", count(len(lost), "name")), "apply refuses this without --force")
 				}
 				return nil
 			})

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
 )
 
@@ -46,14 +47,14 @@ func (r *reach) connect(ctx context.Context) (c *client, closeWay func(), err er
 			err = fmt.Errorf("there is no certificate in %s", ca)
 		}
 		if err != nil {
-			return nil, nil, failed(fmt.Errorf("read the CA of the namer: %w", err), "")
+			return nil, nil, fault.Failed(fmt.Errorf("read the CA of the namer: %w", err), "")
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}
 	if base := cmp.Or(r.namer, os.Getenv("TULLE_NAMER"), os.Getenv("NAMERCTL_BASE_URL")); base != "" {
 		u, err := url.Parse(base)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, nil, misused(fmt.Errorf("%q is not the URL of a namer", base), "write it as http://127.0.0.1:4180")
+			return nil, nil, fault.Misused(fmt.Errorf("%q is not the URL of a namer", base), "write it as http://127.0.0.1:4180")
 		}
 		c.base, c.name = u, u.Redacted()
 		return c, transport.CloseIdleConnections, nil
@@ -86,7 +87,7 @@ func (r *reach) client() (*client, *http.Transport) {
 func (r *reach) cluster() (*rest.Config, error) {
 	config, err := r.at.Config()
 	if err != nil {
-		return nil, failed(fmt.Errorf("%w: %w", errNoNamer, err), "say where the namer is with --namer or TULLE_NAMER, or name a cluster with --kubeconfig and --context")
+		return nil, fault.Failed(fmt.Errorf("%w: %w", errNoNamer, err), "say where the namer is with --namer or TULLE_NAMER, or name a cluster with --kubeconfig and --context")
 	}
 	return config, nil
 }

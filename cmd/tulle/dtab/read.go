@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/naming"
 )
 
@@ -238,11 +239,11 @@ Exit codes: 0 requests go somewhere, 1 something failed, 2 they go nowhere, 64 t
 				path = naming.Path{"svc", path}.String()
 			}
 			if _, err := naming.ParsePath(path); err != nil {
-				return misused(fmt.Errorf("%q is no name: %w", path, err), "a name is like /svc/world")
+				return fault.Misused(fmt.Errorf("%q is no name: %w", path, err), "a name is like /svc/world")
 			}
 			rules, err := readText(cmd.ErrOrStderr(), "--dtab", extra)
 			if err != nil {
-				return misused(err, parseHint)
+				return fault.Misused(err, parseHint)
 			}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
 				d, err := c.delegate(ctx, args[0], path, caller, rules.Dtab)
@@ -271,7 +272,7 @@ Exit codes: 0 requests go somewhere, 1 something failed, 2 they go nowhere, 64 t
 // nowhere says why a name leads nowhere, as far as is known.
 func nowhere(d *naming.Delegation, path string) error {
 	if d.Message != "" && d.Type != naming.NodeException {
-		return failed(fmt.Errorf("%s is explained in part only, and not where it leads: %s", path, d.Message), "are there rules that lead back to themselves?")
+		return fault.Failed(fmt.Errorf("%s is explained in part only, and not where it leads: %s", path, d.Message), "are there rules that lead back to themselves?")
 	}
 	why := "no rule and no namer answers it"
 	switch t, err := d.BoundTree(); {
@@ -286,5 +287,5 @@ func nowhere(d *naming.Delegation, path string) error {
 	case t.Kind == naming.BoundEmpty:
 		why = "a rule says that it has no endpoints: $"
 	}
-	return found(errors.New(path+" leads nowhere: "+why), "the lines above with ~, ! or $ are where it ends; docs/names.md says what they mean")
+	return fault.Found(errors.New(path+" leads nowhere: "+why), "the lines above with ~, ! or $ are where it ends; docs/names.md says what they mean")
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 )
 
 // written says what became of a dtab, in JSON.
@@ -79,7 +81,7 @@ use would be lost; 64 the command line is wrong. Nothing is written unless it is
 				case !absent:
 					return err
 				case next.Version != "":
-					return failed(fmt.Errorf("there is no dtab %q, and the file was made from version %s of it", args[0], next.Version),
+					return fault.Failed(fmt.Errorf("there is no dtab %q, and the file was made from version %s of it", args[0], next.Version),
 						"take out its version to create the dtab anew")
 				}
 				if err := c.create(ctx, args[0], next.Dtab); err != nil {
@@ -118,7 +120,7 @@ func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name
 	if lost := p.lost(); len(lost) > 0 {
 		planTable(cmd.ErrOrStderr(), lost)
 		if !force {
-			return found(fmt.Errorf("%s in use would be lost, so %s is not written", count(len(lost), "name"), name),
+			return fault.Found(fmt.Errorf("%s in use would be lost, so %s is not written", count(len(lost), "name"), name),
 				"--force writes it nevertheless; tulle dtab plan shows everything that would change")
 		}
 	}
@@ -162,7 +164,7 @@ be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 				}
 				hint := fmt.Sprintf("tulle dtab history %s lists those that are kept", args[0])
 				if len(past) == 0 {
-					return failed(fmt.Errorf("nothing is known of what %s was", args[0]), hint)
+					return fault.Failed(fmt.Errorf("nothing is known of what %s was", args[0]), hint)
 				}
 				now, older := past[0], past[1:]
 				if len(args) == 2 {
@@ -175,9 +177,9 @@ be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 				}
 				switch {
 				case len(older) == 0 && len(args) == 2:
-					return failed(fmt.Errorf("no version %q of %s is kept", args[1], args[0]), hint)
+					return fault.Failed(fmt.Errorf("no version %q of %s is kept", args[1], args[0]), hint)
 				case len(older) == 0:
-					return failed(fmt.Errorf("no older version of %s is kept", args[0]), hint)
+					return fault.Failed(fmt.Errorf("no older version of %s is kept", args[0]), hint)
 				}
 				author := ""
 				if older[0].By != "" {
@@ -209,7 +211,7 @@ Exit codes: 0 deleted; 1 something failed, or the answer was no; 2 names in use 
 wrong, or there is nobody to ask.`,
 		Args: arguments("NAME"), ValidArgsFunction: s.complete(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			unanswered := misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
+			unanswered := fault.Misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
 			if !yes && !isTerminal(cmd.InOrStdin()) {
 				return unanswered
 			}
@@ -228,7 +230,7 @@ wrong, or there is nobody to ask.`,
 				}
 				lost := count(len(p.lost()), "name")
 				if yes && !force && len(p.lost()) > 0 {
-					return found(fmt.Errorf("%s in use would be lost, so %s is not deleted", lost, args[0]), "--force deletes it nevertheless")
+					return fault.Found(fmt.Errorf("%s in use would be lost, so %s is not deleted", lost, args[0]), "--force deletes it nevertheless")
 				}
 				if !yes {
 					if err == nil {
@@ -239,13 +241,13 @@ wrong, or there is nobody to ask.`,
 					switch {
 					case ctx.Err() != nil:
 						talk(cmd, "")
-						return failed(fmt.Errorf("%s is not deleted: %w", args[0], context.Cause(ctx)), "")
+						return fault.Failed(fmt.Errorf("%s is not deleted: %w", args[0], context.Cause(ctx)), "")
 					case a == "": // not even a new line
 						talk(cmd, "")
 						return unanswered
 					}
 					if a = strings.ToLower(strings.TrimSpace(a)); a != "y" && a != "yes" {
-						return failed(fmt.Errorf("%s is not deleted", args[0]), "answer y, or say --yes")
+						return fault.Failed(fmt.Errorf("%s is not deleted", args[0]), "answer y, or say --yes")
 					}
 				}
 				if err := c.remove(ctx, args[0]); err != nil {
