@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"helm.sh/helm/v4/pkg/chart/v2/loader"
-	"helm.sh/helm/v4/pkg/strvals"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,7 +18,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
-	"github.com/tulle-mesh/tulle/manifests"
+	"github.com/tulle-mesh/tulle/cmd/tulle/values"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/settings"
 	"github.com/tulle-mesh/tulle/webhook/workload"
@@ -67,6 +66,9 @@ type injector struct {
 func (s *source) check(cluster bool) error {
 	if cluster && len(s.values)+len(s.sets) > 0 {
 		return fault.Misused(errors.New("--values and --set are settings without a cluster, but one is asked for"), "leave them out to take the settings of the cluster")
+	}
+	if slices.Contains(s.values, "-") {
+		return fault.Misused(errors.New("--values cannot be stdin here, which is for what is looked at"), "name a file")
 	}
 	return nil
 }
@@ -121,26 +123,9 @@ func (s *source) open(ctx context.Context, cluster bool) (*injector, error) {
 
 // rendered is the controller's file as the chart writes it.
 func (s *source) rendered() ([]byte, error) {
-	values := map[string]any{}
-	for _, file := range s.values {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fault.Failed(fmt.Errorf("read the values: %w", err), "")
-		}
-		var more map[string]any
-		if err := yaml.UnmarshalStrict(text, &more); err != nil {
-			return nil, fault.Failed(fmt.Errorf("read the values in %s: %w", file, err), "the file must be YAML of keys and values")
-		}
-		values = loader.MergeMaps(values, more)
-	}
-	for _, set := range s.sets {
-		if err := strvals.ParseInto(set, values); err != nil {
-			return nil, fault.Misused(fmt.Errorf("read --set %q: %w", set, err), "write it as key=value or outer.inner=value")
-		}
-	}
-	text, err := manifests.Render(s.mesh, values)
+	text, err := values.Render(s.mesh, s.values, s.sets, strings.NewReader(""))
 	if err != nil {
-		return nil, fault.Failed(err, "manifests/chart/values.yaml lists the values there are")
+		return nil, err
 	}
 	f, err := workload.Parse("chart", text)
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 // UpgradeCommand returns "tulle upgrade".
 func UpgradeCommand() *cobra.Command {
 	var (
-		v       values
+		v       installation
 		flags   kube.Flags
 		dryRun  bool
 		timeout time.Duration
