@@ -9,9 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/dns"
 )
 
 // egress returns the rule for addresses that a name of DNS, or an address that
@@ -113,8 +115,8 @@ func short(host string) string {
 }
 
 // lookup asks DNS for a host.
-func lookup(ctx context.Context, network, host string) ([]netip.Addr, error) {
-	return net.DefaultResolver.LookupNetIP(ctx, network, short(host))
+func lookup(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
+	return dns.System(ctx, short(host))
 }
 
 // own returns the rule for the endpoints of a sidecar: those at the addresses of

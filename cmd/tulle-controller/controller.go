@@ -133,7 +133,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	}
 	names, err := registry.New(registry.Config{
 		Namers: namers, Distinct: true, Logger: log,
-		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})},
+		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{})},
 	})
 	if err != nil {
 		return nil, err

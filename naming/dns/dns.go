@@ -1,18 +1,17 @@
 // Package dns follows host names: it answers for the bound names
 // /$/inet/<host>/<port> with the addresses that DNS has for the host.
 //
-// It asks the system's resolver and does not cache beyond that. Go's resolver does
-// not tell how long an answer holds, so that every name is looked up again after
-// 30 seconds, the longest time that any is trusted, whatever its records say. A
-// name that does not resolve has no endpoints; a resolver that fails keeps the
-// last answer.
+// A name is looked up again when its records run out, after 30 seconds at the latest
+// and after one at the earliest. One that does not resolve has no endpoints; a
+// resolver that fails keeps the last answer.
 //
-//	n := dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})
+//	n := dns.New(dns.Config{})
 //	value, release := n.Replicas("/$/inet/example.org/80")
 //	defer release()
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -26,11 +25,12 @@ import (
 )
 
 const (
-	// refresh is how often a name is looked up again: the longest time that a
-	// change may go unnoticed, as the resolver does not say how long an answer holds.
-	refresh = 30 * time.Second
+	// shortest and longest are the times after which a name is looked up again, whatever
+	// its records say.
+	shortest = time.Second
+	longest  = 30 * time.Second
 	// retry is the same for a name that has no addresses, the first time; it
-	// doubles up to refresh, for most of such names are mistakes.
+	// doubles up to longest, for most of such names are mistakes.
 	retry = 3 * time.Second
 	// patience bounds one lookup.
 	patience = 5 * time.Second
@@ -38,16 +38,20 @@ const (
 
 // Config is what a Namer works with.
 type Config struct {
-	// Lookup resolves a host; network is "ip". IP literals must resolve to themselves.
-	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Lookup resolves a host; nil asks System.
+	Lookup Lookup
 	// Allow says why an address must not be gone to; nil allows all. A name that
 	// has no other addresses has failed.
 	Allow func(netip.AddrPort) error
 }
 
+// Lookup resolves a host that is no address. ttl is how long the answer holds, 0 if that is not
+// known. A host that does not exist is a *net.DNSError with IsNotFound. It is called concurrently.
+type Lookup func(ctx context.Context, host string) (addresses []netip.Addr, ttl time.Duration, err error)
+
 // Namer follows names. It is safe for concurrent use.
 type Namer struct {
-	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	lookup Lookup
 	allow  func(netip.AddrPort) error
 
 	mu    sync.Mutex
@@ -63,6 +67,9 @@ type name struct {
 // New returns a Namer that follows nothing.
 func New(c Config) *Namer {
 	n := &Namer{lookup: c.Lookup, allow: c.Allow, names: map[string]*name{}}
+	if n.lookup == nil {
+		n.lookup = System
+	}
 	if n.allow == nil {
 		n.allow = func(netip.AddrPort) error { return nil }
 	}
@@ -104,8 +111,7 @@ func failed(cause string) (*watch.Value[naming.Replicas], func()) {
 func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 	again := retry
 	for {
-		wait := refresh
-		addresses, err := n.ask(ctx, host)
+		addresses, wait, err := n.ask(ctx, host)
 		if ctx.Err() != nil {
 			return
 		}
@@ -120,9 +126,9 @@ func (n *Namer) follow(ctx context.Context, f *name, host string, port uint16) {
 			if next := naming.Of(); !next.Equal(f.value.Get()) {
 				f.value.Set(next)
 			}
-			wait, again = again, min(2*again, refresh)
+			wait, again = again, min(2*again, longest)
 		default: // keep the last answer
-			wait, again = again, min(2*again, refresh)
+			wait, again = again, min(2*again, longest)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -152,11 +158,13 @@ func (n *Namer) replicas(addresses []netip.Addr, port uint16) naming.Replicas {
 	return naming.Of(endpoints...)
 }
 
-func (n *Namer) ask(ctx context.Context, host string) ([]netip.Addr, error) {
+// ask returns what a host has, and when to ask again.
+func (n *Namer) ask(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{a}, nil
+		return []netip.Addr{a}, longest, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return n.lookup(ctx, "ip", host)
+	addresses, ttl, err := n.lookup(ctx, host)
+	return addresses, min(max(cmp.Or(ttl, longest), shortest), longest), err
 }

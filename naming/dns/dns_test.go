@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -35,13 +36,13 @@ func TestFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now atomic.Pointer[answer]
 		var lookups atomic.Int64
-		n := dns.New(dns.Config{Lookup: func(_ context.Context, network, host string) ([]netip.Addr, error) {
-			if network != "ip" || host != "db.test" {
-				t.Errorf("looked up %s %s", network, host)
+		n := dns.New(dns.Config{Lookup: func(_ context.Context, host string) ([]netip.Addr, time.Duration, error) {
+			if host != "db.test" {
+				t.Errorf("looked up %s", host)
 			}
 			lookups.Add(1)
 			a := now.Load()
-			return a.addresses, a.err
+			return a.addresses, 0, a.err
 		}})
 		expect := func(value naming.Replicas, want ...string) {
 			t.Helper()
@@ -95,11 +96,11 @@ func TestFollows(t *testing.T) {
 func TestLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var there atomic.Bool
-		n := dns.New(dns.Config{Lookup: func(context.Context, string, string) ([]netip.Addr, error) {
+		n := dns.New(dns.Config{Lookup: func(context.Context, string) ([]netip.Addr, time.Duration, error) {
 			if !there.Load() {
-				return nil, &net.DNSError{IsNotFound: true}
+				return nil, 0, &net.DNSError{IsNotFound: true}
 			}
-			return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil
+			return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, 0, nil
 		}})
 		value, release := n.Replicas("/$/inet/late.test/80")
 		defer release()
@@ -116,11 +117,36 @@ func TestLate(t *testing.T) {
 	})
 }
 
+// A name is looked up again when its records run out, within bounds.
+func TestRecordsSayHowLong(t *testing.T) {
+	for _, c := range []struct{ ttl, want time.Duration }{
+		{0, 30 * time.Second}, {time.Millisecond, time.Second}, {5 * time.Second, 5 * time.Second}, {time.Hour, 30 * time.Second},
+	} {
+		t.Run(c.ttl.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				var at []time.Duration
+				n := dns.New(dns.Config{Lookup: func(context.Context, string) ([]netip.Addr, time.Duration, error) {
+					at = append(at, time.Since(begin))
+					return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, c.ttl, nil
+				}})
+				_, release := n.Replicas("/$/inet/db.test/80")
+				time.Sleep(2*c.want + c.want/2)
+				release()
+				synctest.Wait()
+				if want := []time.Duration{0, c.want, 2 * c.want}; !slices.Equal(at, want) {
+					t.Errorf("looked up after %v, want %v", at, want)
+				}
+			})
+		})
+	}
+}
+
 func TestLiteralsNeedNoResolver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := dns.New(dns.Config{Lookup: func(context.Context, string, string) ([]netip.Addr, error) {
+		n := dns.New(dns.Config{Lookup: func(context.Context, string) ([]netip.Addr, time.Duration, error) {
 			t.Error("an IP literal was looked up")
-			return nil, nil
+			return nil, 0, nil
 		}})
 		value, release := n.Replicas("/$/inet/10.1.2.3/80")
 		defer release()
@@ -145,12 +171,12 @@ func TestRefused(t *testing.T) {
 func TestAllow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := dns.New(dns.Config{
-			Lookup: func(_ context.Context, _, host string) ([]netip.Addr, error) {
+			Lookup: func(_ context.Context, host string) ([]netip.Addr, time.Duration, error) {
 				all := []netip.Addr{netip.MustParseAddr("169.254.169.254")}
 				if host == "mixed.test" {
 					all = append(all, netip.MustParseAddr("192.0.2.1"))
 				}
-				return all, nil
+				return all, 0, nil
 			},
 			Allow: func(a netip.AddrPort) error {
 				if a.Addr().IsLinkLocalUnicast() {

@@ -122,7 +122,7 @@ func TestExternal(t *testing.T) {
 // resolvingIndex has a DNS that knows lb.test.
 func resolvingIndex(t *testing.T, addresses *watch.Value[string]) *Index {
 	t.Helper()
-	x, err := NewIndex(Config{Lookup: func(_ context.Context, _, host string) ([]netip.Addr, error) {
+	x, err := NewIndex(Config{Lookup: func(_ context.Context, host string) ([]netip.Addr, time.Duration, error) {
 		known := ""
 		if host == "lb.test" {
 			known = addresses.Get()
@@ -132,9 +132,9 @@ func resolvingIndex(t *testing.T, addresses *watch.Value[string]) *Index {
 			all = append(all, netip.MustParseAddr(a))
 		}
 		if all == nil {
-			return nil, &net.DNSError{Name: host, IsNotFound: true}
+			return nil, 0, &net.DNSError{Name: host, IsNotFound: true}
 		}
-		return all, nil
+		return all, 0, nil
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -179,12 +179,12 @@ func TestExternalLife(t *testing.T) {
 func TestExternalPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := make(chan struct{})
-		x, err := NewIndex(Config{Lookup: func(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+		x, err := NewIndex(Config{Lookup: func(ctx context.Context, _ string) ([]netip.Addr, time.Duration, error) {
 			select {
 			case <-answer:
-				return []netip.Addr{netip.MustParseAddr("192.0.2.7")}, nil
+				return []netip.Addr{netip.MustParseAddr("192.0.2.7")}, 0, nil
 			case <-ctx.Done():
-				return nil, errors.New("no answer")
+				return nil, 0, errors.New("no answer")
 			}
 		}})
 		if err != nil {

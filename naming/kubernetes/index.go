@@ -24,13 +24,10 @@ package kubernetes
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -58,8 +55,8 @@ type Config struct {
 	// HostIncomingPort is where host proxies take mTLS; DefaultIncomingPort if zero. The
 	// annotation tulle.dev/incoming-port of a pod overrides it for that pod.
 	HostIncomingPort int
-	// Lookup resolves the host names of load balancers; net.DefaultResolver.LookupNetIP if nil.
-	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Lookup resolves the host names of load balancers; dns.System if nil.
+	Lookup dns.Lookup
 	// Logger hears of watches that fail; nil for nobody.
 	Logger *slog.Logger
 }
@@ -69,9 +66,6 @@ func (c *Config) complete() error {
 	domain := "spiffe://" + c.TrustDomain + "/"
 	c.HostProxyIdentity = cmp.Or(c.HostProxyIdentity, domain+"ns/tulle/sa/tulle-host")
 	c.HostIncomingPort = cmp.Or(c.HostIncomingPort, DefaultIncomingPort)
-	if c.Lookup == nil {
-		c.Lookup = net.DefaultResolver.LookupNetIP
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

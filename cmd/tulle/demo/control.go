@@ -110,7 +110,7 @@ func newControl(p *plan, namespaces map[string]webhook.Namespace, callers []issu
 	}
 	names, err := registry.New(registry.Config{
 		Namers: registry.Default(), Logger: silent,
-		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{Lookup: net.DefaultResolver.LookupNetIP})},
+		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{})},
 	})
 	if err != nil {
 		return nil, err
