@@ -82,6 +82,7 @@ var layers = []layer{
 	{path: "sidecar", may: []string{"sidecar", "naming", "certs", "internal"}, forbid: []string{"k8s.io/"}},
 	// Names: the language is pure, the namer's Kubernetes is in one package.
 	{path: "naming/kubernetes", may: []string{"naming", "internal/watch", "internal/feed"}},
+	{path: "naming/delegator", may: []string{"naming"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/namer", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/dns", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/file", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/", "net/http"}},

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/schema"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/rewrite"
@@ -19,8 +20,44 @@ import (
 // is wrong or without effect is noted in r, and namers with a fault are left out. Kinds that
 // Linkerd 1.x calls experimental are taken with `experimental: true` and without.
 func ReadNamers(r *document.Reader, path string, n *yaml.Node) []Namer {
-	namers, _ := readNamers(r, path, n, namerKinds(true))
+	namers, _ := readNamers(r, path, n, namerKinds(process))
 	return namers
+}
+
+// ReadOwnNamers reads the list `namers` of a namerd, likewise: it asks Kubernetes by itself, so
+// that it also returns where its namers have that. Prefixes are distinct, as Config.Distinct says.
+func ReadOwnNamers(r *document.Reader, path string, n *yaml.Node) ([]Namer, []l5d.API) {
+	namers, nodes := readNamers(r, path, n, namerKinds(namerd))
+	checkPrefixes(r, namers, nodes)
+	var apis []l5d.API
+	for i, namer := range namers {
+		at := fmt.Sprintf("%s[%d]", path, slices.Index(n.Content, nodes[i]))
+		switch namer.Kind {
+		case Kubernetes, KubernetesHere, KubernetesExternal:
+			apis = append(apis, namerAPI.At(at, nodes[i]))
+		}
+		transformers := schema.Child(nodes[i], "transformers")
+		for j, t := range namer.Transformers {
+			if t.Kind == DaemonSet {
+				apis = append(apis, transformerAPI.At(fmt.Sprintf("%s.transformers[%d]", at, j), document.Resolve(transformers.Content[j])))
+			}
+		}
+	}
+	return namers, apis
+}
+
+// checkPrefixes notes prefixes that are empty or overlap.
+func checkPrefixes(r *document.Reader, namers []Namer, nodes []*yaml.Node) {
+	for i, n := range namers {
+		for j, other := range namers[:i] {
+			if begins(n.Prefix, other.Prefix) || begins(other.Prefix, n.Prefix) {
+				r.Fault(nodes[i], "prefix %s and prefix %s in line %d overlap; each must be its own", n.Prefix, other.Prefix, nodes[j].Line)
+			}
+		}
+		if len(n.Prefix) == 0 {
+			r.Fault(nodes[i], "the prefix / would take all names; it needs an element")
+		}
+	}
 }
 
 // readNamers also returns the nodes of the namers.
@@ -35,8 +72,11 @@ func readNamers(r *document.Reader, path string, n *yaml.Node, kinds schema.Kind
 
 // ReadTransformers reads a list `transformers` likewise.
 func ReadTransformers(r *document.Reader, path string, n *yaml.Node) []Transformer {
+	return readTransformers(r, path, n, transformerKinds(process))
+}
+
+func readTransformers(r *document.Reader, path string, n *yaml.Node, kinds schema.Kinds[Transformer]) []Transformer {
 	var all []Transformer
-	kinds := transformerKinds()
 	for i, item := range schema.Items(r, path, n, "transformers, each with a kind") {
 		if t, ok := kinds.Read(r, fmt.Sprintf("%s[%d]", path, i), item); ok {
 			all = append(all, t)
@@ -60,16 +100,9 @@ func Parse(file string, content []byte) ([]Namer, []document.Warning, error) {
 	if root == nil || root.Tag == "!!null" {
 		return all, r.Warnings(), r.Err()
 	}
-	namers, nodes := readNamers(&r, "namers", root, namerKinds(false))
+	namers, nodes := readNamers(&r, "namers", root, namerKinds(mesh))
+	checkPrefixes(&r, namers, nodes)
 	for i, n := range namers {
-		for j, other := range namers[:i] {
-			if begins(n.Prefix, other.Prefix) || begins(other.Prefix, n.Prefix) {
-				r.Fault(nodes[i], "prefix %s and prefix %s in line %d overlap; each must be its own", n.Prefix, other.Prefix, nodes[j].Line)
-			}
-		}
-		if len(n.Prefix) == 0 {
-			r.Fault(nodes[i], "the prefix / would take all names; it needs an element")
-		}
 		for _, t := range n.Transformers {
 			if t.Kind == LocalNode || t.Kind == Localhost {
 				r.Fault(nodes[i], "the transformer %s depends on where a process runs, and the namers of a mesh hold for all", t.Kind)
@@ -84,10 +117,41 @@ func Parse(file string, content []byte) ([]Namer, []document.Warning, error) {
 }
 
 // NamerLeaves lists the keys of a namer below path, for a test of the documentation.
-func NamerLeaves(path string) []schema.Leaf { return namerKinds(true).Leaves(path) }
+func NamerLeaves(path string) []schema.Leaf { return namerKinds(process).Leaves(path) }
 
 // TransformerLeaves lists the keys of a transformer likewise.
-func TransformerLeaves(path string) []schema.Leaf { return transformerKinds().Leaves(path) }
+func TransformerLeaves(path string) []schema.Leaf { return transformerKinds(process).Leaves(path) }
+
+// OwnLeaves lists the keys that [ReadOwnNamers] knows, of namers and of transformers.
+func OwnLeaves(namer, transformer string) []schema.Leaf {
+	return append(namerKinds(namerd).Leaves(namer), transformerKinds(namerd).Leaves(transformer)...)
+}
+
+// whose says for whom a list is.
+type whose int
+
+const (
+	mesh    whose = iota // the controller and all proxies
+	process              // one proxy, with its environment and its files
+	namerd               // one process that binds for others, and asks Kubernetes itself
+)
+
+// Where Kubernetes is, of a namer and of a transformer.
+var (
+	namerAPI       = l5d.Kubernetes{Host: "host", Port: "port"}
+	transformerAPI = l5d.Kubernetes{Host: "k8sHost", Port: "k8sPort"}
+)
+
+// apiFields are the keys of k for whom they are.
+func apiFields[T any](of whose, k l5d.Kubernetes) []schema.Field[T] {
+	fields := l5d.KubernetesFields[T](k)
+	for i := range fields {
+		if of != namerd {
+			fields[i] = schema.Idle(fields[i], noProxy)
+		}
+	}
+	return fields
+}
 
 // Why a word of Linkerd 1.x has no effect.
 const (
@@ -97,19 +161,15 @@ const (
 
 // namerKinds are the kinds of namers. Some are for one process: those that depend on its
 // environment and its files.
-func namerKinds(process bool) schema.Kinds[Namer] {
-	api := []schema.Field[Namer]{
-		schema.Idle(schema.Text("host", "localhost", func(*Namer) *string { return new(string) }, nil), noProxy),
-		schema.Idle(schema.Integer("port", 1, 1, 65535, 8001, func(*Namer) *int { return new(int) }), noProxy),
-		schema.Text("labelSelector", "", func(n *Namer) *string { return &n.LabelSelector }, labelKey),
-	}
+func namerKinds(of whose) schema.Kinds[Namer] {
+	api := append(apiFields[Namer](of, namerAPI), schema.Text("labelSelector", "", func(n *Namer) *string { return &n.LabelSelector }, labelKey))
 	kind := func(name string, required []string, check func(*Namer) error, fields ...schema.Field[Namer]) schema.Kind[Namer] {
 		own := append([]schema.Field[Namer]{
 			pathField("prefix", "/"+name, func(n *Namer) *naming.Path { return &n.Prefix }, nil),
 			{
 				Key: "transformers",
 				Read: func(r *document.Reader, path string, n *yaml.Node) func(*Namer) {
-					ts := ReadTransformers(r, path, n)
+					ts := readTransformers(r, path, n, transformerKinds(of))
 					return func(n *Namer) { n.Transformers = ts }
 				},
 				Leaves: func(path string) []schema.Leaf { return []schema.Leaf{{Path: path, Default: "none"}} },
@@ -134,7 +194,7 @@ func namerKinds(process bool) schema.Kinds[Namer] {
 			schema.Text("name", "", func(n *Namer) *string { return &n.Name }, text)),
 	}
 	foreign := foreignNamers()
-	if process {
+	if of != mesh {
 		all = append(all,
 			kind(KubernetesHere, nil, nil, append([]schema.Field[Namer]{
 				schema.Text("envVar", defaultEnvVar, func(n *Namer) *string { return &n.EnvVar }, text)}, api...)...),
@@ -157,7 +217,7 @@ func foreignNamers() map[string]string {
 	return foreign
 }
 
-func transformerKinds() schema.Kinds[Transformer] {
+func transformerKinds(of whose) schema.Kinds[Transformer] {
 	type T = Transformer
 	kind := func(name string, required []string, fields ...schema.Field[T]) schema.Kind[T] {
 		own := append([]schema.Field[T]{pathField("prefix", "/"+name, func(t *T) *naming.Path { return &t.Prefix }, checkPrefix)}, fields...)
@@ -178,14 +238,12 @@ func transformerKinds() schema.Kinds[Transformer] {
 		Unset:  "required",
 		NameOf: func(t T) string { return t.Kind },
 		Kinds: []schema.Kind[T]{
-			kind(DaemonSet, []string{"namespace", "service", "port"},
-				schema.Idle(schema.Text("k8sHost", "localhost", func(*T) *string { return new(string) }, nil), noProxy),
-				schema.Idle(schema.Integer("k8sPort", 1, 1, 65535, 8001, func(*T) *int { return new(int) }), noProxy),
+			kind(DaemonSet, []string{"namespace", "service", "port"}, append(apiFields[T](of, transformerAPI),
 				label("namespace", func(t *T) *string { return &t.Namespace }),
 				label("service", func(t *T) *string { return &t.Service }),
 				label("port", func(t *T) *string { return &t.Port }),
 				schema.Idle(schema.Flag("hostNetwork", false, hostNetwork), noHost),
-				subnet),
+				subnet)...),
 			kind(LocalNode, nil, schema.Flag("hostNetwork", false, hostNetwork), subnet),
 			kind(Localhost, nil),
 			kind(Port, []string{"port"}, schema.Scalar("port", "", func(t *T) *string { return &t.Port }, func(n *yaml.Node) (string, error) {

@@ -106,6 +106,8 @@ type Config struct {
 	Inet func(id string) (value *watch.Value[naming.Replicas], release func())
 	// Addresses returns the addresses of this machine, for Localhost; nil asks its interfaces.
 	Addresses func() []netip.Addr
+	// Ledger notes which ids are followed; nil: nobody does.
+	Ledger *Ledger
 	// Logger gets a line for each file that could not be read; nil discards them.
 	Logger *slog.Logger
 }

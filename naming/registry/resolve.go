@@ -60,6 +60,10 @@ func (r *Registry) resolve(p naming.Path, state func(id naming.Path) naming.Repl
 // Resolver or a Transformation of this registry returned, or asked for. An id whose namer or
 // transformer is not configured is Neg; what is no id has failed.
 func (r *Registry) Replicas(id string) (value *watch.Value[naming.Replicas], release func()) {
+	return r.cfg.Ledger.Follow(id, r.replicas)
+}
+
+func (r *Registry) replicas(id string) (value *watch.Value[naming.Replicas], release func()) {
 	p, err := naming.ParsePath(id)
 	if err != nil {
 		return settled(naming.Replicas{State: naming.StateFailed, Cause: fmt.Sprintf("%q is no id: %s", id, err)})
