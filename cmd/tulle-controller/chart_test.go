@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/manifests"
+	"github.com/tulle-mesh/tulle/naming/kubernetes/access"
 )
 
 // TestSettingsOfTheChart has the controller read what the Helm chart writes for it.
@@ -35,7 +36,7 @@ func TestSettingsOfTheChart(t *testing.T) {
 			t.Fatalf("%v in\n%s", err, settings)
 		}
 		if cfg.Namespace != "mesh" || cfg.TrustDomain != "corp.test" || cfg.Inject.DefaultMode != "sidecar" || cfg.Dtabs["web"] != "/svc => /srv ;" ||
-			cfg.Policy != "/etc/tulle/policy.yaml" || cfg.DtabStore != storeKubernetes || cfg.NamerAccess != accessRBAC || !strings.Contains(cfg.Namers, "/edge") {
+			cfg.Policy != "/etc/tulle/policy.yaml" || cfg.DtabStore != storeKubernetes || cfg.NamerAccess != access.RBAC || !strings.Contains(cfg.Namers, "/edge") {
 			t.Errorf("got %+v", cfg)
 		}
 		return

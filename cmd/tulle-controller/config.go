@@ -13,6 +13,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/kubernetes/access"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/naming/rewrite"
 	"github.com/tulle-mesh/tulle/webhook/settings"
@@ -85,7 +86,7 @@ func DefaultConfig() Config {
 		TLSCertFile:        mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
 		IssuerName: "tulle-mesh", IssuerKind: "Issuer", IssuerGroup: "cert-manager.io", CertificateDuration: 24 * time.Hour,
-		DtabStore: storeKubernetes, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: accessRBAC,
+		DtabStore: storeKubernetes, Dtabs: map[string]string{"default": defaultDtab}, NamerAccess: access.RBAC,
 		Inject:   settings.Default().Inject,
 		LogLevel: "info",
 	}
@@ -122,7 +123,7 @@ func (c *Config) Validate() error {
 	for _, w := range []struct{ key, value, allowed string }{
 		{"dtab-store", c.DtabStore, strings.Join([]string{storeKubernetes, storeFile, storeMemory}, ", ")},
 		{"webhook-certificate", c.WebhookCertificate, strings.Join([]string{certificateSelf, certificateFile}, ", ")},
-		{"namer-access", c.NamerAccess, strings.Join([]string{accessRBAC, accessOpen}, ", ")},
+		{"namer-access", c.NamerAccess, strings.Join([]string{access.RBAC, access.Open}, ", ")},
 	} {
 		if !slices.Contains(strings.Split(w.allowed, ", "), w.value) {
 			wrong(w.key, "it is %q, allowed: %s", w.value, w.allowed)

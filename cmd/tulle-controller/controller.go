@@ -24,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/dns"
 	"github.com/tulle-mesh/tulle/naming/kubernetes"
+	"github.com/tulle-mesh/tulle/naming/kubernetes/access"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/naming/registry"
@@ -32,7 +33,7 @@ import (
 
 const (
 	// audience is what tokens for the controller are projected for.
-	audience = "tulle.dev"
+	audience = access.Audience
 	// drain is how long to go on serving after SIGTERM: by then the API server and the proxies have
 	// heard that this replica is going.
 	drain = 5 * time.Second
@@ -115,12 +116,12 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	if err := c.register(metrics); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	kept, err := newCounted(bare, metrics)
+	kept, err := namer.NewCounted(bare, metrics)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	c.store, c.seeds = kept, newSeeds(kept, cfg.Dtabs, log)
-	access, err := newAccess(clients.access, cfg.Namespace, cfg.NamerAccess == accessOpen, metrics, log)
+	rules, err := access.New(access.Config{Client: clients.access, Namespace: cfg.Namespace, Registerer: metrics, Logger: log})
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -168,7 +169,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 
 	dtabs := c.serve("namer API", cfg.NamerAddress, nil)
 	seen := &namer.Seen{}
-	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, BoundNames: c.index.Names, Authorize: access.authorize, Logger: log})
+	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, BoundNames: c.index.Names, Authorize: rules.Authorizer(cfg.NamerAccess), Logger: log})
 	dtabs.Handler = run.Streams(dtabs, edit)
 
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, c.files.GetCertificate), http.NewServeMux()

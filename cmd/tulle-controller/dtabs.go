@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/kubernetes/store"
 	"github.com/tulle-mesh/tulle/naming/namer"
@@ -103,71 +101,6 @@ func (s *seeds) create(ctx context.Context, name string) error {
 	defer cancel()
 	_, err = s.store.Create(ctx, name, namer.Change{Dtab: dtab, By: "settings"})
 	return err
-}
-
-// counted counts what the storage of dtabs fails at, in contrast to what it refuses.
-type counted struct {
-	namer.Store
-	errors *prometheus.CounterVec
-}
-
-func newCounted(store namer.Store, r prometheus.Registerer) (*counted, error) {
-	c := &counted{store, prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "tulle_namer_store_errors_total",
-		Help: "Reads and writes of dtabs that the storage failed at; what it refused, such as a stale version, is none.",
-	}, []string{"operation"})}
-	for _, operation := range []string{"get", "create", "put", "update", "delete", "history"} {
-		c.errors.WithLabelValues(operation) // So that a rate works from the first event.
-	}
-	return c, errors.Join(r.Register(c.errors), r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "tulle_namer_dtabs",
-		Help: "Dtab namespaces that there are; 0, too, while that is not known.",
-	}, func() float64 { return float64(len(store.Names().Get())) })))
-}
-
-func (c *counted) count(operation string, err error) {
-	for _, refused := range []error{nil, namer.ErrNotFound, namer.ErrExists, namer.ErrVersion, namer.ErrConflict, context.Canceled} {
-		if errors.Is(err, refused) {
-			return
-		}
-	}
-	c.errors.WithLabelValues(operation).Inc()
-}
-
-func (c *counted) Get(ctx context.Context, namespace string) (*namer.Versioned, error) {
-	v, err := c.Store.Get(ctx, namespace)
-	c.count("get", err)
-	return v, err
-}
-
-func (c *counted) Create(ctx context.Context, namespace string, change namer.Change) (string, error) {
-	version, err := c.Store.Create(ctx, namespace, change)
-	c.count("create", err)
-	return version, err
-}
-
-func (c *counted) Put(ctx context.Context, namespace string, change namer.Change) (string, error) {
-	version, err := c.Store.Put(ctx, namespace, change)
-	c.count("put", err)
-	return version, err
-}
-
-func (c *counted) Update(ctx context.Context, namespace string, change namer.Change, version string) (string, error) {
-	next, err := c.Store.Update(ctx, namespace, change, version)
-	c.count("update", err)
-	return next, err
-}
-
-func (c *counted) Delete(ctx context.Context, namespace, by string) error {
-	err := c.Store.Delete(ctx, namespace, by)
-	c.count("delete", err)
-	return err
-}
-
-func (c *counted) History(ctx context.Context, namespace string) ([]namer.Revision, error) {
-	past, err := c.Store.History(ctx, namespace)
-	c.count("history", err)
-	return past, err
 }
 
 // newStore returns the store that the settings name, and what keeps it up to date, nil if nothing need.

@@ -9,11 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
-
 	"github.com/tulle-mesh/tulle/internal/watch"
-	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
 )
 
@@ -101,48 +97,4 @@ func TestSeedsOfReplicas(t *testing.T) {
 		}
 		cancel()
 	})
-}
-
-func TestCountedErrors(t *testing.T) {
-	memory, err := namer.NewMemory(map[string]string{"web": "/svc => /a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store := &ill{Store: memory}
-	registry := prometheus.NewRegistry()
-	c, err := newCounted(store, registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := t.Context()
-	dtab, err := naming.ParseDtab("/svc => /b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	change := namer.Change{Dtab: dtab}
-	store.failures.Store(2)
-	for range 3 {
-		_, _ = c.Create(ctx, "new", change)
-	}
-	for _, do := range []func() error{
-		func() error { _, err := c.Create(ctx, "web", change); return err },
-		func() error { _, err := c.Update(ctx, "web", change, "stale"); return err },
-		func() error { _, err := c.Update(ctx, "none", change, "stale"); return err },
-		func() error { _, err := c.Get(ctx, "none"); return err },
-		func() error { _, err := c.History(ctx, "none"); return err },
-		func() error { return c.Delete(ctx, "none", "") },
-	} {
-		if do() == nil {
-			t.Error("no error")
-		}
-	}
-	if _, err := c.Put(ctx, "web", change); err != nil {
-		t.Error(err)
-	}
-	store.names.Set([]string{"new", "web"})
-	for operation, want := range map[string]float64{"get": 0, "create": 2, "put": 0, "update": 0, "delete": 0, "history": 0} {
-		if got := testutil.ToFloat64(c.errors.WithLabelValues(operation)); got != want {
-			t.Errorf("%v errors of %s, want %v", got, operation, want)
-		}
-	}
 }

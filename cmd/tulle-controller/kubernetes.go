@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/tulle-mesh/tulle/naming/kubernetes/access"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -26,12 +27,6 @@ import (
 const (
 	callsPerSecond = 100
 	callsBurst     = 200
-)
-
-// Rates of questions about callers of the namer's API, of which a strange one costs one, others two.
-const (
-	questionsPerSecond = 20
-	questionsBurst     = 100
 )
 
 // clients are the ways to the API server.
@@ -65,9 +60,7 @@ func connect(kubeconfig string) (clients, error) {
 	protobuf.ContentType = runtime.ContentTypeProtobuf
 	protobuf.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.core, errs[0] = kubernetes.NewForConfig(protobuf)
-	questions := rest.CopyConfig(protobuf)
-	questions.QPS, questions.Burst = questionsPerSecond, questionsBurst
-	c.access, errs[3] = kubernetes.NewForConfig(questions)
+	c.access, errs[3] = access.NewClient(protobuf)
 	c.metadata, errs[1] = metadata.NewForConfig(config)
 	c.dynamic, errs[4] = dynamic.NewForConfig(config)
 	c.certmanager, errs[2] = versioned.NewForConfig(config)

@@ -1,7 +1,8 @@
-package main
+package access
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +22,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // judge is an API server that knows the tokens ci, ops and old; ci may read all dtabs of the namespace tulle and write
 // web, ops may do everything, and old is not made for the mesh.
@@ -89,42 +93,46 @@ func TestAccess(t *testing.T) {
 		name       string
 		request    *http.Request
 		verb, dtab string
-		open       bool
+		mode       string // RBAC if empty
 		by         string
 		status     int
 		says       string
 		result     string
 	}{
-		{name: "port-forward", request: request(loopback, ""), verb: "delete", dtab: "web", by: "local", result: accessLocal},
-		{name: "port-forward on IPv6", request: request("[::1]:40000", ""), verb: "list", by: "local", result: accessLocal},
-		{name: "loopback in IPv6's words", request: request("[::ffff:127.0.0.1]:40000", ""), verb: "list", by: "local", result: accessLocal},
-		{name: "port-forward of somebody who says who", request: request(loopback, "Bearer ci"), verb: "update", dtab: "web", by: "user-ci", result: accessAllowed},
-		{name: "port-forward with a bad token", request: request(loopback, "Bearer x"), verb: "list", status: 401, says: "invalid bearer token", result: accessUnknown},
-		{name: "a page in a browser", request: request(loopback, "", "Origin", "https://evil.test"), verb: "create", dtab: "web", status: 403, says: "web page", result: accessUnknown},
-		{name: "a name that a page had resolve to us", request: request(loopback, "", "Host", "evil.test:4180"), verb: "get", dtab: "web", status: 403, says: `not as "evil.test:4180"`, result: accessUnknown},
-		{name: "localhost", request: request(loopback, "", "Host", "localhost:4180"), verb: "get", dtab: "web", by: "local", result: accessLocal},
-		{name: "an address of IPv6", request: request(loopback, "", "Host", "[::1]:4180"), verb: "get", dtab: "web", by: "local", result: accessLocal},
-		{name: "a page where all may", request: request(loopback, "", "Origin", "https://evil.test"), verb: "create", dtab: "web", open: true, status: 403, says: "web page", result: accessUnknown},
-		{name: "a page with a token", request: request(pod, "Bearer ops", "Origin", "https://good.test"), verb: "list", by: "user-ops", result: accessAllowed},
-		{name: "no token", request: request(pod, ""), verb: "get", dtab: "web", status: 401, says: "kubectl create token NAME --audience tulle.dev", result: accessUnknown},
-		{name: "who says he is local", request: request(pod, "", "X-Forwarded-For", "127.0.0.1"), verb: "list", status: 401, says: "no bearer token", result: accessUnknown},
-		{name: "another scheme", request: request(pod, "Basic b3Bz"), verb: "list", status: 401, says: "no bearer token", result: accessUnknown},
-		{name: "an unreadable address", request: request("@", ""), verb: "list", status: 401, says: "no bearer token", result: accessUnknown},
-		{name: "a token for somebody else", request: request(pod, "Bearer old"), verb: "list", status: 401, says: "not made for the audience tulle.dev", result: accessUnknown},
-		{name: "may", request: request(pod, "bearer  ci"), verb: "list", by: "user-ci", result: accessAllowed},
-		{name: "may write this one", request: request(pod, "Bearer ci"), verb: "update", dtab: "web", by: "user-ci", result: accessAllowed},
+		{name: "port-forward", request: request(loopback, ""), verb: "delete", dtab: "web", by: "local", result: resultLocal},
+		{name: "port-forward on IPv6", request: request("[::1]:40000", ""), verb: "list", by: "local", result: resultLocal},
+		{name: "loopback in IPv6's words", request: request("[::ffff:127.0.0.1]:40000", ""), verb: "list", by: "local", result: resultLocal},
+		{name: "port-forward of somebody who says who", request: request(loopback, "Bearer ci"), verb: "update", dtab: "web", by: "user-ci", result: resultAllowed},
+		{name: "port-forward with a bad token", request: request(loopback, "Bearer x"), verb: "list", status: 401, says: "invalid bearer token", result: resultUnknown},
+		{name: "a page in a browser", request: request(loopback, "", "Origin", "https://evil.test"), verb: "create", dtab: "web", status: 403, says: "web page", result: resultUnknown},
+		{name: "a name that a page had resolve to us", request: request(loopback, "", "Host", "evil.test:4180"), verb: "get", dtab: "web", status: 403, says: `not as "evil.test:4180"`, result: resultUnknown},
+		{name: "localhost", request: request(loopback, "", "Host", "localhost:4180"), verb: "get", dtab: "web", by: "local", result: resultLocal},
+		{name: "an address of IPv6", request: request(loopback, "", "Host", "[::1]:4180"), verb: "get", dtab: "web", by: "local", result: resultLocal},
+		{name: "a page where all may", request: request(loopback, "", "Origin", "https://evil.test"), verb: "create", dtab: "web", mode: Open, status: 403, says: "web page", result: resultUnknown},
+		{name: "a page with a token", request: request(pod, "Bearer ops", "Origin", "https://good.test"), verb: "list", by: "user-ops", result: resultAllowed},
+		{name: "no token", request: request(pod, ""), verb: "get", dtab: "web", status: 401, says: "kubectl create token NAME --audience tulle.dev", result: resultUnknown},
+		{name: "who says he is local", request: request(pod, "", "X-Forwarded-For", "127.0.0.1"), verb: "list", status: 401, says: "no bearer token", result: resultUnknown},
+		{name: "another scheme", request: request(pod, "Basic b3Bz"), verb: "list", status: 401, says: "no bearer token", result: resultUnknown},
+		{name: "an unreadable address", request: request("@", ""), verb: "list", status: 401, says: "no bearer token", result: resultUnknown},
+		{name: "a token for somebody else", request: request(pod, "Bearer old"), verb: "list", status: 401, says: "not made for the audience tulle.dev", result: resultUnknown},
+		{name: "may", request: request(pod, "bearer  ci"), verb: "list", by: "user-ci", result: resultAllowed},
+		{name: "may write this one", request: request(pod, "Bearer ci"), verb: "update", dtab: "web", by: "user-ci", result: resultAllowed},
 		{name: "may not write that one", request: request(pod, "Bearer ci"), verb: "update", dtab: "default", status: 403,
-			says: "user-ci may not update dtabs.l5d.io/default in the namespace tulle", result: accessDenied},
-		{name: "open", request: request(pod, ""), verb: "delete", dtab: "web", open: true, by: "10.244.1.5", result: accessAllowed},
-		{name: "open asks nobody", request: request(pod, "Bearer x"), verb: "delete", dtab: "web", open: true, by: "10.244.1.5", result: accessAllowed},
+			says: "user-ci may not update dtabs.l5d.io/default in the namespace tulle", result: resultDenied},
+		{name: "open", request: request(pod, ""), verb: "delete", dtab: "web", mode: Open, by: "10.244.1.5", result: resultAllowed},
+		{name: "this machine alone", request: request(loopback, ""), verb: "update", dtab: "web", mode: Local, by: "local", result: resultLocal},
+		{name: "this machine alone, with a token that nobody is asked about", request: request(loopback, "Bearer x"), verb: "list", mode: Local, by: "local", result: resultLocal},
+		{name: "this machine alone, by a name that a page had resolve to us", request: request(loopback, "", "Host", "evil.test:4180"), verb: "get", dtab: "web", mode: Local, status: 403, says: `not as "evil.test:4180"`, result: resultUnknown},
+		{name: "another machine where this one alone may", request: request(pod, "Bearer ops"), verb: "list", mode: Local, status: 403, says: "own machine", result: resultUnknown},
+		{name: "open asks nobody", request: request(pod, "Bearer x"), verb: "delete", dtab: "web", mode: Open, by: "10.244.1.5", result: resultAllowed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var log bytes.Buffer
-			a, err := newAccess(newJudge(), "tulle", tt.open, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(&log, nil)))
+			a, err := New(Config{Client: newJudge(), Namespace: "tulle", Registerer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			if err != nil {
 				t.Fatal(err)
 			}
-			by, err := a.authorize(tt.request, tt.verb, tt.dtab)
+			by, err := a.Authorizer(cmp.Or(tt.mode, RBAC))(tt.request, tt.verb, tt.dtab)
 			if tt.status == 0 && (err != nil || by != tt.by) {
 				t.Errorf("got %q, %v", by, err)
 			}
@@ -145,14 +153,14 @@ func TestAccess(t *testing.T) {
 func TestAccessRemembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newJudge()
-		a, err := newAccess(j, "tulle", false, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+		a, err := New(Config{Client: j, Namespace: "tulle", Registerer: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ask := func(token, verb string, status, reviews int) {
 			t.Helper()
 			before := j.reviews
-			_, err := a.authorize(request("10.0.0.1:1", "Bearer "+token), verb, "default")
+			_, err := a.authorize(RBAC, request("10.0.0.1:1", "Bearer "+token), verb, "default")
 			got := 0
 			if err != nil {
 				got = err.(interface{ StatusCode() int }).StatusCode()
@@ -179,7 +187,7 @@ func TestAccessRemembers(t *testing.T) {
 		j.away = false
 		ask("ops", "update", 0, 2)
 		for i := range 3 * maxAnswers {
-			_, _ = a.authorize(request("10.0.0.1:1", fmt.Sprint("Bearer x", i)), "list", "")
+			_, _ = a.authorize(RBAC, request("10.0.0.1:1", fmt.Sprint("Bearer x", i)), "list", "")
 		}
 		if n := len(a.answers); n > maxAnswers {
 			t.Errorf("%d answers are remembered", n)
