@@ -83,16 +83,18 @@ var layers = []layer{
 	// Names: the language is pure, the namer's Kubernetes is in one package.
 	{path: "naming/kubernetes", may: []string{"naming", "internal/watch", "internal/feed"}},
 	{path: "naming/delegator", may: []string{"naming"}, forbid: []string{"k8s.io/"}},
+	{path: "naming/namer/namerd", may: []string{"naming", "internal/document", "internal/schema", "internal/l5d"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming/namer", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/dns", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/"}},
 	{path: "naming/file", may: []string{"naming", "internal/watch"}, forbid: []string{"k8s.io/", "net/http"}},
-	{path: "naming/registry", may: []string{"naming", "internal/watch", "internal/document", "internal/schema"}, forbid: []string{"k8s.io/", "net/http"}},
+	{path: "naming/registry", may: []string{"naming", "internal/watch", "internal/document", "internal/schema", "internal/l5d"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming/transform", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http", "net"}},
 	{path: "naming/rewrite", may: []string{"naming"}, forbid: []string{"k8s.io/", "net/http"}},
 	{path: "naming", forbid: []string{"k8s.io/", "net/http", "net", "os"}},
-	// The leaves import nothing of ours, but for YAML that is read strictly.
+	// The leaves import nothing of ours, but for YAML that is read strictly and rules in it.
 	{path: "internal/setting", may: []string{"internal/document"}},
 	{path: "internal/schema", may: []string{"internal/document"}},
+	{path: "internal/l5d", may: []string{"naming", "internal/document", "internal/schema"}, forbid: []string{"net/http"}},
 	{path: "internal"},
 }
 

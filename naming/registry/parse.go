@@ -27,19 +27,18 @@ func ReadNamers(r *document.Reader, path string, n *yaml.Node) []Namer {
 // ReadOwnNamers reads the list `namers` of a namerd, likewise: it asks Kubernetes by itself, so
 // that it also returns where its namers have that. Prefixes are distinct, as Config.Distinct says.
 func ReadOwnNamers(r *document.Reader, path string, n *yaml.Node) ([]Namer, []l5d.API) {
-	namers, nodes := readNamers(r, path, n, namerKinds(namerd))
-	checkPrefixes(r, namers, nodes)
+	namers, items := readNamers(r, path, n, namerKinds(namerd))
+	checkPrefixes(r, namers, items)
 	var apis []l5d.API
 	for i, namer := range namers {
-		at := fmt.Sprintf("%s[%d]", path, slices.Index(n.Content, nodes[i]))
 		switch namer.Kind {
 		case Kubernetes, KubernetesHere, KubernetesExternal:
-			apis = append(apis, namerAPI.At(at, nodes[i]))
+			apis = append(apis, l5d.KubernetesAt(items[i].path, items[i].node, namerHost, namerPort))
 		}
-		transformers := schema.Child(nodes[i], "transformers")
 		for j, t := range namer.Transformers {
 			if t.Kind == DaemonSet {
-				apis = append(apis, transformerAPI.At(fmt.Sprintf("%s.transformers[%d]", at, j), document.Resolve(transformers.Content[j])))
+				node := document.Resolve(schema.Child(items[i].node, "transformers").Content[j])
+				apis = append(apis, l5d.KubernetesAt(fmt.Sprintf("%s.transformers[%d]", items[i].path, j), node, transformerHost, transformerPort))
 			}
 		}
 	}
@@ -47,27 +46,34 @@ func ReadOwnNamers(r *document.Reader, path string, n *yaml.Node) ([]Namer, []l5
 }
 
 // checkPrefixes notes prefixes that are empty or overlap.
-func checkPrefixes(r *document.Reader, namers []Namer, nodes []*yaml.Node) {
+func checkPrefixes(r *document.Reader, namers []Namer, items []item) {
 	for i, n := range namers {
 		for j, other := range namers[:i] {
 			if begins(n.Prefix, other.Prefix) || begins(other.Prefix, n.Prefix) {
-				r.Fault(nodes[i], "prefix %s and prefix %s in line %d overlap; each must be its own", n.Prefix, other.Prefix, nodes[j].Line)
+				r.Fault(items[i].node, "prefix %s and prefix %s in line %d overlap; each must be its own", n.Prefix, other.Prefix, items[j].node.Line)
 			}
 		}
 		if len(n.Prefix) == 0 {
-			r.Fault(nodes[i], "the prefix / would take all names; it needs an element")
+			r.Fault(items[i].node, "the prefix / would take all names; it needs an element")
 		}
 	}
 }
 
-// readNamers also returns the nodes of the namers.
-func readNamers(r *document.Reader, path string, n *yaml.Node, kinds schema.Kinds[Namer]) (namers []Namer, nodes []*yaml.Node) {
-	for i, item := range schema.Items(r, path, n, "namers, each with a kind") {
-		if namer, ok := kinds.Read(r, fmt.Sprintf("%s[%d]", path, i), item); ok {
-			namers, nodes = append(namers, namer), append(nodes, item)
+// item is where a namer stands.
+type item struct {
+	path string
+	node *yaml.Node
+}
+
+// readNamers also returns where each namer stands.
+func readNamers(r *document.Reader, path string, n *yaml.Node, kinds schema.Kinds[Namer]) (namers []Namer, items []item) {
+	for i, node := range schema.Items(r, path, n, "namers, each with a kind") {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if namer, ok := kinds.Read(r, at, node); ok {
+			namers, items = append(namers, namer), append(items, item{at, node})
 		}
 	}
-	return namers, nodes
+	return namers, items
 }
 
 // ReadTransformers reads a list `transformers` likewise.
@@ -100,12 +106,12 @@ func Parse(file string, content []byte) ([]Namer, []document.Warning, error) {
 	if root == nil || root.Tag == "!!null" {
 		return all, r.Warnings(), r.Err()
 	}
-	namers, nodes := readNamers(&r, "namers", root, namerKinds(mesh))
-	checkPrefixes(&r, namers, nodes)
+	namers, items := readNamers(&r, "namers", root, namerKinds(mesh))
+	checkPrefixes(&r, namers, items)
 	for i, n := range namers {
 		for _, t := range n.Transformers {
 			if t.Kind == LocalNode || t.Kind == Localhost {
-				r.Fault(nodes[i], "the transformer %s depends on where a process runs, and the namers of a mesh hold for all", t.Kind)
+				r.Fault(items[i].node, "the transformer %s depends on where a process runs, and the namers of a mesh hold for all", t.Kind)
 			}
 		}
 		all = slices.DeleteFunc(all, func(d Namer) bool { return begins(n.Prefix, d.Prefix) || begins(d.Prefix, n.Prefix) })
@@ -136,22 +142,11 @@ const (
 	namerd               // one process that binds for others, and asks Kubernetes itself
 )
 
-// Where Kubernetes is, of a namer and of a transformer.
-var (
-	namerAPI       = l5d.Kubernetes{Host: "host", Port: "port"}
-	transformerAPI = l5d.Kubernetes{Host: "k8sHost", Port: "k8sPort"}
+// Keys that say where Kubernetes is.
+const (
+	namerHost, namerPort             = "host", "port"
+	transformerHost, transformerPort = "k8sHost", "k8sPort"
 )
-
-// apiFields are the keys of k for whom they are.
-func apiFields[T any](of whose, k l5d.Kubernetes) []schema.Field[T] {
-	fields := l5d.KubernetesFields[T](k)
-	for i := range fields {
-		if of != namerd {
-			fields[i] = schema.Idle(fields[i], noProxy)
-		}
-	}
-	return fields
-}
 
 // Why a word of Linkerd 1.x has no effect.
 const (
@@ -159,10 +154,21 @@ const (
 	noHost  = "nodes are told by their names, on the network of the host too"
 )
 
+// apiFields are the keys by which Linkerd 1.x is told where Kubernetes is.
+func apiFields[T any](of whose, host, port string) []schema.Field[T] {
+	if of == namerd {
+		return l5d.KubernetesFields[T](host, port)
+	}
+	return []schema.Field[T]{
+		schema.Idle(schema.Text(host, "localhost", schema.Nowhere[T, string], nil), noProxy),
+		schema.Idle(schema.Integer(port, 1, 1, 65535, 8001, schema.Nowhere[T, int]), noProxy),
+	}
+}
+
 // namerKinds are the kinds of namers. Some are for one process: those that depend on its
 // environment and its files.
 func namerKinds(of whose) schema.Kinds[Namer] {
-	api := append(apiFields[Namer](of, namerAPI), schema.Text("labelSelector", "", func(n *Namer) *string { return &n.LabelSelector }, labelKey))
+	api := append(apiFields[Namer](of, namerHost, namerPort), schema.Text("labelSelector", "", func(n *Namer) *string { return &n.LabelSelector }, labelKey))
 	kind := func(name string, required []string, check func(*Namer) error, fields ...schema.Field[Namer]) schema.Kind[Namer] {
 		own := append([]schema.Field[Namer]{
 			pathField("prefix", "/"+name, func(n *Namer) *naming.Path { return &n.Prefix }, nil),
@@ -238,7 +244,7 @@ func transformerKinds(of whose) schema.Kinds[Transformer] {
 		Unset:  "required",
 		NameOf: func(t T) string { return t.Kind },
 		Kinds: []schema.Kind[T]{
-			kind(DaemonSet, []string{"namespace", "service", "port"}, append(apiFields[T](of, transformerAPI),
+			kind(DaemonSet, []string{"namespace", "service", "port"}, append(apiFields[T](of, transformerHost, transformerPort),
 				label("namespace", func(t *T) *string { return &t.Namespace }),
 				label("service", func(t *T) *string { return &t.Service }),
 				label("port", func(t *T) *string { return &t.Port }),

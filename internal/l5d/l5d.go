@@ -1,0 +1,112 @@
+// Package l5d reads the words that the configurations of Linkerd 1.x and of its namerd
+// share: addresses, the administration port, telemetry, TLS of servers, rules.
+//
+// It knows neither program: what a word leads to is the business of package linkerd of the
+// proxy and package namerd of the namer. It opens nothing.
+//
+// Invariant: a word means the same in both configurations, or its function asks for what
+// differs.
+//
+//	fields := []schema.Field[draft]{
+//		schema.Lift(l5d.AdminField(9991), func(d *draft) *l5d.Admin { return &d.admin }),
+//		l5d.Telemetry[draft](nil),
+//	}
+//	sets, ok := schema.Read(r, "", l5d.Root(r, content), fields, nil)
+package l5d
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/schema"
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+// Loopback is where everything listens that is not told otherwise.
+const Loopback = "127.0.0.1"
+
+// Root parses content as document.Reader.Root does, JSON that is indented by tabs too,
+// which is no YAML.
+func Root(r *document.Reader, content []byte) *yaml.Node {
+	if strings.HasPrefix(strings.TrimSpace(string(content)), "{") {
+		// A string of JSON has no tabs.
+		content = []byte(strings.ReplaceAll(string(content), "\t", " "))
+	}
+	return r.Root(content)
+}
+
+// Quiet is f, read and without effect, which needs no warning.
+func Quiet[T any](f schema.Field[T]) schema.Field[T] {
+	return schema.IdleUnless(f, "", func(*yaml.Node) bool { return true })
+}
+
+// IP is the address to listen at.
+func IP[T any](unset string, at func(*T) *string) schema.Field[T] {
+	return schema.Text("ip", unset, at, func(s string) (string, error) {
+		if s == "localhost" {
+			return Loopback, nil
+		}
+		ip, err := netip.ParseAddr(s)
+		if err != nil {
+			return "", fmt.Errorf("%q is no IP address, such as %s or 0.0.0.0", s, Loopback)
+		}
+		return ip.String(), nil
+	})
+}
+
+// Address returns ip and port as one word.
+func Address(ip string, port int) string { return net.JoinHostPort(ip, strconv.Itoa(port)) }
+
+// Dtab reads rules. Its errors show the line of the rules where they are wrong, and are
+// noted at that of the file if that can be told.
+func Dtab(r *document.Reader, path string, n *yaml.Node) (naming.Dtab, bool) {
+	d, err := naming.ParseDtab(n.Value)
+	if err == nil {
+		return d, true
+	}
+	at := *n
+	var wrong *naming.ParseError
+	if errors.As(err, &wrong) {
+		before, after := wrong.Input[:wrong.Offset], wrong.Input[wrong.Offset:]
+		start := strings.LastIndexByte(before, '\n') + 1
+		if n.Style&yaml.LiteralStyle != 0 {
+			at.Line += 1 + strings.Count(before, "\n")
+		}
+		line, _, _ := strings.Cut(after, "\n")
+		err = &naming.ParseError{Input: before[start:] + line, Offset: len(before) - start, Expected: wrong.Expected, Found: wrong.Found}
+	}
+	r.Fault(&at, "%s: %w", path, err)
+	return nil, false
+}
+
+// Absent returns those files that cannot be read now, with the line of their keys.
+func Absent(files []document.Mention) []document.Warning {
+	var all []document.Warning
+	for _, m := range files {
+		if err := readable(m.Path); err != nil {
+			all = append(all, document.Warning{File: m.File, Line: m.Line, Text: fmt.Sprintf("%s: %v", m.Key, err)})
+		}
+	}
+	return all
+}
+
+func readable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file", path)
+	}
+	return err
+}
