@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/sidecar"
 	"github.com/tulle-mesh/tulle/sidecar/capture"
 )
@@ -121,7 +122,7 @@ table of sockets and opens no connection. Time that is up is no failure.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ports, err := capture.ParsePorts(list)
 		if err != nil {
-			return &usageError{fmt.Errorf("ports: %w", err)}
+			return cli.Misused(fmt.Errorf("ports: %w", err))
 		}
 		app := application{ports: ports, own: ownPorts(os.Getenv)}
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/sidecar/capture"
 )
 
@@ -38,8 +39,8 @@ func TestAwait(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "\n") {
 		t.Error(err)
 	}
-	if _, err := start(t, "await", "--admin-port", "http"); exitCode(err) != 64 {
-		t.Errorf("%v exits with %d", err, exitCode(err))
+	if _, err := start(t, "await", "--admin-port", "http"); cli.ExitCode(err) != 64 {
+		t.Errorf("%v exits with %d", err, cli.ExitCode(err))
 	}
 }
 
@@ -75,7 +76,7 @@ func TestLinger(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if _, err := start(t, "linger", "--ports", "http"); exitCode(err) != 64 || !strings.Contains(err.Error(), `"http" is no port`) {
+	if _, err := start(t, "linger", "--ports", "http"); cli.ExitCode(err) != 64 || !strings.Contains(err.Error(), `"http" is no port`) {
 		t.Error(err)
 	}
 }

@@ -10,13 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/internal/setting"
 	"github.com/tulle-mesh/tulle/sidecar"
@@ -26,39 +24,10 @@ func main() {
 	ctx, stop := run.Signals(context.Background())
 	defer stop()
 	cmd := command()
-	cmd.SetArgs(double(cmd.Flags(), os.Args[1:]))
-	switch err := cmd.ExecuteContext(ctx); {
-	case errors.Is(err, errReported):
-		os.Exit(1)
-	case errors.Is(err, errAbsent):
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "tulle-proxy:", err)
-		os.Exit(exitCode(err))
+	cmd.SetArgs(cli.Hyphens(cmd.Flags(), os.Args[1:]))
+	if code := cli.Exit(os.Stderr, "tulle-proxy", cmd.ExecuteContext(ctx)); code != 0 {
+		os.Exit(code)
 	}
-}
-
-// errReported is returned when what is wrong has been printed.
-var errReported = errors.New("the configuration cannot be served")
-
-// errAbsent is returned when a configuration is right but for files that are not here,
-// and that has been printed.
-var errAbsent = errors.New("files that the configuration names are not here")
-
-// double writes flags with one hyphen, as users of Linkerd 1.x do (-config FILE,
-// -validate), with two.
-func double(known *pflag.FlagSet, args []string) []string {
-	all := slices.Clone(args)
-	for i, arg := range all {
-		if arg == "--" {
-			break
-		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
-		if len(name) > 1 && name[0] != '-' && arg[0] == '-' && known.Lookup(name) != nil {
-			all[i] = "-" + arg
-		}
-	}
-	return all
 }
 
 func command() *cobra.Command {
@@ -80,7 +49,7 @@ else is right, and with 1 otherwise.`,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	cmd.AddCommand(redirect(), await(), linger(), reach())
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Misused(err) })
 	validate := cmd.Flags().Bool("validate", false, "check the settings and the policy, open nothing, and exit with 0 or 1")
 	serving := cmd.Flags().Bool("serving", false, "check whether the proxy that runs with these settings has its listeners, and exit with 0 or 1; for probes")
 	settings, err := setting.NewNamed(&cfg, cmd.Flags(), "settings")
@@ -98,8 +67,8 @@ else is right, and with 1 otherwise.`,
 		}
 		switch err := settings.Load(); {
 		case *validate && cfg == nothing(cfg.LogLevel) && !cmd.Flags().Changed("settings") && os.Getenv(setting.Prefix+"SETTINGS") == "":
-			return &usageError{errors.New("there is nothing to validate: neither a configuration nor a setting of a proxy is given\n" +
-				"hint: tulle-proxy -validate linkerd.yaml checks a configuration of Linkerd 1.x, and tulle-proxy --validate the settings of a proxy that come with it; --help lists them")}
+			return cli.Misused(errors.New("there is nothing to validate: neither a configuration nor a setting of a proxy is given\n" +
+				"hint: tulle-proxy -validate linkerd.yaml checks a configuration of Linkerd 1.x, and tulle-proxy --validate the settings of a proxy that come with it; --help lists them"))
 		case err != nil:
 			return err
 		}
@@ -142,7 +111,7 @@ func report(cmd *cobra.Command, cfg sidecar.Config) error {
 	r, err := sidecar.Check(cfg)
 	if err != nil {
 		cmd.PrintErrln(err)
-		return errReported
+		return cli.ErrReported
 	}
 	for _, line := range r.Lines {
 		cmd.Println(line)
@@ -150,9 +119,9 @@ func report(cmd *cobra.Command, cfg sidecar.Config) error {
 	cmd.Printf("%d of %d routers can be served\n", r.Served, r.Total)
 	switch {
 	case r.Served == 0:
-		return errReported
+		return cli.ErrReported
 	case r.Absent > 0:
-		return errAbsent
+		return cli.ErrAbsent
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/cli"
 )
 
 func TestValidate(t *testing.T) {
@@ -47,7 +49,7 @@ func start(t *testing.T, args ...string) (printed string, err error) {
 	var out strings.Builder
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)
-	cmd.SetArgs(double(cmd.Flags(), args))
+	cmd.SetArgs(cli.Hyphens(cmd.Flags(), args))
 	err = cmd.Execute()
 	return out.String(), err
 }
@@ -71,19 +73,19 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 			t.Errorf("%v: %v\n%s", args, err, printed)
 		}
 	}
-	if _, err := start(t, "-validate", "--log-level", "debug"); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "\nhint: tulle-proxy -validate linkerd.yaml") {
+	if _, err := start(t, "-validate", "--log-level", "debug"); cli.ExitCode(err) != cli.ExitUsage || !strings.Contains(err.Error(), "\nhint: tulle-proxy -validate linkerd.yaml") {
 		t.Errorf("without a file: %v", err)
 	}
-	if _, err := start(t, "-validate", "--node", "n1"); exitCode(err) != 1 || !strings.Contains(err.Error(), "pod-ip") {
+	if _, err := start(t, "-validate", "--node", "n1"); cli.ExitCode(err) != 1 || !strings.Contains(err.Error(), "pod-ip") {
 		t.Errorf("with a setting: %v", err)
 	}
 	wrong := file("routers:\n- protocol: htp\n  servers: [{prot: 4140}]\n")
-	if printed, err := start(t, "-validate", wrong); err != errReported || !strings.Contains(printed, wrong+":2: ") || !strings.Contains(printed, "\n"+wrong+":3: ") ||
+	if printed, err := start(t, "-validate", wrong); err != cli.ErrReported || !strings.Contains(printed, wrong+":2: ") || !strings.Contains(printed, "\n"+wrong+":3: ") ||
 		!strings.Contains(printed, "did you mean port?") {
 		t.Errorf("%v\n%s", err, printed)
 	}
 	later := file("routers:\n- protocol: h2\n  servers: [{port: 4140}]\n")
-	if printed, err := start(t, "-validate", later); err != errReported || !strings.HasSuffix(printed, "0 of 1 routers can be served\n") {
+	if printed, err := start(t, "-validate", later); err != cli.ErrReported || !strings.HasSuffix(printed, "0 of 1 routers can be served\n") {
 		t.Errorf("%v\n%s", err, printed)
 	}
 	if _, err := start(t, later); err == nil || !strings.Contains(err.Error(), "there is no router that can be served") {
@@ -91,7 +93,7 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 	}
 	// Certificates come with the pod, and whoever checks a file elsewhere has none.
 	const tls = "../../manifests/examples/linkerd/tls.yaml"
-	if printed, err := start(t, "-validate", tls); err != errAbsent || !strings.HasSuffix(printed, "1 of 2 routers can be served\n") ||
+	if printed, err := start(t, "-validate", tls); err != cli.ErrAbsent || !strings.HasSuffix(printed, "1 of 2 routers can be served\n") ||
 		!strings.Contains(printed, tls+":21: absent: routers[0].client.tls.trustCertsBundle: open /io.buoyant/linkerd/certs/ca.crt: no such file or directory; it must be there where the proxy runs\n") ||
 		strings.Count(printed, ": absent: ") != 3 {
 		t.Errorf("%v\n%s", err, printed)
@@ -99,7 +101,7 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 	if _, err := start(t, "-config", good, wrong); err == nil || !strings.Contains(err.Error(), "two configurations") {
 		t.Error(err)
 	}
-	if _, err := start(t, "-validate", good+"x"); err != errReported {
+	if _, err := start(t, "-validate", good+"x"); err != cli.ErrReported {
 		t.Error(err)
 	}
 }

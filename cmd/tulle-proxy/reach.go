@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/tulle-mesh/tulle/internal/cli"
 )
 
 // reachTime is how long one address may take to answer. A connection that is dropped on its way never does.
@@ -30,11 +32,11 @@ itself and sends nowhere. It exits with 0 if one answered at every address, and
 else with 1 and a line for each where none did. Each gets five seconds.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return &usageError{errors.New("no address is given\nhint: tulle-proxy reach 10.0.0.7:4140")}
+				return cli.Misused(errors.New("no address is given\nhint: tulle-proxy reach 10.0.0.7:4140"))
 			}
 			for _, address := range args {
 				if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
-					return &usageError{fmt.Errorf("%q is no address, allowed: HOST:PORT, and [HOST]:PORT for IPv6", address)}
+					return cli.Misused(fmt.Errorf("%q is no address, allowed: HOST:PORT, and [HOST]:PORT for IPv6", address))
 				}
 			}
 			return nil

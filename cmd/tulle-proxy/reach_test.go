@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/cli"
 )
 
 func TestReach(t *testing.T) {
@@ -51,12 +53,12 @@ func TestReach(t *testing.T) {
 		"nowhere.invalid:4140":           "the name is not known: ",
 	} {
 		_, err := start(t, "reach", at, address)
-		if exitCode(err) != 1 || err == nil || !strings.HasPrefix(err.Error(), "reach "+address+": "+want) || strings.Contains(err.Error(), "\n") {
+		if cli.ExitCode(err) != 1 || err == nil || !strings.HasPrefix(err.Error(), "reach "+address+": "+want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	for _, args := range [][]string{nil, {"4140"}, {"fd00::1:4140"}, {":4140"}} {
-		if _, err := start(t, append([]string{"reach"}, args...)...); exitCode(err) != 64 {
+		if _, err := start(t, append([]string{"reach"}, args...)...); cli.ExitCode(err) != 64 {
 			t.Errorf("%q: %v", args, err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/internal/cli"
 )
 
 // A proxy as it runs answers what reach asks, and says so at the port of pods only.
@@ -44,7 +46,7 @@ func TestReachProxy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := start(t, "reach", at[1]); err == nil || exitCode(err) != 1 {
+	if _, err := start(t, "reach", at[1]); err == nil || cli.ExitCode(err) != 1 {
 		t.Errorf("the admin port: %v", err)
 	}
 }

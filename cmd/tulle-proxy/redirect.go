@@ -1,11 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/sidecar/capture"
 )
 
@@ -35,15 +35,15 @@ runs no other program, and opens no connection.`,
 	cmd.Flags().StringVar(&opaque, "opaque-ports", "", "ports whose connections the proxy does not look into; it must be told the same, here they are only checked")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if _, err := capture.ParsePorts(opaque); err != nil {
-			return &usageError{fmt.Errorf("opaque-ports: %w", err)}
+			return cli.Misused(fmt.Errorf("opaque-ports: %w", err))
 		}
 		ports, err := capture.ParsePorts(skip)
 		if err != nil {
-			return &usageError{fmt.Errorf("skip-ports: %w", err)}
+			return cli.Misused(fmt.Errorf("skip-ports: %w", err))
 		}
 		rules := capture.Rules{Port: port, UID: uid, Skip: append(ports, capture.Range{First: dnsPort, Last: dnsPort})}
 		if err := rules.Validate(); err != nil {
-			return &usageError{err}
+			return cli.Misused(err)
 		}
 		if err := capture.Apply(rules); err != nil {
 			return fmt.Errorf("connections are not redirected: %w", err)
@@ -52,22 +52,4 @@ runs no other program, and opens no connection.`,
 		return nil
 	}
 	return cmd
-}
-
-// usageError is a mistake on the command line.
-type usageError struct{ err error }
-
-func (u *usageError) Error() string { return u.err.Error() }
-func (u *usageError) Unwrap() error { return u.err }
-
-// exitUsage is EX_USAGE of sysexits(3).
-const exitUsage = 64
-
-// exitCode returns with what the program exits.
-func exitCode(err error) int {
-	var usage *usageError
-	if errors.As(err, &usage) {
-		return exitUsage
-	}
-	return 1
 }

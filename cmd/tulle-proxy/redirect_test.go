@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/sidecar/capture/capturetest"
 )
 
@@ -21,7 +22,7 @@ func TestRedirectRefuses(t *testing.T) {
 		"invalid argument \"-1\" for \"--pr": {"--proxy-uid=-1"},
 	} {
 		_, err := start(t, append([]string{"redirect"}, args...)...)
-		if err == nil || !strings.Contains(err.Error(), want) || want != "unknown command" && exitCode(err) != exitUsage {
+		if err == nil || !strings.Contains(err.Error(), want) || want != "unknown command" && cli.ExitCode(err) != cli.ExitUsage {
 			t.Errorf("%v: %v", args, err)
 		}
 	}
