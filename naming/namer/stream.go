@@ -59,6 +59,10 @@ type StreamConfig struct {
 	Policy *watch.Value[[]byte]
 	// Namers is the text of the namers that all proxies are sent, likewise.
 	Namers *watch.Value[[]byte]
+	// Rules returns what a ConfigMap says, live, until release is called, which may be more than
+	// once: nil as long as nothing is known. It neither blocks nor fails, and may be called
+	// concurrently. Without it there are no ConfigMaps.
+	Rules func(api.ConfigMap) (rules *watch.Value[*api.Rules], release func())
 	// Seen takes note of the names that proxies say they use; nil forgets them.
 	Seen   *Seen
 	Logger *slog.Logger
@@ -137,6 +141,9 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil && first.Hello == nil {
 		err = errors.New("the first line is no hello")
 	}
+	if err == nil && len(first.Hello.ConfigMaps) > api.MaxConfigMaps {
+		err = fmt.Errorf("the hello names %d ConfigMaps, %d at most are allowed", len(first.Hello.ConfigMaps), api.MaxConfigMaps)
+	}
 	if err != nil {
 		refuseJSON(w, http.StatusBadRequest, fmt.Errorf("begin stream: %w", err))
 		return
@@ -169,6 +176,9 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return &api.FromNamer{Namers: &api.Namers{Text: text, Version: version}}
 	})
 	s.followDtab()
+	for _, m := range hello.ConfigMaps {
+		s.followRules(m)
+	}
 	if hello.Mode == api.ModeHost {
 		s.followPods(hello.Node)
 	}
@@ -202,7 +212,7 @@ type session struct {
 	names    map[string]*subscription
 	used     map[api.Name]bool
 	extended time.Time       // when the time to read was
-	always   []*subscription // the policy, the namers, the dtab and the pods
+	always   []*subscription // the policy, the namers, the dtab, the ConfigMaps and the pods
 
 	wake chan struct{} // one token: there may be something dirty
 
@@ -290,6 +300,22 @@ func (s *session) followDtab() {
 				}
 				return &api.FromNamer{Dtab: &api.Dtab{Text: v.Dtab.Exact(), Version: etag(v.Version)}}
 			})
+	}))
+}
+
+// followRules follows a key of a ConfigMap.
+func (s *session) followRules(m api.ConfigMap) {
+	s.always = append(s.always, s.subscribe("rules "+m.Namespace+"/"+m.Name+"/"+m.Key, func() *topic {
+		value, release := watch.New(&api.Rules{ConfigMap: m, Cause: "this namer reads no ConfigMaps"}), func() {}
+		if s.stream.cfg.Rules != nil {
+			value, release = s.stream.cfg.Rules(m)
+		}
+		return newTopic(value, release, (*api.Rules).Equal, func(r *api.Rules) *api.FromNamer {
+			if r == nil {
+				return nil
+			}
+			return &api.FromNamer{Rules: r}
+		})
 	}))
 }
 

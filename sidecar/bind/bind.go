@@ -80,6 +80,8 @@ type Config struct {
 	// Paths is how many names are kept without an override, and how many with one.
 	Paths   int
 	IdleTTL time.Duration // how long an unused name stays bound and watched
+	// Added is called after InUse has got another name; it must be quick. The default does nothing.
+	Added func()
 }
 
 // Binder binds names. It is safe for concurrent use.
@@ -200,6 +202,9 @@ func (b *Binder) Name(namespace string, id []byte, override naming.Dtab, now int
 	release := b.forget(gone)
 	b.mu.Unlock()
 	release()
+	if !n.guest && b.cfg.Added != nil {
+		b.cfg.Added()
+	}
 	return n, nil
 }
 

@@ -248,12 +248,17 @@ func TestRemote(t *testing.T) {
 func TestInUse(t *testing.T) {
 	names := newWorld()
 	names.set("80/world", naming.StateBound)
-	b := New(Config{Dtab: watch.New(dtab(t, base)), Names: names.names()})
+	added := 0
+	b := New(Config{Dtab: watch.New(dtab(t, base)), Names: names.names(), Added: func() { added++ }})
 	_ = leaf(t, name(t, b, "ns", "world", nil))
 	_ = leaf(t, name(t, b, "ns", "/world", nil)) // another name for the same
+	_ = leaf(t, name(t, b, "ns", "world", nil))
 	name(t, b, "other", "world", nil)
 	name(t, b, "a", `/x/\x79`, nil)
 	name(t, b, "a", "world", *dtab(t, "/x=>/y"))
+	if added != 4 {
+		t.Errorf("%d names are said to be added", added)
+	}
 	var got []string
 	for _, u := range b.InUse() {
 		got = append(got, fmt.Sprint(u.Namespace, " ", u.Path, " ", u.Bound))

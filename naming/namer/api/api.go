@@ -2,8 +2,8 @@
 //
 // They travel as JSON, one object a line, on the two directions of a single HTTP request:
 // POST /tulle/v1/watch. A proxy says hello, then what it watches and which names its callers
-// use; the namer answers with the policy, the namers, the dtab, with replica sets and, to host
-// proxies, with the pods of the node. Every state is the latest: the namer may skip the ones
+// use; the namer answers with the policy, the namers, the dtab, with replica sets, with the rules of
+// the ConfigMaps that the hello named and, to host proxies, with the pods of the node. Every state is the latest: the namer may skip the ones
 // between and never repeats an equal one. An empty object is a heartbeat, sent by both sides.
 //
 // Package api is messages and nothing else: the sides are naming/namer and
@@ -37,6 +37,8 @@ const (
 	Silence = 3 * Heartbeat
 	// MaxLine bounds a line from a proxy, in bytes.
 	MaxLine = 64 << 10
+	// MaxConfigMaps bounds those of a Hello, which must fit into a line.
+	MaxConfigMaps = 80
 )
 
 // FromProxy is a line from a proxy. One field is set, or none in a heartbeat. The first line
@@ -73,6 +75,20 @@ type Hello struct {
 	Node          string `json:"node"`
 	Mode          string `json:"mode"` // ModeSidecar or ModeHost; the latter is sent Pods
 	DtabNamespace string `json:"dtabNamespace"`
+	// ConfigMaps are those by whose rules the proxy routes, each once.
+	ConfigMaps []ConfigMap `json:"configMaps,omitempty"`
+}
+
+// ConfigMap is a key of a ConfigMap, which has a dtab for its value.
+type ConfigMap struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Key       string `json:"key"`
+}
+
+// String names it for people.
+func (m ConfigMap) String() string {
+	return "key " + m.Key + " of ConfigMap " + m.Namespace + "/" + m.Name
 }
 
 // FromNamer is a line from the namer. One field is set, or none in a heartbeat.
@@ -82,6 +98,7 @@ type FromNamer struct {
 	Dtab     *Dtab     `json:"dtab,omitempty"`
 	Replicas *Replicas `json:"replicas,omitempty"`
 	Pods     *Pods     `json:"pods,omitempty"`
+	Rules    *Rules    `json:"rules,omitempty"`
 }
 
 // Policy is how all proxies of the mesh are to behave, in the words of docs/policy.md. The
@@ -106,6 +123,25 @@ type Namers struct {
 type Dtab struct {
 	Text    string `json:"text"`
 	Version string `json:"version"`
+}
+
+// Rules is what a ConfigMap says.
+type Rules struct {
+	ConfigMap
+	// Text is the dtab to route by, as naming.Dtab.Exact prints it: that of the key, or the last
+	// one that could be read. It is empty if there is no such ConfigMap or key, and nil as long as
+	// nothing is known.
+	Text *string `json:"text,omitempty"`
+	// Cause is why Text is not what the key has now, with what is to be done; empty if it is.
+	Cause string `json:"cause,omitempty"`
+}
+
+// Equal reports whether two states are one to a proxy.
+func (r *Rules) Equal(s *Rules) bool {
+	if r == nil || s == nil {
+		return r == s
+	}
+	return r.ConfigMap == s.ConfigMap && r.Cause == s.Cause && (r.Text == nil) == (s.Text == nil) && (r.Text == nil || *r.Text == *s.Text)
 }
 
 // Replicas is the state of one watched name, printed as it was asked for.

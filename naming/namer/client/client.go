@@ -1,6 +1,6 @@
 // Package client is the proxy's side of the namer's stream: it keeps the policy, the namers, the
-// dtab, the replica sets that are asked for and, for a host proxy, the pods of the node up to
-// date, and tells the namer which names are in use.
+// dtab, the rules of ConfigMaps, the replica sets that are asked for and, for a host proxy, the
+// pods of the node up to date, and tells the namer which names are in use.
 //
 // It resolves nothing and knows nothing of requests. It only holds what the namer last said.
 //
@@ -59,7 +59,7 @@ type Config struct {
 	// Hello says who we are.
 	Hello api.Hello
 	// InUse returns the names that are bound at present, in any order; it is asked at the
-	// beginning of a stream and at every heartbeat. Nil reports none.
+	// beginning of a stream, at every heartbeat and after Used. Nil reports none.
 	InUse  func() []api.Name
 	Logger *slog.Logger
 	// Dial connects to the host and port of URL; nil means TCP.
@@ -75,6 +75,7 @@ type Client struct {
 	namers   watch.Value[*api.Namers]
 	dtab     watch.Value[*naming.Dtab]
 	pods     watch.Value[[]api.Pod]
+	rules    map[api.ConfigMap]*rules // those of Config.Hello; not modified after New
 	state    atomic.Pointer[State]
 	heard    atomic.Int64  // Unix nanoseconds
 	synced   chan struct{} // closed when the dtab, and the pods if we need them, have come
@@ -82,6 +83,8 @@ type Client struct {
 
 	// changed has one token when names may differ from what the namer was told.
 	changed chan struct{}
+	// used has one token when there may be names in use that the namer was not told of.
+	used chan struct{}
 
 	mu    sync.Mutex
 	names map[string]*name
@@ -108,7 +111,12 @@ func New(cfg Config) (*Client, error) {
 		url:     u.JoinPath(api.WatchPath),
 		synced:  make(chan struct{}),
 		changed: make(chan struct{}, 1),
+		used:    make(chan struct{}, 1),
 		names:   map[string]*name{},
+		rules:   map[api.ConfigMap]*rules{},
+	}
+	for _, m := range cfg.Hello.ConfigMaps {
+		c.rules[m] = &rules{}
 	}
 	c.state.Store(&State{})
 	return c, nil
@@ -168,7 +176,7 @@ func (c *Client) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	if n == nil {
 		n = &name{}
 		c.names[id] = n
-		c.signal()
+		signal(c.changed)
 	}
 	n.users++
 	var once sync.Once
@@ -178,15 +186,19 @@ func (c *Client) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 			defer c.mu.Unlock()
 			if n.users--; n.users == 0 {
 				delete(c.names, id)
-				c.signal()
+				signal(c.changed)
 			}
 		})
 	}
 }
 
-func (c *Client) signal() {
+// Used says that there may be more names in use: the namer is told at once, but at most every
+// second. It neither blocks nor asks.
+func (c *Client) Used() { signal(c.used) }
+
+func signal(c chan<- struct{}) {
 	select {
-	case c.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -323,81 +335,6 @@ func (c *Client) connect(ctx context.Context) (*http.ClientConn, error) {
 	return conn, nil
 }
 
-// send tells the namer who we are, what we watch and which names are in use, and keeps
-// telling it.
-func (c *Client) send(ctx context.Context, w io.Writer) error {
-	heartbeat := time.NewTicker(api.Heartbeat)
-	defer heartbeat.Stop()
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	if err := e.Encode(api.FromProxy{Hello: &c.cfg.Hello}); err != nil {
-		return fmt.Errorf("write stream: %w", err)
-	}
-	told, used := map[string]*name{}, map[api.Name]bool{}
-	used = c.sendUse(e, used)
-	for {
-		now := c.wanted()
-		for id, n := range told {
-			// A name that was released and asked for again is new: its value is
-			// pending, and only a new watch makes the namer repeat itself.
-			if now[id] != n {
-				e.Encode(api.FromProxy{Unwatch: id})
-			}
-		}
-		for _, id := range slices.Sorted(maps.Keys(now)) {
-			if told[id] != now[id] {
-				e.Encode(api.FromProxy{Watch: id})
-			}
-		}
-		told = now
-		if b.Len() > 0 {
-			if _, err := w.Write(b.Bytes()); err != nil {
-				return fmt.Errorf("write stream: %w", err)
-			}
-			b.Reset()
-		}
-		select {
-		case <-c.changed:
-		case <-heartbeat.C:
-			e.Encode(api.FromProxy{})
-			used = c.sendUse(e, used)
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// maxUse is how many names one message of use has at most. A path can have some hundred
-// bytes, so this keeps far below api.MaxLine.
-const maxUse = 50
-
-// sendUse encodes how the names in use differ from those the namer was told, and returns them.
-func (c *Client) sendUse(e *json.Encoder, told map[api.Name]bool) map[api.Name]bool {
-	if c.cfg.InUse == nil {
-		return told
-	}
-	now := map[api.Name]bool{}
-	var add, remove []api.Name
-	for _, n := range c.cfg.InUse() {
-		if !now[n] && !told[n] {
-			add = append(add, n)
-		}
-		now[n] = true
-	}
-	for n := range told {
-		if !now[n] {
-			remove = append(remove, n)
-		}
-	}
-	for some := range slices.Chunk(remove, maxUse) {
-		e.Encode(api.FromProxy{Use: &api.Use{Remove: some}})
-	}
-	for some := range slices.Chunk(add, maxUse) {
-		e.Encode(api.FromProxy{Use: &api.Use{Add: some}})
-	}
-	return now
-}
-
 // wanted returns a copy of the names that are followed now.
 func (c *Client) wanted() map[string]*name {
 	c.mu.Lock()
@@ -425,6 +362,10 @@ func (c *Client) receive(m api.FromNamer) {
 		}
 		if old := c.dtab.Get(); old == nil || old.Exact() != dtab.Exact() {
 			c.dtab.Set(&dtab)
+		}
+	case m.Rules != nil:
+		if r := c.rules[m.Rules.ConfigMap]; r != nil {
+			r.take(m.Rules, c.cfg.Logger)
 		}
 	case m.Pods != nil:
 		pods := m.Pods.Pods
