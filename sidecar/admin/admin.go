@@ -10,15 +10,15 @@
 package admin
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tulle-mesh/tulle/naming/delegator"
 )
 
 // Config is what the pages show. All functions are called from many goroutines.
@@ -83,30 +83,16 @@ func Handler(c Config) http.Handler {
 	})
 	mux.HandleFunc("GET /admin/policy", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		show(w, c.Policy(q.Get("router"), q.Get("client"), q.Get("service")))
+		delegator.Show(w, c.Policy(q.Get("router"), q.Get("client"), q.Get("service")))
 	})
-	mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) { show(w, c.Configuration()) })
-	mux.HandleFunc("GET /delegator", playground)
-	mux.HandleFunc("GET /delegator.css", playground)
-	mux.HandleFunc("GET /delegator.js", playground)
-	mux.Handle("/delegator.json", delegator(c))
+	mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) { delegator.Show(w, c.Configuration()) })
+	mux.Handle("GET /delegator", delegator.Page{Title: "What a name means", Routers: true, Caller: "the namespace that short names are of; empty for the proxy's own"})
+	mux.HandleFunc("GET /delegator.css", delegator.File)
+	mux.HandleFunc("GET /delegator.js", delegator.File)
+	mux.Handle("/delegator.json", delegator.Answer(c.Delegate))
 	mux.HandleFunc("GET /bound-names.json", boundNames(c))
 	mux.HandleFunc("GET /namer_state", namerState(c))
 	mux.HandleFunc("GET /namer_state/{prefix...}", namerState(c))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 	return mux
-}
-
-// show answers with v as JSON that people can read.
-func show(w http.ResponseWriter, v any) {
-	var text bytes.Buffer
-	e := json.NewEncoder(&text)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false) // rules are full of >
-	if err := e.Encode(v); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(text.Bytes())
 }

@@ -1,17 +1,13 @@
 package admin_test
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/tulle-mesh/tulle/internal/browser"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 )
@@ -57,19 +53,9 @@ func cart(t *testing.T) admin.Config {
 }
 
 // What people see on the playground: the browser runs the page, asks the proxy, and shows
-// what it said. TULLE_SCREENSHOTS keeps pictures of it in a directory.
+// what it said.
 func TestPlaygroundInABrowser(t *testing.T) {
-	browser := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			browser = path
-			break
-		}
-	}
-	if browser == "" {
-		t.Skip("there is no chromium, chromium-browser or google-chrome here to look at the page with: apt-get install chromium")
-	}
-	s := httptest.NewServer(admin.Handler(cart(t)))
+		s := httptest.NewServer(admin.Handler(cart(t)))
 	defer s.Close()
 	for name, c := range map[string]struct {
 		query url.Values
@@ -78,13 +64,12 @@ func TestPlaygroundInABrowser(t *testing.T) {
 	}{
 		"leads":    {url.Values{"router": {"out"}, "path": {"/svc/cart"}}, []string{"It leads somewhere", "10.0.0.1:80", "[fd00::1]:80", `by /svc =&gt; /srv/canary`, "there is no such thing", "chosen"}, "leads nowhere"},
 		"Linkerd":  {url.Values{"namespace": {"out"}, "path": {"/svc/cart"}, "dtab": {"/svc => !"}}, []string{"It leads nowhere: a rule stops here"}, "10.0.0.1"},
-		"nobody":   {url.Values{"router": {"<b>x"}, "path": {"/svc/cart"}}, []string{`no router has the label "&lt;b&gt;x"; there are: out`, `id="effect"></small>`}, "<b>x"},
+		"nobody":   {url.Values{"router": {"<b>x"}, "path": {"/svc/cart"}}, []string{`no router has the label "&lt;b&gt;x"; there are: out`, `id="effect"></span>`}, "<b>x"},
 		"far":      {url.Values{"router": {"far"}}, []string{"these take the place of the router's own, after those of the namerd at namerd.test:4180"}, "leads"},
 		"to begin": {nil, []string{`value="out"`, "these take the place of the router's own"}, "leads"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			page := s.URL + "/delegator?" + c.query.Encode()
-			dom := browse(t, browser, "--dump-dom", page)
+			dom := browser.New(t).DOM(s.URL + "/delegator?" + c.query.Encode())
 			for _, want := range c.shows {
 				if !strings.Contains(dom, want) {
 					t.Errorf("it does not show %q:\n%s", want, dom)
@@ -93,27 +78,6 @@ func TestPlaygroundInABrowser(t *testing.T) {
 			if _, body, _ := strings.Cut(dom, "<body>"); strings.Contains(body, c.lacks) {
 				t.Errorf("it shows %q:\n%s", c.lacks, dom)
 			}
-			if dir := os.Getenv("TULLE_SCREENSHOTS"); dir != "" {
-				browse(t, browser, fmt.Sprintf("--screenshot=%s/%s.png", dir, name), page)
-			}
 		})
 	}
-}
-
-// browse has the browser load a page, and returns what it prints once the page's work is
-// done.
-func browse(t *testing.T, browser, what, page string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	var stdout, stderr bytes.Buffer
-	// Within the sandbox root may not run it, and there is nobody to be kept from here.
-	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-		"--user-data-dir="+t.TempDir(), "--window-size=900,900", "--virtual-time-budget=10000", what, page)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = 10 * time.Second // for its children
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s: %v\n%s", browser, err, stderr.String())
-	}
-	return stdout.String()
 }

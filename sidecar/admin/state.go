@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/delegator"
+	"github.com/tulle-mesh/tulle/naming/registry"
 )
 
 // Followed is a bound name that the proxy follows.
@@ -42,7 +44,7 @@ func boundNames(c Config) http.HandlerFunc {
 				ids = append(ids, n.ID)
 			}
 		}
-		show(w, ids)
+		delegator.Show(w, ids)
 	}
 }
 
@@ -57,14 +59,8 @@ func namerState(c Config) http.HandlerFunc {
 				http.NotFound(w, r)
 				return
 			}
-			if !strings.HasPrefix(prefix, "$/") && !strings.HasPrefix(prefix, "%/") {
-				prefix = "#/" + strings.TrimPrefix(prefix, "#/")
-			}
-			state.Names = slices.DeleteFunc(state.Names, func(f Followed) bool {
-				// What transformers prepended is not the namer's.
-				return !strings.Contains(f.ID+"/", "/"+prefix+"/")
-			})
+			state.Names = slices.DeleteFunc(state.Names, func(f Followed) bool { return !registry.Under(f.ID, prefix) })
 		}
-		show(w, state)
+		delegator.Show(w, state)
 	}
 }

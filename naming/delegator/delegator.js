@@ -4,6 +4,16 @@ const field = id => document.getElementById(id);
 const result = field("result");
 let routers = [];
 
+// The rules that are stored, if the page is about some: a field that says what as.
+const name = field("dtab").dataset.name, stored = field("dtab").defaultValue;
+
+function rules() { return field("dtab").value.trim().replace(/[;\s]+$/, ""); }
+
+const flat = text => text.split(/[;\n]/).map(r => r.replace(/\s+/g, "")).filter(Boolean).join(";");
+
+// changed says that other rules are tried than are stored.
+function changed() { return name !== undefined && flat(rules()) !== flat(stored); }
+
 // make returns an element; all text goes in as text.
 function make(tag, className, ...content) {
   const e = document.createElement(tag);
@@ -12,12 +22,17 @@ function make(tag, className, ...content) {
   return e;
 }
 
-function router() { return routers.find(r => r.label === field("router").value); }
+function router() { return field("router") ? routers.find(r => r.label === field("router").value) : undefined; }
 
 function own(r) { return (r.appends ? "" : r.dtab).split(";").filter(Boolean).join(";\n"); }
 
 // describe says what the rules in the form count for.
 function describe() {
+  if (name !== undefined) {
+    field("effect").textContent = changed() ? "changed here to try; nothing is stored" : "as they are stored; change them to try others";
+    field("stored").hidden = !changed();
+    return;
+  }
   const r = router();
   field("effect").textContent = !r ? field("router").value ? "" : "only the namers of the proxy count" :
     r.appends ? "these come after the router's own, so they win" :
@@ -78,28 +93,53 @@ function show(n, taken, weight) {
   return li;
 }
 
-async function explain() {
-  const q = new URLSearchParams();
-  for (const id of ["router", "path", "dtab", "caller"]) {
-    const f = field(id), value = f.value.trim().replace(/[;\s]+$/, "");
-    if (id === "dtab" ? value !== "" || !router()?.appends : value !== "") q.set(f.name, value);
-  }
-  history.replaceState(null, "", "?" + q);
-  result.replaceChildren("…");
+// ask returns the answer to a question as what to show.
+async function ask(q, prefix) {
   try {
     const res = await fetch("delegator.json?" + q), text = await res.text();
-    if (!res.ok) {
-      result.replaceChildren(make("p", "bad", text));
-      return;
-    }
+    if (!res.ok) return [make("p", "bad", text)];
     const n = JSON.parse(text), o = outcome(n);
-    result.replaceChildren(make("h2", o === "leaf" ? "" : "bad", o === "leaf" ? "It leads somewhere" : "It leads nowhere: " + (n.message || WHY[o] || o)), make("ul", "tree", show(n, true)));
+    const said = o === "leaf" ? "it leads somewhere" : "it leads nowhere: " + (n.message || WHY[o] || o);
+    return [make("h2", o === "leaf" ? "" : "bad", prefix ? prefix + " " + said : said[0].toUpperCase() + said.slice(1)), make("ul", "tree", show(n, true))];
   } catch (e) {
-    result.replaceChildren(make("p", "bad", "the proxy did not answer: " + e.message));
+    return [make("p", "bad", "no answer: " + e.message)];
   }
 }
 
-async function begin() {
+let asked = 0; // an answer to an older question is not shown
+
+async function explain() {
+  const q = new URLSearchParams(), turn = ++asked;
+  for (const id of ["router", "path", "dtab", "caller"]) {
+    const f = field(id);
+    if (!f) continue;
+    const value = id === "dtab" ? rules() : f.value.trim();
+    if (id === "dtab" ? name !== undefined ? changed() : value !== "" || !router()?.appends : value !== "") q.set(f.name, value);
+  }
+  history.replaceState(null, "", "?" + q);
+  result.replaceChildren("…");
+  let questions = [[q, ""]];
+  if (name !== undefined) { // which are not known to whoever answers
+    const was = new URLSearchParams(q);
+    was.set("dtab", stored.replace(/[;\s]+$/, ""));
+    questions = changed() ? [[q, "With these rules"], [was, "As stored"]] : [[was, ""]];
+  }
+  const answers = await Promise.all(questions.map(([q, prefix]) => ask(q, prefix)));
+  if (turn === asked) result.replaceChildren(...answers.flat());
+}
+
+// choose has the caller and the path of a link tried.
+function choose(e) {
+  const a = e.target.closest("a.name");
+  if (!a || e.ctrlKey || e.metaKey || e.shiftKey) return;
+  e.preventDefault();
+  field("path").value = a.dataset.path;
+  field("caller").value = a.dataset.caller;
+  explain();
+}
+
+// beginProxy fills in what the routers of a proxy are, and returns the path to begin with.
+async function beginProxy(q) {
   try {
     const config = await (await fetch("config.json")).json();
     routers = (config.tulle && config.tulle.routers) || [];
@@ -108,17 +148,26 @@ async function begin() {
   }
   for (const r of routers) field("router").append(new Option(r.label, r.label));
   field("router").append(new Option("none: namers alone", ""));
-  const q = new URLSearchParams(location.search);
   const label = q.get("router") ?? q.get("namespace"); // the latter as in Linkerd 1.x
   if (label && !routers.some(r => r.label === label)) field("router").append(new Option(label, label)); // the answer says what there is
   if (label !== null) field("router").value = label;
-  const r = router();
-  field("path").value = q.get("path") || (r ? r.dstPrefix.replace(/\/$/, "") + "/" : "/");
-  field("caller").value = q.get("caller") || "";
-  field("dtab").value = q.has("dtab") ? q.get("dtab") : r ? own(r) : "";
-  describe();
   field("router").addEventListener("change", () => { field("dtab").value = router() ? own(router()) : ""; describe(); });
+  const r = router();
+  field("dtab").value = r ? own(r) : "";
+  return r ? r.dstPrefix.replace(/\/$/, "") + "/" : "/";
+}
+
+async function begin() {
+  const q = new URLSearchParams(location.search);
+  const path = field("router") ? await beginProxy(q) : "/svc/";
+  field("path").value = q.get("path") || path;
+  field("caller").value = q.get("caller") || "";
+  if (q.has("dtab")) field("dtab").value = q.get("dtab");
+  describe();
+  field("dtab").addEventListener("input", describe);
+  field("stored").addEventListener("click", () => { field("dtab").value = stored; describe(); if (result.hasChildNodes()) explain(); });
   field("ask").addEventListener("submit", e => { e.preventDefault(); explain(); });
+  document.addEventListener("click", choose);
   if (q.has("path")) explain();
 }
 
