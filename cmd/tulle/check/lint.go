@@ -23,23 +23,6 @@ import (
 	"github.com/tulle-mesh/tulle/webhook/workload"
 )
 
-// prefix is that of every key of ours.
-const prefix = "tulle.dev/"
-
-// foreign are the keys by which other meshes are asked to inject, with the values that do not ask.
-var foreign = map[string]struct {
-	mesh string
-	off  []string
-}{
-	"istio-injection":                     {"Istio", []string{"disabled"}},
-	"istio.io/rev":                        {"Istio", nil},
-	"istio.io/dataplane-mode":             {"Istio", []string{"none"}},
-	"sidecar.istio.io/inject":             {"Istio", []string{"false"}},
-	"linkerd.io/inject":                   {"Linkerd", []string{"disabled"}},
-	"kuma.io/sidecar-injection":           {"Kuma", []string{"disabled"}},
-	"consul.hashicorp.com/connect-inject": {"Consul", []string{"false"}},
-}
-
 // linter reads the keys of namespaces and workloads.
 type linter struct {
 	*report
@@ -222,42 +205,40 @@ func (l *linter) namespace(o workload.Object, file string) {
 		return
 	}
 	label := func(change string) string { return "kubectl label namespace " + o.Name + " " + change }
-	known := []string{webhook.LabelInject, webhook.LabelMode}
 	allowed := map[string][]string{
 		webhook.LabelInject: {webhook.NamespaceEnabled, webhook.NamespaceBestEffort, webhook.NamespaceDisabled},
 		webhook.LabelMode:   {string(webhook.ModeHost), string(webhook.ModeSidecar), string(webhook.ModeNone)},
 	}
+	meant := func(key, value string) string {
+		if near := document.Nearest(value, allowed[key]); near != "" {
+			return near
+		}
+		return allowed[key][0] // "true", "yes", "1"
+	}
 	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
-		v := o.Labels[key]
-		switch {
-		case allowed[key] != nil && !slices.Contains(allowed[key], v):
-			meant := document.Nearest(v, allowed[key])
-			if meant == "" {
-				meant = allowed[key][0] // "true", "yes", "1"
-			}
+		if v := o.Labels[key]; allowed[key] != nil && !slices.Contains(allowed[key], v) {
 			l.found(WrongNamespace, o, file, fmt.Sprintf("its label %s is %q, allowed: %s; its pods are refused", key, v, strings.Join(allowed[key], ", ")),
-				label(key+"="+meant+" --overwrite"), "write "+key+": "+meant)
-		case strings.HasPrefix(key, prefix) && !slices.Contains(known, key):
-			near := l.near(key, known)
-			change, write := key+"-", "remove it"
-			if near != "" {
-				change, write = change+" "+near+"="+v, "write "+near+": "+v
-			}
-			l.found(NoEffect, o, file, "its label "+key+" is not known and has no effect"+didYouMean(near), label(change), write)
+				label(key+"="+meant(key, v)+" --overwrite"), "write "+key+": "+meant(key, v))
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(o.Annotations)) {
-		if slices.Contains(known, key) {
-			l.found(NoEffect, o, file, key+" is an annotation, and only counts as a label", label(key+"="+o.Annotations[key])+"\nkubectl annotate namespace "+o.Name+" "+key+"-", "move it to metadata.labels")
+	for _, s := range webhook.NamespaceStrays(o.Labels, o.Annotations) {
+		message, change, write := unknown(s, ""), fmt.Sprintf("kubectl %s namespace %s %s-", verb[s.As], o.Name, s.Key), "remove it"
+		if s.Known() {
+			message = fmt.Sprintf("the %s %s only counts as %s", s.As, s.Key, s.Counts.One())
 		}
+		if _, there := o.Labels[s.Meant]; s.Meant != "" && !there {
+			value := meant(s.Meant, s.Value)
+			change, write = label(s.Meant+"="+value)+"\n"+change, "write "+s.Meant+": "+value+" in metadata.labels instead"
+		}
+		l.found(NoEffect, o, file, message, change, write)
 	}
 	if joined(o.Labels) {
 		if key, mesh := asks(o.Labels, o.Annotations); key != "" {
-			verb := "label"
+			as := webhook.AsLabel
 			if _, ok := o.Labels[key]; !ok {
-				verb = "annotate"
+				as = webhook.AsAnnotation
 			}
-			l.found(TwoMeshes, o, file, fmt.Sprintf("it has joined Tulle, and by %s %s, too: pods get two proxies", key, mesh), "kubectl "+verb+" namespace "+o.Name+" "+key+"-", "remove one of them")
+			l.found(TwoMeshes, o, file, fmt.Sprintf("it has joined Tulle, and by %s %s, too: pods get two proxies", key, mesh), "kubectl "+verb[as]+" namespace "+o.Name+" "+key+"-", "remove one of them")
 		}
 	}
 }
@@ -266,30 +247,24 @@ func (l *linter) namespace(o workload.Object, file string) {
 func asks(all ...map[string]string) (key, mesh string) {
 	for _, keys := range all {
 		for _, k := range slices.Sorted(maps.Keys(keys)) {
-			if f, ok := foreign[k]; ok && !slices.Contains(f.off, keys[k]) {
-				return k, f.mesh
+			if mesh, asks := webhook.OtherMesh(k, keys[k]); asks {
+				return k, mesh
 			}
 		}
 	}
 	return "", ""
 }
 
-func (l *linter) near(key string, known []string) string {
-	var words []string
-	for _, k := range known {
-		words = append(words, strings.TrimPrefix(k, prefix))
-	}
-	if near := document.Nearest(strings.TrimPrefix(key, prefix), words); near != "" {
-		return prefix + near
-	}
-	return ""
-}
+// verb is the command of kubectl that changes a label or an annotation.
+var verb = map[webhook.As]string{webhook.AsLabel: "label", webhook.AsAnnotation: "annotate"}
 
-func didYouMean(near string) string {
-	if near == "" {
-		return ""
+// unknown says that a key is none of Tulle's.
+func unknown(s webhook.Stray, of string) string {
+	message := fmt.Sprintf("the %s %s%s is not known and has no effect", s.As, s.Key, of)
+	if s.Meant != "" {
+		message += "; did you mean " + s.Meant + "?"
 	}
-	return "; did you mean " + near + "?"
+	return message
 }
 
 // template reads the keys of a workload and of its pod template, and asks the injector what it would do.
@@ -305,36 +280,19 @@ func (l *linter) template(t workload.Template, file string) {
 	}
 	o := t.Object
 	if t.Path != "" {
-		for _, set := range []struct {
-			kind string
-			keys map[string]string
-		}{{"label", t.Labels}, {"annotation", t.Annotations}} {
-			for _, key := range slices.Sorted(maps.Keys(set.keys)) {
-				if strings.HasPrefix(key, prefix) {
-					l.outside(t, file, set.kind, key, set.keys[key])
-				}
-			}
+		for _, s := range webhook.WorkloadStrays(t.Labels, t.Annotations) {
+			l.outside(t, file, s)
 		}
 	}
-	podLabels := []string{webhook.LabelInject, webhook.LabelMode}
-	for _, key := range slices.Sorted(maps.Keys(pod.Metadata.Labels)) {
+	for _, s := range webhook.PodStrays(pod.Metadata.Labels, pod.Metadata.Annotations) {
+		right := at(t) + "." + string(s.Counts) + "s"
 		switch {
-		case !strings.HasPrefix(key, prefix) || slices.Contains(podLabels, key):
-		case slices.Contains(webhook.Annotations(), key):
-			l.found(NoEffect, o, file, key+" is a label of its pods, and only counts as an annotation", "", "move it to "+at(t)+".annotations")
+		case s.Known():
+			l.found(NoEffect, o, file, fmt.Sprintf("the %s %s of its pods only counts as %s", s.As, s.Key, s.Counts.One()), "", "move it to "+right)
+		case s.Meant != "":
+			l.found(NoEffect, o, file, unknown(s, " of its pods"), "", "write "+s.Meant+" at "+right)
 		default:
-			near := l.near(key, []string{webhook.LabelInject})
-			l.found(NoEffect, o, file, "the label "+key+" of its pods is not known and has no effect"+didYouMean(near), "", "correct it at "+at(t)+".labels")
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(pod.Metadata.Annotations)) {
-		switch {
-		case !strings.HasPrefix(key, prefix) || key == webhook.AnnotationStatus || slices.Contains(webhook.Annotations(), key):
-		case key == webhook.LabelInject:
-			l.found(NoEffect, o, file, key+" is an annotation of its pods, and only counts as a label", "", "move it to "+at(t)+".labels")
-		default:
-			near := l.near(key, webhook.Annotations())
-			l.found(NoEffect, o, file, "the annotation "+key+" of its pods is not known and has no effect"+didYouMean(near), "", "correct it at "+at(t)+".annotations")
+			l.found(NoEffect, o, file, unknown(s, " of its pods"), "", "remove it from "+right)
 		}
 	}
 	ns, ok := l.namespaces[t.Namespace]
@@ -410,21 +368,15 @@ func at(t workload.Template) string {
 }
 
 // outside notes a key on a workload itself, which only counts in its template.
-func (l *linter) outside(t workload.Template, file, kind, key, value string) {
-	right := "annotations"
-	all := append(webhook.Annotations(), webhook.LabelInject)
-	if key == webhook.LabelInject {
-		right = "labels"
-	}
-	what := fmt.Sprintf("the %s %s is the %s's own, and only counts in the pod template", kind, key, t.Kind)
-	write := fmt.Sprintf("move it to %s.%s", at(t), right)
-	if !slices.Contains(all, key) {
-		near := l.near(key, all)
-		l.found(NoEffect, t.Object, file, fmt.Sprintf("the %s %s is not known and has no effect%s", kind, key, didYouMean(near)), "", "write it, spelt right, at "+at(t)+", or remove it")
+func (l *linter) outside(t workload.Template, file string, s webhook.Stray) {
+	if !s.Known() {
+		l.found(NoEffect, t.Object, file, unknown(s, ""), "", "write it, spelt right, at "+at(t)+", or remove it")
 		return
 	}
-	patch := map[string]any{"metadata": map[string]any{kind + "s": map[string]any{key: nil}}}
-	inner := map[string]any{"metadata": map[string]any{right: map[string]any{key: value}}}
+	what := fmt.Sprintf("the %s %s is the %s's own, and only counts in the pod template", s.As, s.Key, t.Kind)
+	write := fmt.Sprintf("move it to %s.%ss", at(t), s.Counts)
+	patch := map[string]any{"metadata": map[string]any{string(s.As) + "s": map[string]any{s.Key: nil}}}
+	inner := map[string]any{"metadata": map[string]any{string(s.Counts) + "s": map[string]any{s.Key: s.Value}}}
 	parts := strings.Split(t.Path, ".")
 	for i := len(parts) - 1; i >= 0; i-- {
 		inner = map[string]any{parts[i]: inner}

@@ -293,8 +293,8 @@ spec:
 		"the label tulle.dev/injected of namespace shop means nothing; is tulle.dev/inject meant?",
 		"the annotation tulle.dev/inject of namespace shop means nothing: it must be a label",
 		"the annotation tulle.dev/mode of deployment/web means nothing there: write it at spec.template.metadata",
-		"the label tulle.dev/outgoing-port of the pod template means nothing: it must be an annotation",
 		"the annotation linkerd.io/inject of the pod template is for Linkerd; Tulle goes by the label tulle.dev/inject",
+		"the label tulle.dev/outgoing-port of the pod template means nothing: it must be an annotation",
 		"the annotation tulle.dev/inject of the pod template means nothing: it must be a label",
 		"the annotation tulle.dev/outgoing-prot of the pod template means nothing; is tulle.dev/outgoing-port meant?",
 	}
