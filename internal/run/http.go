@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -39,6 +40,47 @@ func Streams(server *http.Server, handler http.Handler) http.Handler {
 		defer context.AfterFunc(stopping, cancel)()
 		handler.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// Server is one port of a process.
+type Server struct {
+	Name    string      // of the component that serves there
+	Address string      // host:port or :port; port 0 is one that is free
+	TLS     *tls.Config // as for HTTPS; nil: in the clear
+	HTTP    *http.Server
+}
+
+// Listen opens the ports of all servers, or of none, and returns the components that serve there, with the grace of
+// [HTTP]. opened, if not nil, is told where each server listens.
+func Listen(servers []Server, grace time.Duration, opened func(name, address string)) ([]Component, error) {
+	var listeners []net.Listener
+	var components []Component
+	var errs []error
+	for _, s := range servers {
+		listener, err := net.Listen("tcp", s.Address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listen for the %s: %w", s.Name, err))
+			continue
+		}
+		listeners = append(listeners, listener)
+		serve := HTTP(s.HTTP, listener, grace)
+		if s.TLS != nil {
+			serve = HTTPS(s.HTTP, listener, s.TLS, grace)
+		}
+		components = append(components, Component{Name: s.Name, Run: serve})
+	}
+	if err := errors.Join(errs...); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return nil, err
+	}
+	for i, l := range listeners {
+		if opened != nil {
+			opened(servers[i].Name, l.Addr().String())
+		}
+	}
+	return components, nil
 }
 
 func serve(ctx context.Context, server *http.Server, accept func() error, grace time.Duration) error {

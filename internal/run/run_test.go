@@ -194,3 +194,55 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestListen(t *testing.T) {
+	answer := func(text string) *http.Server {
+		return &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })}
+	}
+	at := map[string]string{}
+	components, err := run.Listen([]run.Server{
+		{Name: "a", Address: "127.0.0.1:0", HTTP: answer("from a")}, {Name: "b", Address: "127.0.0.1:0", HTTP: answer("from b")},
+	}, time.Second, func(name, address string) { at[name] = address })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- run.Group(ctx, run.Config{}, components...) }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, name := range []string{"a", "b"} {
+		res, err := client.Get("http://" + at[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if string(body) != "from "+name {
+			t.Errorf("%s answers %q", name, body)
+		}
+	}
+
+	// One that is taken, and one that is none: both are said, and nothing stays open.
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	_ = free.Close()
+	_, err = run.Listen([]run.Server{
+		{Name: "first", Address: address, HTTP: answer("")}, {Name: "second", Address: at["a"], HTTP: answer("")}, {Name: "third", Address: "8080", HTTP: answer("")},
+	}, 0, func(name, _ string) { t.Errorf("%s is open", name) })
+	if err == nil || !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "listen for the second: ") || !strings.Contains(err.Error(), "listen for the third: ") {
+		t.Errorf("got %v", err)
+	}
+	again, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Error(err)
+	} else {
+		_ = again.Close()
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
