@@ -207,30 +207,48 @@ func (a *API) evaluation(l *live, q question, evaluate func(*live, question, nam
 	}
 }
 
-// once answers as soon as there is a first value, and waits a little longer for what is
-// pending in it.
-func (a *API) once(w http.ResponseWriter, r *http.Request, q question, evaluate func(*live, question, naming.Dtab) answer) {
-	l := newLive(a.cfg.Registry)
-	defer l.close()
+// settle returns the first answer that there is, after waiting a little longer for what is pending
+// in it. Its error is that of the answer, or why ctx ended before there was one.
+func (l *live) settle(ctx context.Context, now func() answer) (last answer, err error) {
 	l.after(patience)
-	begin, now := time.Now(), a.evaluation(l, q, evaluate)
-	var last answer
-	late := l.run(r.Context(), func() bool {
+	begin := time.Now()
+	late := l.run(ctx, func() bool {
 		last = now()
 		known := last.err != nil || last.text != nil && (!last.pending || time.Since(begin) >= patience)
 		return !known
 	})
 	if late != nil && last.text == nil {
+		return last, late
+	}
+	return last, last.err
+}
+
+// once answers as soon as there is something to say.
+func (a *API) once(w http.ResponseWriter, r *http.Request, q question, evaluate func(*live, question, naming.Dtab) answer) {
+	l := newLive(a.cfg.Registry)
+	defer l.close()
+	last, err := l.settle(r.Context(), a.evaluation(l, q, evaluate))
+	switch {
+	case last.err != nil:
+		refuse(w, http.StatusInternalServerError, last.err.Error())
+	case err != nil:
 		// The delegation's deadline, or nobody is there any more.
 		refuse(w, http.StatusServiceUnavailable, "Request timed out.")
-		return
+	default:
+		w.Header().Set("Content-Type", typeJSON)
+		w.Write(last.text)
 	}
-	if last.err != nil {
-		refuse(w, http.StatusInternalServerError, last.err.Error())
-		return
-	}
-	w.Header().Set("Content-Type", typeJSON)
-	w.Write(last.text)
+}
+
+// Delegate explains, as JSON, everything that rules make of a name for callers in a namespace,
+// which is empty for nobody in particular. It waits two seconds for addresses that are pending, and
+// for what a name leads to until ctx ends; its error is why that ended.
+func Delegate(ctx context.Context, registry Registry, caller string, rules naming.Dtab, path naming.Path) ([]byte, error) {
+	l := newLive(registry)
+	defer l.close()
+	q := question{caller: caller, path: path}
+	last, err := l.settle(ctx, func() answer { return explain(l, q, q.dtab(rules)) })
+	return last.text, err
 }
 
 // stream answers at every change with what is another than before. An error is the last line.
