@@ -69,13 +69,20 @@ func wild(ip string) bool {
 	return err == nil && addr.IsUnspecified()
 }
 
-// KubernetesFields are two keys that say where the API of Kubernetes is, as it is behind
-// kubectl proxy, of a program that asks there: the host, localhost without it, and the
-// port, 8001 without it.
+// DefaultKubernetes is where kubectl proxy has the API of Kubernetes.
+const DefaultKubernetes = defaultHost + ":8001"
+
+const (
+	defaultHost = "localhost"
+	defaultPort = 8001
+)
+
+// KubernetesFields are two keys that say where the API of Kubernetes is, of a program that
+// asks there: that of DefaultKubernetes without them.
 func KubernetesFields[T any](host, port string) []schema.Field[T] {
 	return []schema.Field[T]{
-		schema.Text(host, "localhost", schema.Nowhere[T, string], checkHost),
-		schema.Integer(port, 1, 1, 65535, 8001, schema.Nowhere[T, int]),
+		schema.Text(host, defaultHost, schema.Nowhere[T, string], checkHost),
+		schema.Integer(port, 1, 1, 65535, defaultPort, schema.Nowhere[T, int]),
 	}
 }
 
@@ -104,7 +111,7 @@ type API struct {
 // KubernetesAt returns what the mapping n says, whose key is path and which was read with
 // KubernetesFields.
 func KubernetesAt(path string, n *yaml.Node, host, port string) API {
-	at, number := "localhost", 8001
+	at, number := defaultHost, defaultPort
 	if h := schema.Child(n, host); h != nil {
 		at = h.Value
 	}

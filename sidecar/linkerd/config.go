@@ -3,8 +3,8 @@
 //
 // It reads and says what it read: it opens no file and no port, knows no router,
 // and leaves what holds for servers, clients and services to package policy,
-// with the defaults of Linkerd 1.x. namerd's own configuration is not read: the
-// controller is the namer service, and has settings of its own.
+// with the defaults of Linkerd 1.x. namerd's own configuration is not read here:
+// package namerd of the namer does.
 //
 // Invariant: every word of a file is used, or has a warning that says why it has
 // no effect, or is refused; all that is wrong is said at once. What is understood
@@ -123,6 +123,8 @@ const (
 	Default = "default"
 	Namerd  = "io.l5d.namerd" // any of namerd's protocols; all are spoken as its HTTP API
 	File    = "io.l5d.fs"
+	// ConfigMap is a key of a ConfigMap, of which the controller tells.
+	ConfigMap = "io.l5d.k8s.configMap"
 )
 
 // Interpreter is where a router's rules come from. Fields that are not of its
@@ -130,8 +132,9 @@ const (
 type Interpreter struct {
 	Kind      string
 	Address   string // Namerd: host:port of its HTTP API
-	Namespace string // Namerd: whose rules; unlike with the others, names bind there
+	Namespace string // Namerd: whose rules; unlike with the others, names bind there. ConfigMap: its namespace
 	File      string // File: path of the rules, followed live
+	Name, Key string // ConfigMap: where the rules are, followed live
 	// RetryMin and RetryMax are how long Namerd waits before it connects again.
 	RetryMin, RetryMax time.Duration
 	TLS                TLS // Namerd: without a name it is asked in clear text

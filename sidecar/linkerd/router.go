@@ -8,6 +8,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/schema"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
@@ -172,7 +173,7 @@ func routerFields(protocol string) []schema.Field[router] {
 			schema.Integer("idleTtlSecs", time.Second, 1, int64(schema.MaxTime/time.Second), defaultCache().IdleTTL, func(c *Cache) *time.Duration { return &c.IdleTTL })),
 		schema.IdleUnless(schema.Flag("originator", false, schema.Nowhere[router, bool]), "there is no metric for it", schema.Is("false")),
 		schema.Refused[router]("announcers", "this proxy announces its servers to nobody"),
-		quiet(schema.Flag("experimental", false, schema.Nowhere[router, bool])),
+		l5d.Quiet(schema.Flag("experimental", false, schema.Nowhere[router, bool])),
 	}
 	for i := range fields {
 		if fields[i].Key == "dtab" {
@@ -190,7 +191,7 @@ func readDtab(r *document.Reader, path string, n *yaml.Node) func(*router) {
 	if text.Read(r, path, n) == nil {
 		return nil
 	}
-	dtab, ok := dtabOf(r, path, n)
+	dtab, ok := l5d.Dtab(r, path, n)
 	if !ok {
 		return nil
 	}

@@ -2,12 +2,11 @@ package linkerd
 
 import (
 	"fmt"
-	"net"
-	"strconv"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/schema"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 )
@@ -31,7 +30,7 @@ type server struct {
 	missing []document.Warning
 }
 
-func (s *server) address() string { return net.JoinHostPort(s.ip, strconv.Itoa(s.port)) }
+func (s *server) address() string { return l5d.Address(s.ip, s.port) }
 
 // server returns the server of a router that e describes: it has what the router
 // says, and then what it says itself.
@@ -55,7 +54,7 @@ func readServers(protocol string) func(*document.Reader, string, *yaml.Node) fun
 func serverFields(protocol string) []schema.Field[server] {
 	fields := []schema.Field[server]{
 		schema.Integer("port", 1, 0, 65535, defaultPort(protocol), func(s *server) *int { return &s.port }),
-		ipField(loopback, func(s *server) *string { return &s.ip }),
+		l5d.IP(loopback, func(s *server) *string { return &s.ip }),
 		schema.Idle(schema.Text("label", "", schema.Nowhere[server, string], nil), "servers are told by their address, and routers by their label"),
 		serverTLS(),
 		overrides(),
@@ -96,14 +95,7 @@ func overrides() schema.Field[server] {
 
 // serverTLS is read whole, and keeps the server from being opened.
 func serverTLS() schema.Field[server] {
-	type none = struct{}
-	file := func(key string) schema.Field[none] { return schema.File(key, schema.Nowhere[none, string]) }
-	f := schema.Deferred(schema.Required(schema.Group("tls",
-		file("certPath"), file("keyPath"), file("intermediateCertsPath"), file("caCertPath"),
-		schema.Flag("requireClientAuth", false, schema.Nowhere[none, bool]),
-		schema.Lines("ciphers", false, schema.Nowhere[none, string]),
-		schema.Lines("protocols", false, schema.Nowhere[none, string]),
-	), "certPath", "keyPath"))
+	f := schema.Deferred(l5d.ServerTLS(true, schema.Nowhere[server, l5d.TLS]))
 	return schema.Field[server]{
 		Key: f.Key,
 		Read: func(r *document.Reader, path string, n *yaml.Node) func(*server) {

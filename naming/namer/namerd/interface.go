@@ -1,7 +1,6 @@
 package namerd
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -75,11 +74,10 @@ func interfaces() schema.Kinds[endpoint] {
 
 // listenFields are the keys of every interface.
 func listenFields(opened bool, port int) []schema.Field[endpoint] {
-	tls := l5d.ServerTLS(opened, func(e *endpoint) *l5d.TLS { return &e.tls })
 	return []schema.Field[endpoint]{
 		l5d.IP(l5d.Loopback, func(e *endpoint) *string { return &e.ip }),
 		schema.Integer("port", 1, 0, 65535, port, func(e *endpoint) *int { return &e.port }),
-		tls,
+		l5d.ServerTLS(opened, func(e *endpoint) *l5d.TLS { return &e.tls }),
 		socketOptions(opened),
 	}
 }
@@ -137,7 +135,7 @@ func (d *draft) checkListeners(r *document.Reader, root *yaml.Node) {
 			continue
 		}
 		if e.tls.RequireClient && e.tls.CA == "" {
-			r.Fault(e.node, "%s.tls: %w", e.path, errors.New("requireClientAuth needs caCertPath, the authority of clients' certificates"))
+			r.Fault(e.node, "%s.tls: requireClientAuth needs caCertPath, the authority of clients' certificates", e.path)
 		}
 		d.Servers = append(d.Servers, Server{Address: l5d.Address(e.ip, e.port), Access: e.access, Line: e.node.Line, TLS: TLS{
 			CertFile: e.tls.Cert, KeyFile: e.tls.Key, IntermediatesFile: e.tls.Intermediates, CAFile: e.tls.CA, RequireClient: e.tls.RequireClient,

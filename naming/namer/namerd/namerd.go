@@ -44,7 +44,7 @@ type Config struct {
 	// Servers are where the HTTP API is, one or more, by line.
 	Servers []Server
 	// Kubernetes is host:port of the API of Kubernetes, as kubectl proxy has it in clear
-	// text; empty if nothing in the file asks there.
+	// text; empty if nothing asks there: neither storage nor namers nor AccessRBAC.
 	Kubernetes string
 	// Warnings are words that have no effect, by line.
 	Warnings []document.Warning

@@ -3,6 +3,7 @@ package namerd
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -169,10 +170,13 @@ func (d *draft) check(r *document.Reader, root *yaml.Node) {
 		r.Fault(root, "interfaces is not set; %s", oneInterface)
 	}
 	d.checkListeners(r, root)
+	switch {
+	case len(d.apis) > 0:
+		d.Kubernetes = d.apis[0].Address
+	case slices.ContainsFunc(d.Servers, func(s Server) bool { return s.Access == AccessRBAC }):
+		d.Kubernetes = l5d.DefaultKubernetes
+	}
 	for _, api := range d.apis {
-		if d.Kubernetes == "" {
-			d.Kubernetes = api.Address
-		}
 		if first := d.apis[0]; spelled(api.Address) != spelled(first.Address) {
 			r.Fault(api.Node, "%s: the API of Kubernetes is at %s here and at %s for %s in line %d; there is one for all",
 				api.Path, api.Address, first.Address, first.Path, first.Node.Line)
@@ -180,7 +184,7 @@ func (d *draft) check(r *document.Reader, root *yaml.Node) {
 	}
 }
 
-// spelled is an address of this machine in one way of the two that are used.
+// spelled is address, in one of the two ways to write this machine's.
 func spelled(address string) string {
 	if port, ok := strings.CutPrefix(address, "localhost:"); ok {
 		return l5d.Loopback + ":" + port
