@@ -5,12 +5,12 @@ ARGS     ?=
 # KEEP=1 leaves the cluster of `make e2e` running, so that the next run starts at once.
 KEEP     ?=
 keep     := $(filter-out 0 no false,$(KEEP))
-programs := tulle tulle-controller tulle-proxy helloworld
+programs := tulle tulle-controller tulle-proxy tulle-namer helloworld
 # The released programs and the images hold static binaries: there is nothing else in the images.
 version  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 build    := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(version)'
 cluster  := build/cluster
-images   := tulle-controller tulle-proxy helloworld
+images   := tulle-controller tulle-proxy tulle-namer helloworld
 load     := for p in $(images); do $(cluster) load tulle.dev/$$p:dev build/$$p || exit 1; done
 
 # The go command uses all CPUs by itself; -j would only mix up what is printed.

@@ -34,6 +34,8 @@ type layer struct {
 var layers = []layer{
 	// The top: programs and tests put everything together.
 	{path: "cmd/tulle-proxy", may: []string{"sidecar", "internal"}, forbid: []string{"k8s.io/", "sigs.k8s.io/", "google.golang.org/grpc"}},
+	// namerd alone: neither proxies nor certificates of the mesh, nor what is injected.
+	{path: "cmd/tulle-namer", may: []string{"naming", "internal"}},
 	{path: "cmd/helloworld", may: []string{"internal", "cmd/helloworld"}, forbid: []string{"k8s.io/"}},
 	// The control plane and the CLI read a policy as the proxy does, so that all refuse the same.
 	{path: "cmd", may: []string{"cmd/tulle", "manifests", "webhook", "naming", "certs", "sidecar/policy", "internal"}},
