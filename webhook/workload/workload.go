@@ -90,6 +90,15 @@ type Object struct {
 	Labels, Annotations map[string]string
 }
 
+// Ref names it as kubectl does, such as deployment/web.
+func (o Object) Ref() string {
+	name := o.Name
+	if name == "" {
+		name = "(no name)"
+	}
+	return strings.ToLower(o.Kind) + "/" + name
+}
+
 // Template is a pod template, or a pod that stands for itself.
 type Template struct {
 	// Object is what the template is part of.
@@ -113,6 +122,11 @@ type Passed struct {
 	At int
 	// Why says which container it is, and what is wrong with its name.
 	Why string
+}
+
+// String says why it is no template, and what would make it one.
+func (p Passed) String() string {
+	return fmt.Sprintf("it is taken for no pod: %s (line %d); give it one, or fill it in first", p.Why, p.At)
 }
 
 // document is one document of a file.

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/cmd/tulle/input"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/settings"
@@ -52,7 +53,7 @@ func Command() *cobra.Command {
 	var (
 		c      = checker{report: &report{}}
 		flags  kube.Flags
-		files  []string
+		in     input.Files
 		pre    bool
 		output string
 	)
@@ -69,7 +70,8 @@ would be made now. It changes nothing. docs/check.md explains each code.
 --from-nodes also tries the way that requests of pods take: for a moment it starts a small pod on each node that has a host
 proxy, in Tulle's namespace, which looks whether that answers where pods are told it is. The pods are deleted again.
 
---pre looks at what an installation needs. -f reads files and asks no cluster.
+--pre looks at what an installation needs. -f reads files, or all *.yaml, *.yml and *.json of a folder, and asks no
+cluster.
 
 Exit codes: 0 all is well, 2 something was found, 1 nothing was found but not everything could be looked at, 64 the
 command line is wrong.`,
@@ -77,28 +79,29 @@ command line is wrong.`,
   tulle check
   tulle check --from-nodes
   tulle check -n shop -o json
-  tulle check -f shop.yaml`,
+  tulle check -f shop.yaml
+  tulle check -f k8s/`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}
-			return fault.Misused(fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0]), "name a namespace with -n, a file with -f")
+			return fault.Misused(fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0]), "name a namespace with -n, a file or a folder with -f")
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case !slices.Contains(forms[:], output):
 				return fault.Misused(fmt.Errorf("-o %q is unknown", output), "it is table or json")
-			case pre && len(files) > 0:
+			case pre && in.Named():
 				return fault.Misused(errors.New("--pre asks a cluster, and -f asks none"), "leave one of them out")
-			case c.fromNodes && (pre || len(files) > 0):
+			case c.fromNodes && (pre || in.Named()):
 				return fault.Misused(errors.New("--from-nodes looks at an installation, and --pre and -f do not"), "leave one of them out")
 			}
 			if output == "table" {
 				c.to = cmd.OutOrStdout()
 			}
 			var err error
-			if len(files) > 0 {
-				err = c.files(cmd.InOrStdin(), files)
+			if in.Named() {
+				err = c.files(cmd, &in)
 			} else {
 				err = c.cluster(cmd.Context(), flags, pre)
 			}
@@ -123,7 +126,7 @@ command line is wrong.`,
 	flags.Add(f)
 	f.StringVar(&c.mesh, "mesh-namespace", "tulle", "namespace that Tulle runs in, or is going to")
 	f.StringVarP(&c.only, "namespace", "n", "", "look at the pods and workloads of this namespace only")
-	f.StringArrayVarP(&files, "filename", "f", nil, "file of objects to look at instead of a cluster, \"-\" for stdin; may be repeated")
+	in.Flag(cmd, "file or folder of objects to look at instead of a cluster, \"-\" for stdin; may be repeated")
 	f.BoolVar(&c.fromNodes, "from-nodes", false, "also start a pod on each node for a moment, to see whether pods reach their proxy")
 	f.BoolVar(&pre, "pre", false, "look at what an installation needs")
 	f.StringVarP(&output, "output", "o", "table", "form of what goes to stdout: table or json")

@@ -6,17 +6,16 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/cmd/tulle/input"
 	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/settings"
@@ -34,6 +33,7 @@ type linter struct {
 	offline  bool
 	findings int
 	failed   error // the injector could not say what it would do
+	passed   bool  // there are templates that are taken for none
 }
 
 // nobody stands in for the CA of the mesh, which decides about no pod.
@@ -80,7 +80,7 @@ func (c *checker) lint(ctx context.Context) {
 func (l *linter) end(passed string) {
 	if l.failed != nil {
 		l.skip("what would be injected", l.failed)
-	} else if l.findings == 0 {
+	} else if l.findings == 0 && !l.passed {
 		l.pass("%s", passed)
 	}
 }
@@ -134,30 +134,17 @@ func (l *linter) excluded(namespace string) bool {
 }
 
 // files reads the keys of what is in files.
-func (c *checker) files(stdin io.Reader, names []string) error {
+func (c *checker) files(cmd *cobra.Command, in *input.Files) error {
+	files, err := in.Read(cmd, nil)
+	if err != nil {
+		return err
+	}
 	c.section("Files")
 	l := &linter{report: c.report, mesh: c.mesh, namespaces: map[string]webhook.Namespace{}, offline: true}
 	s := settings.Default()
 	s.Namespace = c.mesh
 	l.config = s.Resolve(settings.Facts{}).Config(nobody())
-	var files []*workload.File
-	for _, name := range names {
-		var text []byte
-		var err error
-		if name == "-" {
-			name = "stdin"
-			text, err = io.ReadAll(stdin)
-		} else {
-			text, err = os.ReadFile(name)
-		}
-		if err != nil {
-			return fault.Failed(fmt.Errorf("read the objects: %w", err), "name files of Kubernetes objects with -f")
-		}
-		f, err := workload.Parse(name, text)
-		if err != nil {
-			return fault.Failed(err, "files are YAML or JSON of Kubernetes objects")
-		}
-		files = append(files, f)
+	for _, f := range files {
 		for _, o := range f.Objects {
 			if o.Kind == "Namespace" && o.APIVersion == "v1" {
 				l.namespaces[o.Name] = webhook.Namespace{Name: o.Name, Labels: o.Labels, Annotations: o.Annotations}
@@ -178,6 +165,10 @@ func (c *checker) files(stdin io.Reader, names []string) error {
 			}
 			l.template(t, f.Name)
 		}
+		for _, p := range f.Passed {
+			l.passed = true
+			l.skip(where(p.Object, f.Name), errors.New(p.String()))
+		}
 	}
 	l.end("no label or annotation of " + count(objects, "object") + " is wrong")
 	return nil
@@ -186,14 +177,14 @@ func (c *checker) files(stdin io.Reader, names []string) error {
 // found notes a finding about an object. The command is left out where no cluster is asked; then the sentence says what
 // to write.
 func (l *linter) found(code Code, o workload.Object, file, message, command, otherwise string) {
-	f := Finding{Code: code, Object: strings.ToLower(o.Kind) + "/" + o.Name, Namespace: o.Namespace, Message: message, Fix: command}
+	f := Finding{Code: code, Object: o.Ref(), Namespace: o.Namespace, Message: message, Fix: command}
 	if file != "" {
-		f.Object = fmt.Sprintf("%s:%d: %s", file, o.Line, f.Object)
+		f.Object = where(o, file)
 	}
 	if l.offline {
 		f.Fix = otherwise
 	} else if command == "" {
-		f.Fix = kubectl(o.Namespace, "edit", strings.ToLower(o.Kind)+"/"+o.Name+"  # "+otherwise)
+		f.Fix = kubectl(o.Namespace, "edit", o.Ref()+"  # "+otherwise)
 	}
 	l.findings++
 	l.find(f)
@@ -323,19 +314,24 @@ func (l *linter) template(t workload.Template, file string) {
 		if !ok {
 			hint = "correct it"
 		}
-		l.found(WouldBeDenied, o, file, "its pods are refused: "+why, kubectl(o.Namespace, "edit", strings.ToLower(o.Kind)+"/"+o.Name+"  # at "+at(t)+": "+hint), hint+", at "+at(t))
+		l.found(WouldBeDenied, o, file, "its pods are refused: "+why, kubectl(o.Namespace, "edit", o.Ref()+"  # at "+at(t)+": "+hint), hint+", at "+at(t))
 	}
 }
 
 // unread notes that a pod is none that could be created, or that the injector could not say what it would do with it.
 func (l *linter) unread(t workload.Template, file string, err error) {
-	where := strings.ToLower(t.Kind) + "/" + t.Name
+	l.failed = errors.Join(l.failed, fmt.Errorf("%s: %w", where(t.Object, file), err))
+}
+
+// where says which object is meant. The file is empty for one of a cluster.
+func where(o workload.Object, file string) string {
 	if file != "" {
-		where = fmt.Sprintf("%s:%d: %s", file, t.Line, where)
-	} else if t.Namespace != "" {
-		where += " in namespace " + t.Namespace
+		return fmt.Sprintf("%s:%d: %s", file, o.Line, o.Ref())
 	}
-	l.failed = errors.Join(l.failed, fmt.Errorf("%s: %w", where, err))
+	if o.Namespace != "" {
+		return o.Ref() + " in namespace " + o.Namespace
+	}
+	return o.Ref()
 }
 
 // anywhere finds values that no namespace of the mesh takes, for a template whose own is in none of the files.

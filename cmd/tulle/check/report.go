@@ -6,9 +6,10 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 )
 
 // Finding is something that is wrong, or that most likely was not meant.
@@ -115,7 +116,7 @@ func (r *report) flush() {
 func (s *Result) write(w io.Writer) {
 	fmt.Fprintln(w, s.Section)
 	for _, p := range s.Passed {
-		fmt.Fprintf(w, "  ok    %s\n", shown(p))
+		fmt.Fprintf(w, "  ok    %s\n", fault.Shown(p))
 	}
 	for _, f := range s.Findings {
 		where := ""
@@ -126,27 +127,14 @@ func (s *Result) write(w io.Writer) {
 			}
 			where += ": "
 		}
-		fmt.Fprintf(w, "  %s  %s%s\n", f.Code, shown(where), shown(f.Message))
+		fmt.Fprintf(w, "  %s  %s%s\n", f.Code, fault.Shown(where), fault.Shown(f.Message))
 		for line := range strings.Lines(f.Fix) {
-			fmt.Fprintf(w, "        fix: %s\n", shown(strings.TrimSuffix(line, "\n")))
+			fmt.Fprintf(w, "        fix: %s\n", fault.Shown(strings.TrimSuffix(line, "\n")))
 		}
 	}
 	for _, u := range s.Unchecked {
-		fmt.Fprintf(w, "  ?     %s\n", shown(u))
+		fmt.Fprintf(w, "  ?     %s\n", fault.Shown(u))
 	}
-}
-
-// shown makes one line of what others wrote, which a terminal cannot take for commands.
-func shown(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 // some lists names, no more than a few.

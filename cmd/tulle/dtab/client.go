@@ -53,7 +53,7 @@ type statusError struct {
 func (e *statusError) Error() string {
 	s := fmt.Sprintf("the namer answered %d %s", e.status, http.StatusText(e.status))
 	if e.text != "" {
-		s += ": " + shown(e.text)
+		s += ": " + fault.Shown(e.text)
 	}
 	return s
 }

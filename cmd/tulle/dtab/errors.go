@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -34,16 +33,6 @@ func arguments(words ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-// shown is a text of somebody else, safe for a terminal.
-func shown(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
 }
 
 // parseHint says how rules look.

@@ -104,7 +104,7 @@ func place(text string, offset int) (line, column int) {
 // point shows a line with a mark under one character.
 func point(talk io.Writer, text string, offset int) {
 	line, column := place(text, offset)
-	shownLine := shown(strings.ReplaceAll(strings.Split(text, "\n")[line-1], "\t", " "))
+	shownLine := fault.Shown(strings.ReplaceAll(strings.Split(text, "\n")[line-1], "\t", " "))
 	fmt.Fprintf(talk, "%4d | %s\n     | %s^\n", line, shownLine, strings.Repeat(" ", column-1))
 }
 

@@ -121,7 +121,7 @@ func (c *client) planOfAll(ctx context.Context, q question) (plan, error) {
 	merged := plan{Version: plans[first].Version, Names: []planned{}}
 	for i, p := range plans {
 		if errs[i] == nil && p.Version != merged.Version {
-			errs[i] = fmt.Errorf("it plans from version %s of %s, not from %s", dash(shown(p.Version)), q.dtab, dash(shown(merged.Version)))
+			errs[i] = fmt.Errorf("it plans from version %s of %s, not from %s", dash(fault.Shown(p.Version)), q.dtab, dash(fault.Shown(merged.Version)))
 		}
 		if errs[i] != nil {
 			merged.missing = append(merged.missing, absence{replicas[i].name, errs[i]})
@@ -274,14 +274,14 @@ func planTable(w io.Writer, names []planned) {
 			result, then := "same", spread(n.After)
 			switch {
 			case n.Lost:
-				result = "LOST: " + dash(shown(n.Reason))
+				result = "LOST: " + dash(fault.Shown(n.Reason))
 			case n.Changed:
 				result = "changed"
 			}
 			if !n.Changed && !n.Lost {
 				then = "=" // as it is
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", shown(n.Path), dash(shown(n.Caller)), spread(n.Before), then, result)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", fault.Shown(n.Path), dash(fault.Shown(n.Caller)), spread(n.Before), then, result)
 		}
 	})
 }
@@ -290,7 +290,7 @@ func planTable(w io.Writer, names []planned) {
 func spread(leaves []leaf) string {
 	var parts []string
 	for _, l := range leaves {
-		part := shown(l.ID)
+		part := fault.Shown(l.ID)
 		if l.Share < 1 {
 			part = percent(l.Share) + " " + part
 		}

@@ -70,7 +70,7 @@ func listTable(w io.Writer, all []listed) {
 			if l.Rules != nil {
 				rules, changed = fmt.Sprint(*l.Rules), stamp(*l.Time)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", shown(l.Name), rules, changed, dash(shown(l.By)))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", fault.Shown(l.Name), rules, changed, dash(fault.Shown(l.By)))
 		}
 	})
 }
@@ -147,7 +147,7 @@ func (s *session) historyCommand() *cobra.Command {
 
 func historyTable(w io.Writer, all []change) {
 	row := func(c change) string {
-		return fmt.Sprintf("%s\t%s\t%d\t%s\n", shown(c.Version), stamp(c.Time), c.Rules, dash(shown(c.By)))
+		return fmt.Sprintf("%s\t%s\t%d\t%s\n", fault.Shown(c.Version), stamp(c.Time), c.Rules, dash(fault.Shown(c.By)))
 	}
 	// The lines between must not be columns.
 	var aligned strings.Builder

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/naming"
 )
 
@@ -108,7 +109,7 @@ func (e explanation) node(d *naming.Delegation, above *naming.Dentry, depth int,
 		e.leaf(d, depth, note, by)
 		return
 	case naming.NodeTransformation:
-		outcome = "transformed by " + shown(d.Name)
+		outcome = "transformed by " + fault.Shown(d.Name)
 	case naming.NodeNeg:
 		outcome = "~ no answer"
 	case naming.NodeFail:
@@ -118,9 +119,9 @@ func (e explanation) node(d *naming.Delegation, above *naming.Dentry, depth int,
 	case naming.NodePending:
 		outcome = "not answered yet"
 	case naming.NodeException:
-		outcome = shown(d.Message)
+		outcome = fault.Shown(d.Message)
 	}
-	e.line(false, depth, shown(d.Path), note, by, outcome)
+	e.line(false, depth, fault.Shown(d.Path), note, by, outcome)
 	switch d.Type {
 	case naming.NodeDelegate:
 		e.node(d.Delegate, d.Dentry, depth+1, "")
@@ -172,7 +173,7 @@ func (e explanation) leaf(d *naming.Delegation, depth int, note, by string) {
 		part = percent(share) + " of requests"
 	}
 	if name != d.Path { // a namer had another name for it
-		e.line(false, depth, shown(d.Path), note, by)
+		e.line(false, depth, fault.Shown(d.Path), note, by)
 		depth, note, by = depth+1, "", ""
 	}
 	if len(d.Bound.Residual) > 0 {
@@ -187,7 +188,7 @@ func (e explanation) leaf(d *naming.Delegation, depth int, note, by string) {
 	case a.State == naming.StateBound:
 		e.line(false, depth+1, "no endpoints now")
 	case a.State == naming.StateFailed:
-		e.line(false, depth+1, "unknown: "+shown(a.Cause))
+		e.line(false, depth+1, "unknown: "+fault.Shown(a.Cause))
 	case a.State == naming.StateNeg:
 		e.line(false, depth+1, "there is no such replica set")
 	default:
@@ -197,12 +198,12 @@ func (e explanation) leaf(d *naming.Delegation, depth int, note, by string) {
 
 // endpoint is an address, and how it is reached.
 func endpoint(p naming.Endpoint) string {
-	text := shown(p.Address)
+	text := fault.Shown(p.Address)
 	if p.Node != "" {
-		text += "   node " + shown(p.Node)
+		text += "   node " + fault.Shown(p.Node)
 	}
 	if p.Hop != naming.HopNone {
-		text += fmt.Sprintf("   through its %s proxy at %s", p.Hop, shown(p.Via))
+		text += fmt.Sprintf("   through its %s proxy at %s", p.Hop, fault.Shown(p.Via))
 	}
 	if p.Weight != 1 {
 		text += "   weight " + number(p.Weight)

@@ -152,7 +152,7 @@ be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 		ValidArgsFunction: s.complete(func(ctx context.Context, c *client, name string) (versions []string) {
 			past, _ := c.history(ctx, name)
 			for _, p := range past[min(1, len(past)):] {
-				versions = append(versions, fmt.Sprintf("%s\t%s by %s", p.Version, stamp(p.Time), dash(shown(p.By))))
+				versions = append(versions, fmt.Sprintf("%s\t%s by %s", p.Version, stamp(p.Time), dash(fault.Shown(p.By))))
 			}
 			return versions
 		}),
@@ -183,9 +183,9 @@ be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 				}
 				author := ""
 				if older[0].By != "" {
-					author = " by " + shown(older[0].By)
+					author = " by " + fault.Shown(older[0].By)
 				}
-				talk(cmd, "Back to version %s, written %s%s:", shown(older[0].Version), stamp(older[0].Time), author)
+				talk(cmd, "Back to version %s, written %s%s:", fault.Shown(older[0].Version), stamp(older[0].Time), author)
 				for _, line := range difference(now.Dtab, older[0].Dtab) {
 					talk(cmd, "  %s", line)
 				}

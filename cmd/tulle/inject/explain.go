@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/cmd/tulle/input"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/workload"
@@ -68,7 +69,7 @@ type asked struct {
 // ExplainCommand returns "tulle explain".
 func ExplainCommand() *cobra.Command {
 	e := &explainer{}
-	var in input
+	var in input.Files
 	var output string
 	var offline bool
 	cmd := &cobra.Command{
@@ -96,7 +97,7 @@ With -f it explains what is in files. Without a cluster, as with --offline, sett
 			if !slices.Contains([]string{"table", asJSON, asYAML}, output) {
 				return fault.Misused(fmt.Errorf("-o %q is unknown", output), "it is table, json or yaml")
 			}
-			kind, name, err := e.target(args, len(in.names) > 0)
+			kind, name, err := e.target(args, in.Named())
 			if err != nil {
 				return err
 			}
@@ -122,7 +123,7 @@ With -f it explains what is in files. Without a cluster, as with --offline, sett
 			return print(cmd.OutOrStdout(), output, all)
 		},
 	}
-	in.flags(cmd)
+	in.Flag(cmd, filesUsage)
 	e.src.flags(cmd)
 	cmd.Flags().BoolVar(&offline, "offline", false, "ask no cluster")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "form of what goes to stdout: table, json or yaml")
@@ -158,8 +159,8 @@ func (e *explainer) target(args []string, files bool) (kind, name string, err er
 	return "", "", fault.Misused(err, usage)
 }
 
-func (e *explainer) files(cmd *cobra.Command, cluster bool, in *input) ([]Explanation, error) {
-	files, err := in.read(cmd, nil)
+func (e *explainer) files(cmd *cobra.Command, cluster bool, in *input.Files) ([]Explanation, error) {
+	files, err := in.Read(cmd, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +175,7 @@ func (e *explainer) files(cmd *cobra.Command, cluster bool, in *input) ([]Explan
 	talk := &report{cmd: cmd}
 	for _, f := range files {
 		for _, p := range f.Passed {
-			talk.line("%s: skipped: %s", placeOf(f, p.Object, p.Path), leftBy(p))
+			talk.line("%s: skipped: %s", placeOf(f, p.Object, p.Path), p)
 		}
 		for _, t := range f.Templates {
 			x, err := e.explain(cmd.Context(), asked{template: t, source: fmt.Sprintf("%s:%d", f.Name, t.Line)})

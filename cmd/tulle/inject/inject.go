@@ -17,19 +17,19 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/cmd/tulle/input"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/workload"
 )
 
 // Command returns "tulle inject".
 func Command() *cobra.Command {
-	var in input
+	var in input.Files
 	var src source
 	var mode, output string
 	cmd := &cobra.Command{
@@ -59,7 +59,7 @@ Namespaces that are in the files themselves count as they are there.`,
 			if err := src.check(src.asksCluster()); err != nil {
 				return err
 			}
-			files, err := in.read(cmd, args)
+			files, err := in.Read(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -83,7 +83,7 @@ Namespaces that are in the files themselves count as they are there.`,
 			})
 		},
 	}
-	in.flags(cmd)
+	in.Flag(cmd, filesUsage)
 	src.flags(cmd)
 	cmd.Flags().BoolVar(&src.live, "live", false, "take settings, CA and labels of namespaces from the cluster")
 	cmd.Flags().StringVar(&mode, "mode", "", "mode of pods that choose none themselves: host or sidecar")
@@ -94,7 +94,7 @@ Namespaces that are in the files themselves count as they are there.`,
 
 // UninjectCommand returns "tulle uninject".
 func UninjectCommand() *cobra.Command {
-	var in input
+	var in input.Files
 	var output string
 	cmd := &cobra.Command{
 		Use:   "uninject -f FILE",
@@ -110,7 +110,7 @@ tulle.dev/status of the pod lists what that was. No cluster is asked.`,
 			if err := checkForm(output); err != nil {
 				return err
 			}
-			files, err := in.read(cmd, args)
+			files, err := in.Read(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -130,7 +130,7 @@ tulle.dev/status of the pod lists what that was. No cluster is asked.`,
 			})
 		},
 	}
-	in.flags(cmd)
+	in.Flag(cmd, filesUsage)
 	formFlag(cmd, &output)
 	return cmd
 }
@@ -157,6 +157,9 @@ func withoutMetadata(template, patch []byte) ([]byte, error) {
 	}
 	return json.Marshal(append(ops, json.RawMessage(`{"op":"remove","path":"/metadata"}`)))
 }
+
+// filesUsage says what -f takes.
+const filesUsage = "file, folder, or \"-\" for stdin; may be repeated"
 
 // anyFiles lets files be named without -f.
 func anyFiles(*cobra.Command, []string) error { return nil }
@@ -228,7 +231,7 @@ func (r *report) notes(all []string) {
 }
 
 func (r *report) line(format string, args ...any) {
-	fmt.Fprintln(r.cmd.ErrOrStderr(), shown(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(r.cmd.ErrOrStderr(), fault.Shown(fmt.Sprintf(format, args...)))
 }
 
 // tell writes a line for each template. If nothing was written, none says that anything was done.
@@ -265,7 +268,7 @@ func (r *report) edit(files []*workload.File, form string, decide func(workload.
 	for i, f := range files {
 		passed += len(f.Passed)
 		for _, p := range f.Passed {
-			all = append(all, told{placeOf(f, p.Object, p.Path), outcome{verb: "skipped", text: leftBy(p)}})
+			all = append(all, told{placeOf(f, p.Object, p.Path), outcome{verb: "skipped", text: p.String()}})
 		}
 		patches := make([][]byte, len(f.Templates))
 		for j, t := range f.Templates {
@@ -344,18 +347,9 @@ func placeOf(f *workload.File, o workload.Object, path string) string {
 	return fmt.Sprintf("%s:%d: %s", f.Name, o.Line, nameOf(o, path))
 }
 
-// leftBy says why what looks like a template is left as it is.
-func leftBy(p workload.Passed) string {
-	return fmt.Sprintf("it is taken for no pod: %s (line %d); give it one, or fill it in first", p.Why, p.At)
-}
-
 // nameOf is how a template is called: as kubectl calls its object, and its path if the object may have more than one.
 func nameOf(o workload.Object, path string) string {
-	name := o.Name
-	if name == "" {
-		name = "(no name)"
-	}
-	s := strings.ToLower(o.Kind) + "/" + name
+	s := o.Ref()
 	if o.Namespace != "" {
 		s += " in " + o.Namespace
 	}
@@ -390,14 +384,4 @@ func wording(err error) error {
 		want = "a list"
 	}
 	return fmt.Errorf("%s: %s is found, and %s is expected", bad.Field, found, want)
-}
-
-// shown is a text of somebody else, safe for a terminal.
-func shown(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, s)
 }

@@ -306,6 +306,29 @@ spec:
 	}
 }
 
+// What the injector warns of itself is said once, and is no reason to keep quiet about another key.
+func TestLintBesideWarnings(t *testing.T) {
+	text := file(t, "x.yaml", `
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {tulle.dev/inject: enabled}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop, annotations: {tulle.dev/mode: sidecar}}
+spec:
+  template:
+    metadata: {annotations: {tulle.dev/mod: sidecar}}
+    spec: {containers: [{name: a}]}
+`)
+	out, _, err := run(t, ExplainCommand(), "", "-f", text, "--offline")
+	if err != nil || !strings.HasSuffix(out, "\n"+
+		"warning: the annotation tulle.dev/mod of the pod is not known and has no effect; did you mean tulle.dev/mode?\n"+
+		"hint: the annotation tulle.dev/mode of deployment/web means nothing there: write it at spec.template.metadata\n") {
+		t.Error(err, out)
+	}
+}
+
 // Where nothing is injected, no key does anything, and none is worth a hint.
 func TestNoHintsWhereExcluded(t *testing.T) {
 	for namespace, set := range map[string]string{"tulle": "", "kube-system": "", "vault": "injector.excludedNamespaces={vault}", "shop": ""} {

@@ -10,9 +10,10 @@ import (
 	"github.com/tulle-mesh/tulle/webhook/workload"
 )
 
-// lint finds keys that somebody wrote for us, or for another mesh, and that have no effect where they are.
+// lint finds keys that somebody wrote for us, or for another mesh, and that have no effect where they are. Those of
+// namespace and pod that the injector warns of are left out.
 func lint(t workload.Template, ns webhook.Namespace, labels, annotations map[string]string, warnings []string) (hints []string) {
-	look := func(place string, labels, annotations map[string]string, strays []webhook.Stray, advice func(webhook.Stray) string) {
+	look := func(place string, warnings []string, labels, annotations map[string]string, strays []webhook.Stray, advice func(webhook.Stray) string) {
 		for _, kind := range []struct {
 			as   webhook.As
 			keys map[string]string
@@ -24,7 +25,10 @@ func lint(t workload.Template, ns webhook.Namespace, labels, annotations map[str
 			}
 		}
 		for _, s := range strays {
-			if !slices.ContainsFunc(warnings, func(w string) bool { return strings.Contains(w, s.Key) }) {
+			warned := func(w string) bool {
+				return strings.HasPrefix(w, fmt.Sprintf("%s is %s of ", s.Key, s.As.One())) || strings.HasPrefix(w, fmt.Sprintf("the %s %s of ", s.As, s.Key))
+			}
+			if !slices.ContainsFunc(warnings, warned) {
 				hints = append(hints, fmt.Sprintf("the %s %s of %s means nothing%s", s.As, s.Key, place, advice(s)))
 			}
 		}
@@ -40,17 +44,17 @@ func lint(t workload.Template, ns webhook.Namespace, labels, annotations map[str
 		}
 		return fmt.Sprintf("; is %s meant?", s.Meant)
 	}
-	look("namespace "+ns.Name, ns.Labels, ns.Annotations, webhook.NamespaceStrays(ns.Labels, ns.Annotations), meant)
+	look("namespace "+ns.Name, warnings, ns.Labels, ns.Annotations, webhook.NamespaceStrays(ns.Labels, ns.Annotations), meant)
 	where := "the pod"
 	if t.Path != "" {
 		where = "the pod template"
-		look(strings.ToLower(t.Kind)+"/"+t.Name, t.Labels, t.Annotations, webhook.WorkloadStrays(t.Labels, t.Annotations), func(s webhook.Stray) string {
+		look(t.Ref(), nil, t.Labels, t.Annotations, webhook.WorkloadStrays(t.Labels, t.Annotations), func(s webhook.Stray) string {
 			if s.Known() {
 				return fmt.Sprintf(" there: write it at %s.metadata", t.Path)
 			}
 			return meant(s)
 		})
 	}
-	look(where, labels, annotations, webhook.PodStrays(labels, annotations), meant)
+	look(where, warnings, labels, annotations, webhook.PodStrays(labels, annotations), meant)
 	return hints
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
 
@@ -17,7 +18,7 @@ const maxPods = 10
 
 // table writes an explanation for people.
 func table(w io.Writer, x Explanation) {
-	line := func(format string, args ...any) { fmt.Fprintln(w, shown(fmt.Sprintf(format, args...))) }
+	line := func(format string, args ...any) { fmt.Fprintln(w, fault.Shown(fmt.Sprintf(format, args...))) }
 	head := func(s string) { fmt.Fprintf(w, "\n%s\n", s) }
 	where := ""
 	if x.Path != "" && x.Path != "spec.template" {
@@ -64,7 +65,7 @@ func table(w io.Writer, x Explanation) {
 		if s.Decided {
 			mark = ">"
 		}
-		fmt.Fprintf(columns, "%s %s\t%s\n", mark, s.Rule, shown(s.Said))
+		fmt.Fprintf(columns, "%s %s\t%s\n", mark, s.Rule, fault.Shown(s.Said))
 	}
 	columns.Flush()
 
@@ -109,7 +110,7 @@ func podTable(w io.Writer, pods []Pod, line func(string, ...any)) {
 			left++
 		default:
 			printed++
-			fmt.Fprintf(columns, "  %s\t%s\t%s\n", p.Name, p.State, shown(p.Said))
+			fmt.Fprintf(columns, "  %s\t%s\t%s\n", p.Name, p.State, fault.Shown(p.Said))
 		}
 	}
 	columns.Flush()
