@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -111,4 +113,15 @@ func setRetry(w http.ResponseWriter, err error) {
 	if errors.As(err, new(*tooMany)) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
+}
+
+// PlainHost reports whether the Host of a request is localhost or an address, which no web page can
+// have resolve to anything else: one that has its own name resolve to this machine's loopback is,
+// to the browser, a page of ours.
+func PlainHost(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
 }

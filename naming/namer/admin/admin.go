@@ -12,9 +12,12 @@
 package admin
 
 import (
+	"embed"
 	"fmt"
+	"html/template"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,16 +46,21 @@ type Config struct {
 	// Names returns the names that the dtab of a namespace is used for, as a namer.Seen does;
 	// the playground offers them.
 	Names func(namespace string) []api.Name
-	// Configuration returns, as what becomes JSON, what the namer was told.
+	// Configuration returns, as what becomes JSON, what the namer was told; nil: no /config.json.
 	Configuration func() any
 	Metrics       prometheus.Gatherer // nil: no /metrics
-	// Ready returns what the namer still waits for; nothing means ready.
+	// Ready returns what the namer still waits for, for people; nothing means ready.
 	Ready func() []string
 	// Level is what /logging shows and sets; nil: it is not to be set, and there is no such page.
 	Level *slog.LevelVar
 	// Logger gets a line when the level is set; nil: none.
 	Logger *slog.Logger
 }
+
+//go:embed index.html logging.html
+var files embed.FS
+
+var templates = template.Must(template.ParseFS(files, "*.html"))
 
 // Handler returns the pages:
 //
@@ -65,36 +73,71 @@ type Config struct {
 //	/namer_state/<prefix>.json  those of one namer
 //	/config.json                what the namer was told
 //	/logging, /logging.json     how much it logs; POST sets it
-//	/admin/ping, /admin/ready, /metrics
+//	/admin/ping, /admin/ready
+//	/metrics                    also /admin/metrics/prometheus
 //
 // A caller from this machine must say localhost or an address in Host, and no page of another
 // site may POST: the pages are for people with a port-forward, whose browsers show other sites too.
 func Handler(c Config) http.Handler {
 	p := &pages{c}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, "pong") })
-	mux.HandleFunc("GET /admin/ready", p.ready)
+	mux.HandleFunc("GET /{$}", p.index)
+	mux.HandleFunc("GET /dtab/{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "../", http.StatusFound) })
+	mux.HandleFunc("GET /dtab/{namespace}", p.dtab)
+	mux.HandleFunc("GET /dtab/delegator.css", delegator.File)
+	mux.HandleFunc("GET /dtab/delegator.js", delegator.File)
+	answer := delegator.Answer(p.explain)
+	mux.Handle("GET /dtab/delegator.json", answer)
+	mux.Handle("POST /dtab/delegator.json", answer)
+	mux.HandleFunc("GET /storage/dtabs.json", p.stored)
 	mux.HandleFunc("GET /bound-names.json", p.boundNames)
 	mux.HandleFunc("GET /namer_state", p.namerState)
 	mux.HandleFunc("GET /namer_state/{prefix...}", p.namerState)
+	mux.HandleFunc("GET /admin/ping", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, "pong") })
+	mux.HandleFunc("GET /admin/ready", p.ready)
 	if c.Configuration != nil {
 		mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) { delegator.Show(w, c.Configuration()) })
 	}
-	if c.Metrics != nil {
-		mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	if c.Level != nil {
+		mux.HandleFunc("GET /logging", p.logging)
+		mux.HandleFunc("POST /logging", p.logging)
+		mux.HandleFunc("GET /logging.json", p.loggers)
+		mux.HandleFunc("POST /logging.json", p.setLogger)
 	}
-	return mux
+	if c.Metrics != nil {
+		metrics := promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{})
+		mux.Handle("GET /metrics", metrics)
+		mux.Handle("GET /admin/metrics/prometheus", metrics) // where Linkerd 1.x and namerd have them
+	}
+	return local(http.NewCrossOriginProtection().Handler(mux))
 }
 
+// pages is the handlers.
 type pages struct{ Config }
 
-func (p *pages) ready(w http.ResponseWriter, _ *http.Request) {
-	if p.Ready != nil {
-		if waiting := p.Ready(); len(waiting) > 0 {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = fmt.Fprintf(w, "not ready: %s\n", strings.Join(waiting, "; "))
+// local refuses callers from this machine who found it by a name that anybody could have resolve to it.
+func local(pages http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+		if peer.Addr().Unmap().IsLoopback() && !namer.PlainHost(r.Host) {
+			http.Error(w, fmt.Sprintf("from this machine the pages are reached as localhost or by an address, not as %q", r.Host), http.StatusForbidden)
 			return
 		}
+		pages.ServeHTTP(w, r)
+	})
+}
+
+func (p *pages) waiting() []string {
+	if p.Ready == nil {
+		return nil
+	}
+	return p.Ready()
+}
+
+func (p *pages) ready(w http.ResponseWriter, _ *http.Request) {
+	if waiting := p.waiting(); len(waiting) > 0 {
+		http.Error(w, "not ready: "+strings.Join(waiting, "; "), http.StatusServiceUnavailable)
+		return
 	}
 	_, _ = fmt.Fprint(w, "ready\n")
 }
