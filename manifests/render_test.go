@@ -465,6 +465,34 @@ func TestUserText(t *testing.T) {
 	}
 }
 
+// The controller may read the ConfigMaps of the value and no others, in the namespaces that they are in.
+func TestConfigMapsOfTheNamer(t *testing.T) {
+	objects := render(t, "mesh", map[string]any{"namer": map[string]any{"configMaps": []any{"shop/rules", "l5d/x.v1", "shop/other"}}})
+	var got []string
+	for _, o := range objects {
+		switch o := o.(type) {
+		case *rbacv1.Role:
+			if o.Name == "tulle-configmaps" {
+				got = append(got, fmt.Sprint(o.Namespace, " ", o.Rules))
+			}
+		case *rbacv1.RoleBinding:
+			if o.Name == "tulle-configmaps" {
+				got = append(got, fmt.Sprint(o.Namespace, " ", o.RoleRef.Kind, " ", o.RoleRef.Name, " ", o.Subjects[0].Namespace, "/", o.Subjects[0].Name))
+			}
+		}
+	}
+	rule := func(names ...string) string {
+		return fmt.Sprint([]rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: names, Verbs: []string{"get", "list", "watch"}}})
+	}
+	want := []string{
+		"l5d " + rule("x.v1"), "shop " + rule("rules", "other"),
+		"l5d Role tulle-configmaps mesh/tulle-controller", "shop Role tulle-configmaps mesh/tulle-controller",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 // New settings must make new pods, because the controller reads them at start.
 func TestSettingsRestart(t *testing.T) {
 	hash := func(values map[string]any) string {
@@ -472,6 +500,7 @@ func TestSettingsRestart(t *testing.T) {
 	}
 	for _, values := range []map[string]any{
 		{"dtabs": map[string]any{"default": "/a=>/b"}}, {"namers": "- kind: io.l5d.k8s"}, {"namer": map[string]any{"access": "open"}},
+		{"namer": map[string]any{"configMaps": []any{"shop/rules"}}},
 	} {
 		if hash(nil) == hash(values) {
 			t.Errorf("%v leaves the pods as they are", values)
@@ -492,6 +521,8 @@ func TestValuesRefused(t *testing.T) {
 			[]string{"injector.hostAddress: ", "injector.nativeSidecar: ", "injector.certificate: ", "injector.architectures: ", "injector.imagePullSecrets.0: ", "failurePolicy"}},
 		{`{dtabs: {Default: ""}}`, []string{"dtabs"}},
 		{`{namers: [{kind: io.l5d.k8s}], namer: {access: some}}`, []string{"namers: got array, want string", "namer.access: "}},
+		{`{namer: {configMaps: [rules, shop/rules/dtab, Shop/rules, shop/rules_1, shop/.a, shop/a, shop/a]}}`,
+			[]string{"namer.configMaps.0: ", "namer.configMaps.1: ", "namer.configMaps.2: ", "namer.configMaps.3: ", "namer.configMaps.4: ", "items at 5 and 6 are equal"}},
 		{`{host: {resources: {limits: {gpu: 1}}}}`, []string{"host.resources.limits: ", "gpu"}},
 	} {
 		var values map[string]any

@@ -18,6 +18,8 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/client"
@@ -84,7 +86,14 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 	var err error
 	switch in := said.Interpreter; in.Kind {
 	case linkerd.File:
-		r.stored = newRules(in.File, p.log)
+		r.file = newRules(in.File, p.log)
+		r.stored, r.storedIn = r.file.dtab, in.File
+	case linkerd.ConfigMap:
+		of := configMap(in)
+		r.configMap, r.storedIn = &of, of.String()
+		if r.stored = new(watch.Value[*naming.Dtab]); p.namer != nil { // which it is not if the proxy is only checked
+			r.stored = p.namer.Rules(of)
+		}
 	case linkerd.Namerd:
 		r.namerdAt, r.namerdOf = in.Address, in.Namespace
 		if r.namerd, err = p.newNamerd(in); err != nil {
@@ -129,6 +138,25 @@ func (p *Proxy) makeRoute(said *linkerd.Router) error {
 	// No Local: unless a server says otherwise everybody's rules count, as is warned of.
 	r.open(p, router.OutgoingConfig{Identifiers: identifiers})
 	return nil
+}
+
+// configMap is where a router's rules are.
+func configMap(in linkerd.Interpreter) api.ConfigMap {
+	return api.ConfigMap{Namespace: in.Namespace, Name: in.Name, Key: in.Key}
+}
+
+// configMaps are those by whose rules the proxy routes, each once.
+func (p *Proxy) configMaps() []api.ConfigMap {
+	if p.file == nil {
+		return nil
+	}
+	var all []api.ConfigMap
+	for _, r := range p.file.Routers {
+		if of := configMap(r.Interpreter); r.Interpreter.Kind == linkerd.ConfigMap && servable(&r) && !slices.Contains(all, of) {
+			all = append(all, of)
+		}
+	}
+	return all
 }
 
 // newNamerd makes the client of the namerd that binds a router's names. With TLS and
@@ -207,6 +235,9 @@ func (p *Proxy) needsController() string {
 	for _, r := range p.file.Routers {
 		if !servable(&r) || r.Interpreter.Kind == linkerd.Namerd {
 			continue // what names mean is namerd's business
+		}
+		if r.Interpreter.Kind == linkerd.ConfigMap {
+			return fmt.Sprintf("%s: the interpreter %s is about a ConfigMap of Kubernetes, %s", p.file.File, r.Interpreter.Kind, hint)
 		}
 		for _, n := range p.file.Namers {
 			switch n.Kind {

@@ -41,7 +41,7 @@ func (p *Proxy) newNamer(mode string) (*namer.Client, error) {
 	}
 	return namer.New(namer.Config{
 		URL: p.cfg.Controller, TLS: controller, Token: certs.FileToken(p.cfg.TokenFile), Dial: p.cfg.dial(), Logger: p.log, InUse: p.inUse,
-		Hello: api.Hello{Proxy: p.cfg.PodName, Node: p.cfg.Node, Mode: mode, DtabNamespace: p.cfg.DtabNamespace},
+		Hello: api.Hello{Proxy: p.cfg.PodName, Node: p.cfg.Node, Mode: mode, DtabNamespace: p.cfg.DtabNamespace, ConfigMaps: p.configMaps()},
 	})
 }
 

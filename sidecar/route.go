@@ -29,15 +29,20 @@ const outgoing = "outgoing"
 // route is one router: what its names mean, whom it calls, and where it takes
 // requests.
 type route struct {
-	label    string
-	prefix   naming.Path                // of service names
-	rules    *watch.Value[*naming.Dtab] // of the router itself, or of the mesh
-	kept     bool                       // rules are of the mesh: whoever asks about a name asks beside them
-	stored   *rules                     // rules of a file, which come before the router's; nil without one
-	namerd   *namerd.Client             // which says what names mean; nil if the rules here do
-	namerdAt string                     // its address
-	namerdOf string                     // the namespace whose rules it follows
-	names    *names
+	label  string
+	prefix naming.Path                // of service names
+	rules  *watch.Value[*naming.Dtab] // of the router itself, or of the mesh
+	kept   bool                       // rules are of the mesh: whoever asks about a name asks beside them
+	// stored are rules of an interpreter, which come before the router's, nil inside until they are
+	// known; nil without one. storedIn is where they are.
+	stored    *watch.Value[*naming.Dtab]
+	storedIn  string
+	file      *rules         // that keeps stored up to date; nil if they are in no file
+	configMap *api.ConfigMap // that they are in; nil for none
+	namerd    *namerd.Client // which says what names mean; nil if the rules here do
+	namerdAt  string         // its address
+	namerdOf  string         // the namespace whose rules it follows
+	names     *names
 	// transform changes what names are bound to; nil if nothing does.
 	transform *registry.Transformation
 	// policy has what holds for clients and services; servers have their own.
@@ -70,8 +75,9 @@ func (p *Proxy) newRoute(r *route, c bind.Config, clients client.Config) *route 
 	if c.Names == nil {
 		c.Names = watch.New[bind.Names](r.names)
 	}
-	if r.stored != nil {
-		c.Stored = r.stored.dtab
+	c.Stored = r.stored
+	if p.namer != nil && r.kept {
+		c.Added = p.namer.Used
 	}
 	r.binder = bind.New(c)
 	clients.Source, clients.Pools, clients.Policy, clients.Metrics = r.names, p.pools, r.policy, p.counts
@@ -122,7 +128,10 @@ func (p *Proxy) advice(r *route) router.Advice {
 	}
 	a := router.Advice{NoRoute: "check that a rule above is for this name, and that what it leads to is there and has endpoints"}
 	if r.stored != nil {
-		a.NoRoute = "check that a rule above, which those of " + r.stored.path + " are among, is for this name, and that what it leads to is there and has endpoints"
+		a.NoRoute = "check that a rule above, which those of " + r.storedIn + " are among, is for this name, and that what it leads to is there and has endpoints"
+	}
+	if r.configMap != nil {
+		a.Late = "check that the controller answers, and may read the ConfigMap with the rules: " + r.storedIn + "; see /admin/ready and the log of the proxy"
 	}
 	if p.namer == nil {
 		a.Late = "check what the name leads to by the proxy's rules, and that DNS answers: see /delegator.json of the administration port"
@@ -138,8 +147,8 @@ func (r *route) support() []run.Component {
 	if r.namerd != nil {
 		components = append(components, run.Component{Name: "namerd of " + r.label, Run: r.namerd.Run})
 	}
-	if r.stored != nil {
-		components = append(components, run.Component{Name: "rules of " + r.label, Run: r.stored.run})
+	if r.file != nil {
+		components = append(components, run.Component{Name: "rules of " + r.label, Run: r.file.run})
 	}
 	for _, l := range r.servers {
 		components = append(components, run.Component{Name: "access log of " + l.address, Run: l.access.Run})
@@ -216,10 +225,14 @@ func (t theirs) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	return t.namerd.Replicas(id)
 }
 
-// inUse returns what callers use at present, for the namer.
+// inUse returns what callers use at present of the rules of the mesh, for the namer. Rules of
+// a file or a ConfigMap are none of its business.
 func (p *Proxy) inUse() []api.Name {
 	var all []api.Name
 	for _, r := range p.routes {
+		if !r.kept {
+			continue
+		}
 		for _, u := range r.binder.InUse() {
 			all = append(all, api.Name{Namespace: u.Namespace, Path: u.Path})
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/naming"
+	namer "github.com/tulle-mesh/tulle/naming/namer/client"
 	"github.com/tulle-mesh/tulle/sidecar/admin"
 )
 
@@ -91,6 +92,9 @@ func (p *Proxy) note() string {
 		}
 	}
 	for _, r := range p.routes {
+		if why := r.unruled(p.namer); why != "" {
+			all = append(all, why)
+		}
 		if r.namerd == nil {
 			continue
 		}
@@ -106,6 +110,25 @@ func (p *Proxy) note() string {
 		}
 	}
 	return strings.Join(all, "; ")
+}
+
+// unruled returns why the rules of a ConfigMap are not known, or not those that it has now; empty if they
+// are, or there are none.
+func (r *route) unruled(namer *namer.Client) string {
+	if r.configMap == nil {
+		return ""
+	}
+	why := namer.RulesCause(*r.configMap)
+	switch known := r.stored.Get() != nil; {
+	case why == "" && known:
+		return ""
+	case why == "":
+		return fmt.Sprintf("the rules of router %s are not known: the controller has not told of %s yet", r.label, r.storedIn)
+	case known:
+		return fmt.Sprintf("the rules of router %s are the last that were good: %s", r.label, why)
+	default:
+		return fmt.Sprintf("the rules of router %s are not known: %s", r.label, why)
+	}
 }
 
 // silence returns for how long the namer has said nothing.
@@ -188,6 +211,9 @@ func (p *Proxy) configuration() any {
 		}
 		if r.namerd != nil {
 			shown["namerd"] = r.namerdAt
+		}
+		if r.stored != nil {
+			shown["storedIn"] = r.storedIn
 		}
 		routers = append(routers, shown)
 	}

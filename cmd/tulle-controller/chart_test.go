@@ -18,6 +18,7 @@ func TestSettingsOfTheChart(t *testing.T) {
 		"injector":    map[string]any{"defaultMode": "sidecar"},
 		"dtabs":       map[string]any{"web": "/svc => /srv ;"},
 		"namers":      "- kind: io.l5d.k8s\n  prefix: /edge\n",
+		"namer":       map[string]any{"configMaps": []any{"shop/rules", "l5d/rules.v1"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +37,8 @@ func TestSettingsOfTheChart(t *testing.T) {
 			t.Fatalf("%v in\n%s", err, settings)
 		}
 		if cfg.Namespace != "mesh" || cfg.TrustDomain != "corp.test" || cfg.Inject.DefaultMode != "sidecar" || cfg.Dtabs["web"] != "/svc => /srv ;" ||
-			cfg.Policy != "/etc/tulle/policy.yaml" || cfg.DtabStore != storeKubernetes || cfg.NamerAccess != access.RBAC || !strings.Contains(cfg.Namers, "/edge") {
+			cfg.Policy != "/etc/tulle/policy.yaml" || cfg.DtabStore != storeKubernetes || cfg.NamerAccess != access.RBAC || !strings.Contains(cfg.Namers, "/edge") ||
+			cfg.ConfigMaps != "shop/rules,l5d/rules.v1" {
 			t.Errorf("got %+v", cfg)
 		}
 		return

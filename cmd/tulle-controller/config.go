@@ -45,6 +45,7 @@ type Config struct {
 	DtabDir     string            `setting:"dtab-dir" help:"directory of the store file, one NAME.dtab for each dtab namespace"`
 	Dtabs       map[string]string `setting:"dtabs" help:"dtabs to begin with, by dtab namespace: made at start where there is none of that name"`
 	Namers      string            `setting:"namers" help:"YAML list of the namers of all proxies that have none of their own; see docs/namer.md"`
+	ConfigMaps  string            `setting:"config-maps" help:"ConfigMaps that proxies may be told the rules of, <namespace>/<name>, with commas between"`
 	NamerAccess string            `setting:"namer-access" help:"who may use namerd's HTTP API from other machines: rbac (tokens of users who may use the objects dtabs.l5d.io) or open (everybody)"`
 
 	Policy string `setting:"policy" help:"YAML file of the policy of all proxies that have none of their own, followed live; see docs/policy.md"`
@@ -139,6 +140,9 @@ func (c *Config) Validate() error {
 		if _, err := naming.ParseDtab(c.Dtabs[namespace]); err != nil {
 			wrong("dtabs."+namespace, "%w", err)
 		}
+	}
+	if _, err := c.configMaps(); err != nil {
+		wrong("config-maps", "%w", err)
 	}
 	if _, _, err := registry.Parse("namers", []byte(c.Namers)); err != nil {
 		errs = append(errs, err)

@@ -55,6 +55,7 @@ certificate-duration: 4m
 dtab-store: etcd
 dtab-dir: /var/lib/tulle
 namer-access: all
+config-maps: shop/rules, rules
 dtabs:
   web: /svc = /host
 inject:
@@ -75,6 +76,7 @@ proxy-image: x
 		`dtab-store: it is "etcd", allowed: kubernetes, file, memory`,
 		"dtab-dir: it goes with dtab-store: file",
 		`namer-access: it is "all", allowed: rbac, open`,
+		`config-maps: "rules" names no ConfigMap: it must be <namespace>/<name>`,
 		`default mode is "ambient"`,
 		`memory limit "much" is not a quantity`,
 		`log-level: it is "loud", allowed: debug, info, warn, error`,

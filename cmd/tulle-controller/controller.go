@@ -172,12 +172,17 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	edit := namer.NewAPI(namer.APIConfig{Store: kept, Registry: names, Seen: seen, BoundNames: c.index.Names, Authorize: rules.Authorizer(cfg.NamerAccess), Logger: log})
 	dtabs.Handler = run.Streams(dtabs, edit)
 
+	configMaps, follow, err := newConfigMaps(cfg, clients, log)
+	if err != nil {
+		return nil, err
+	}
+	c.components = append(c.components, follow)
 	mesh, routes := c.serve("mesh API", cfg.MeshAddress, c.files.GetCertificate), http.NewServeMux()
 	routes.Handle("POST "+certs.Path, identity)
 	// The same API as at its own port, for those who send tokens through a network that others can read.
 	routes.Handle("/api/1/", run.Streams(mesh, edit))
 	stream := namer.NewStream(namer.StreamConfig{
-		Store: kept, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Seen: seen, Logger: log,
+		Store: kept, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Rules: configMaps.Rules, Seen: seen, Logger: log,
 		Admit: func(r *http.Request) (namer.Guest, error) { return c.admit(authenticator, r) },
 	})
 	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, promhttp.InstrumentHandlerInFlight(c.proxies, stream)))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/schema"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/registry"
+	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
 // interpreter is an Interpreter while it is being read, and what stands beside it.
@@ -71,6 +73,13 @@ func interpreters() schema.Kinds[interpreter] {
 	namespace := schema.Text("namespace", "default", func(i *interpreter) *string { return &i.Namespace }, namespaceName)
 	overHTTP := namerd(namerdHTTP, 5*time.Second, namespace)
 	overHTTP.Experimental = true
+	configMap := kind(ConfigMap, Interpreter{Kind: ConfigMap, Namespace: "default"}, []string{"name", "filename"},
+		schema.Text("namespace", "default", func(i *interpreter) *string { return &i.Namespace }, kubernetesNamespace),
+		schema.Text("name", "", func(i *interpreter) *string { return &i.Name }, configMapName),
+		schema.Text("filename", "", func(i *interpreter) *string { return &i.Key }, configMapKey),
+		schema.Idle(schema.Text("host", "", schema.Nowhere[interpreter, string], nil), noProxy),
+		schema.Idle(schema.Integer("port", 1, 1, 65535, 0, schema.Nowhere[interpreter, int]), noProxy))
+	configMap.Experimental = true
 	millis := func(key string) schema.Field[interpreter] {
 		return schema.Idle(schema.Millis(key, 0, schema.Nowhere[interpreter, time.Duration]), "a connection that fails is made again after retry")
 	}
@@ -79,12 +88,12 @@ func interpreters() schema.Kinds[interpreter] {
 		Unset:  Default,
 		NameOf: func(i interpreter) string { return i.Kind },
 		Foreign: map[string]string{
-			"io.l5d.k8s.configMap": "mount the ConfigMap and name its file by kind io.l5d.fs, which follows it",
-			"io.l5d.consul":        "Consul is not supported; namerd's API or a file can hold the rules",
-			"io.l5d.istio":         "Istio's rules are not read", "io.l5d.k8s.istio": "Istio's rules are not read",
+			"io.l5d.consul": "Consul is not supported; namerd's API or a file can hold the rules",
+			"io.l5d.istio":  "Istio's rules are not read", "io.l5d.k8s.istio": "Istio's rules are not read",
 		},
 		Kinds: []schema.Kind[interpreter]{
 			kind(Default, Interpreter{Kind: Default}, nil),
+			configMap,
 			namerd(Namerd, 5*time.Second, namespace, threshold),
 			overHTTP,
 			namerd(namerdMesh, time.Second, root(), threshold,
@@ -180,6 +189,40 @@ func namespaceName(s string) (string, error) {
 	}
 	return s, nil
 }
+
+// noProxy is why host and port have no effect.
+const noProxy = "the API of Kubernetes is asked by the controller, with its own credentials, and not through kubectl proxy"
+
+func kubernetesNamespace(s string) (string, error) {
+	if !rewrite.IsLabel(s) {
+		return "", fmt.Errorf("%q is no name of a namespace of Kubernetes: it must be lower-case letters, digits and inner hyphens, 63 characters at most", s)
+	}
+	return s, nil
+}
+
+// configMapName reads the name of a ConfigMap, an RFC 1123 subdomain.
+func configMapName(s string) (string, error) {
+	if len(s) > maxName || !subdomain.MatchString(s) {
+		return "", fmt.Errorf("%q is no name of a ConfigMap: it must be lower-case letters, digits and inner hyphens, with dots between, %d characters at most", s, maxName)
+	}
+	return s, nil
+}
+
+// configMapKey reads a key of a ConfigMap.
+func configMapKey(s string) (string, error) {
+	if len(s) > maxName || !key.MatchString(s) {
+		return "", fmt.Errorf("%q is no key of a ConfigMap: it must be letters, digits, '-', '_' and '.', %d characters at most", s, maxName)
+	}
+	return s, nil
+}
+
+// maxName is how long names and keys may be in Kubernetes.
+const maxName = 253
+
+var (
+	subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	key       = regexp.MustCompile(`^[-._a-zA-Z0-9]+$`)
+)
 
 // interpreterTLS are the keys by which namerd is trusted. A namerd of Linkerd 1.x is
 // given caCert, and its gRPC interpreter the words of a client's tls.

@@ -93,7 +93,13 @@ func TestWhatIsWrong(t *testing.T) {
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: a, disableValidation: true}}"), "tls.disableValidation is refused: rules of whoever answers"},
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: a, clientAuth: {}}}"), "tls.clientAuth is refused: no certificate is shown"},
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4180, tokenFile: b}"), "f:3: routers[0].interpreter: tokenFile without tls would show the token to whoever listens on the way to a:4180; set tls, or tokenInClear: true"},
-		{router("interpreter: {kind: io.l5d.k8s.configMap}"), "mount the ConfigMap"},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, name: a, filename: b}"), "io.l5d.k8s.configMap is experimental and must be enabled: experimental: true"},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, filename: b}"), "routers[0].interpreter.name is not set"},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: b}"), "routers[0].interpreter.filename is not set"},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a_b, filename: b}"), `f:3: routers[0].interpreter.name: "a_b" is no name of a ConfigMap`},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: b/c}"), `f:3: routers[0].interpreter.filename: "b/c" is no key of a ConfigMap`},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: b, namespace: a.b}"), `f:3: routers[0].interpreter.namespace: "a.b" is no name of a namespace of Kubernetes`},
+		{router("interpreter: {kind: io.l5d.k8s.configmap}"), `"io.l5d.k8s.configmap" is none; did you mean io.l5d.k8s.configMap?`},
 		{router("interpreter: {kind: io.l5d.fs, dtabFile: ''}"), "it is empty, and must be the path of a file of rules"},
 		{router("interpreter: {kind: default, transformers: [{kind: io.l5d.port}]}"), "routers[0].interpreter.transformers[0].port is not set"},
 		// The rest.
@@ -141,6 +147,8 @@ func TestNoEffect(t *testing.T) {
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4180, failureThreshold: {minPeriodMs: 5000, closeTimeoutMs: 4000}}"),
 			"f:3: routers[0].interpreter.failureThreshold.minPeriodMs has no effect; f:3: routers[0].interpreter.failureThreshold.closeTimeoutMs has no effect"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4180, initialStreamWindowSizeKB: 1024}"), "f:3: routers[0].interpreter.initialStreamWindowSizeKB has no effect"},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: b, host: localhost, port: 8001}"),
+			"f:3: routers[0].interpreter.host has no effect; f:3: routers[0].interpreter.port has no effect"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/80}"), "f:3: routers[0].interpreter.dst: namerd is asked over HTTP, so port 80 must be the one of its httpController, usually 4180"},
 	} {
 		cfg, err := linkerd.Parse("f", []byte(c.text))
@@ -220,7 +228,9 @@ func TestJSON(t *testing.T) {
 
 func TestInterpreters(t *testing.T) {
 	for text, want := range map[string]linkerd.Interpreter{
-		"{kind: io.l5d.namerd, dst: /$/inet/namerd.shop.svc/4100, namespace: a}": {Kind: linkerd.Namerd, Address: "namerd.shop.svc:4180", Namespace: "a", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute},
+		"{kind: io.l5d.k8s.configMap, experimental: true, name: rules.v1, filename: dtab}":               {Kind: linkerd.ConfigMap, Namespace: "default", Name: "rules.v1", Key: "dtab"},
+		"{kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: X_y.dtab, namespace: shop}": {Kind: linkerd.ConfigMap, Namespace: "shop", Name: "a", Key: "X_y.dtab"},
+		"{kind: io.l5d.namerd, dst: /$/inet/namerd.shop.svc/4100, namespace: a}":                         {Kind: linkerd.Namerd, Address: "namerd.shop.svc:4180", Namespace: "a", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute},
 		"{kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: b, trustCerts: [c, d]}, tokenFile: e}": {Kind: linkerd.Namerd, Address: "a:4181", Namespace: "default", RetryMin: 5 * time.Second, RetryMax: 10 * time.Minute,
 			TLS: linkerd.TLS{CommonName: "b", Trust: "c\nd"}, TokenFile: "e"},
 		"{kind: io.l5d.mesh, dst: /$/inet/a/4181, tls: {commonName: b, caCert: c}}": {Kind: linkerd.Namerd, Address: "a:4181", Namespace: "default", RetryMin: time.Second, RetryMax: 10 * time.Minute,

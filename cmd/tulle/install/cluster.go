@@ -157,9 +157,17 @@ func (r *reach) installed(ctx context.Context, namespace string) ([]unstructured
 				"add -n "+o.GetNamespace())
 		}
 	}
-	return slices.DeleteFunc(all, func(o unstructured.Unstructured) bool {
-		return o.GetNamespace() != "" && !home[o.GetNamespace()]
-	}), nil
+	return slices.DeleteFunc(all, func(o unstructured.Unstructured) bool { return !ours(&o, home) }), nil
+}
+
+// configMapRole is the name of the Role and the RoleBinding by which the controller reads ConfigMaps with rules, in the
+// namespaces of those.
+const configMapRole = "tulle-configmaps"
+
+// ours reports whether an object with the chart's labels is part of an installation with these namespaces.
+func ours(o *unstructured.Unstructured, home map[string]bool) bool {
+	role := o.GetName() == configMapRole && (o.GetKind() == "Role" || o.GetKind() == "RoleBinding")
+	return o.GetNamespace() == "" || home[o.GetNamespace()] || role
 }
 
 // keeper says who looks after an installation, and how that is told to do something; empty for nobody.

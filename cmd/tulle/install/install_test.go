@@ -114,3 +114,22 @@ func TestRolloutStates(t *testing.T) {
 		t.Errorf("a DaemonSet without nodes: %q", state)
 	}
 }
+
+// What is in namespaces of others is not part of the installation, but for the rights to read ConfigMaps there.
+func TestOurs(t *testing.T) {
+	for _, c := range []struct {
+		kind, namespace, name string
+		want                  bool
+	}{
+		{"ClusterRole", "", "tulle-controller", true}, {"Role", "tulle", "tulle-controller", true}, {"Role", "tulle-probe", "tulle-probe", true},
+		{"Role", "shop", "tulle-configmaps", true}, {"RoleBinding", "shop", "tulle-configmaps", true},
+		{"Role", "shop", "tulle-controller", false}, {"ConfigMap", "shop", "tulle-configmaps", false},
+	} {
+		o := &unstructured.Unstructured{Object: map[string]any{"kind": c.kind}}
+		o.SetName(c.name)
+		o.SetNamespace(c.namespace)
+		if got := ours(o, map[string]bool{"tulle": true, "tulle-probe": true}); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}

@@ -2,7 +2,7 @@
 // takes them.
 //
 // It reads files and asks no cluster. Invariant: what it returns has passed the chart's schema, and the texts in languages
-// of their own (policy, namers, dtabs) parse. Its errors are those of package fault.
+// of their own (policy, namers, dtabs, names of ConfigMaps) parse. Its errors are those of package fault.
 //
 //	objects, err := values.Render("tulle", files, sets, cmd.InOrStdin())
 package values
@@ -22,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/kubernetes"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/sidecar/policy"
 )
@@ -85,6 +86,15 @@ func check(values map[string]any) error {
 	if text, ok := values["namers"].(string); ok {
 		if _, _, err := registry.Parse("namers", []byte(text)); err != nil {
 			return fault.Failed(err, "docs/namer.md lists the words of namers")
+		}
+	}
+	namer, _ := values["namer"].(map[string]any)
+	configMaps, _ := namer["configMaps"].([]any)
+	for i, m := range configMaps {
+		if name, ok := m.(string); ok {
+			if _, err := kubernetes.ParseConfigMap(name); err != nil {
+				return fault.Failed(fmt.Errorf("namer.configMaps[%d]: %w", i, err), "")
+			}
 		}
 	}
 	dtabs, _ := values["dtabs"].(map[string]any)

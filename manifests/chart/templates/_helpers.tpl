@@ -84,6 +84,7 @@ https://tulle-controller.{{ .Release.Namespace }}.svc:4181
   "dtabs" .Values.dtabs
   "namers" .Values.namers
   "namer-access" .Values.namer.access
+  "config-maps" (join "," .Values.namer.configMaps)
   "policy" "/etc/tulle/policy.yaml"
   "inject" $inject | toYaml }}
 {{- end }}

@@ -17,13 +17,14 @@ type rules struct {
 
 // take takes in what the namer says. What was known stays if it knows less.
 func (r *rules) take(m *api.Rules, log *slog.Logger) {
-	cause := m.Cause
+	cause, taken := m.Cause, false
 	if m.Text != nil {
 		dtab, err := naming.ParseDtab(*m.Text)
 		if err != nil { // a namer of a later version might know more words
 			cause = fmt.Sprintf("the rules that the namer sent are not understood: %v", err)
 		} else if old := r.dtab.Get(); old == nil || old.Exact() != dtab.Exact() {
 			r.dtab.Set(&dtab)
+			taken = true
 			log.Info("rules taken", "configMap", m.ConfigMap.String(), "rules", len(dtab))
 		}
 	}
@@ -32,6 +33,7 @@ func (r *rules) take(m *api.Rules, log *slog.Logger) {
 	}
 	r.cause.Set(cause)
 	switch {
+	case cause == "" && taken:
 	case cause == "":
 		log.Info("the rules are what the ConfigMap says again", "configMap", m.ConfigMap.String())
 	case r.dtab.Get() == nil:
