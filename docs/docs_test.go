@@ -30,6 +30,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/namer/namerd"
 	"github.com/tulle-mesh/tulle/naming/registry"
 	"github.com/tulle-mesh/tulle/naming/rewrite"
 	"github.com/tulle-mesh/tulle/sidecar/linkerd"
@@ -43,6 +44,7 @@ func readers() map[string]func(file string, content []byte) error {
 		"yaml policy":     readPolicy,
 		"yaml namers":     readNamers,
 		"yaml linkerd":    readLinkerd,
+		"yaml namerd":     readNamerd,
 		"yaml values":     readValues,
 		"yaml kubernetes": readObjects,
 		"json":            func(_ string, content []byte) error { return json.Unmarshal(content, new(any)) },
@@ -88,6 +90,11 @@ func (nowhere) Replicas(string) (*watch.Value[naming.Replicas], func()) {
 
 func readLinkerd(file string, content []byte) error {
 	_, err := linkerd.Parse(file, content)
+	return err
+}
+
+func readNamerd(file string, content []byte) error {
+	_, err := namerd.Parse(file, content)
 	return err
 }
 
