@@ -276,15 +276,11 @@ func (l *linter) template(t workload.Template, file string) {
 		}
 	}
 	for _, s := range webhook.PodStrays(pod.Metadata.Labels, pod.Metadata.Annotations) {
-		right := at(t) + "." + string(s.Counts) + "s"
-		switch {
-		case s.Known():
-			l.found(NoEffect, o, file, fmt.Sprintf("the %s %s of its pods only counts as %s", s.As, s.Key, s.Counts.One()), "", "move it to "+right)
-		case s.Meant != "":
-			l.found(NoEffect, o, file, unknown(s, " of its pods"), "", "write "+s.Meant+" at "+right)
-		default:
-			l.found(NoEffect, o, file, unknown(s, " of its pods"), "", "remove it from "+right)
+		message := unknown(s, " of its pods")
+		if s.Known() {
+			message = fmt.Sprintf("the %s %s of its pods only counts as %s", s.As, s.Key, s.Counts.One())
 		}
+		l.found(NoEffect, o, file, message, "", write(t, s))
 	}
 	ns, ok := l.namespaces[t.Namespace]
 	if l.excluded(t.Namespace) {
@@ -363,14 +359,25 @@ func at(t workload.Template) string {
 	return t.Path + ".metadata"
 }
 
+// write says what to do about a key of a workload or of its template.
+func write(t workload.Template, s webhook.Stray) string {
+	right := fmt.Sprintf("%s.%ss", at(t), s.Counts)
+	switch {
+	case s.Known():
+		return "move it to " + right
+	case s.Meant != "":
+		return "write " + s.Meant + " at " + right + " instead"
+	}
+	return "remove it"
+}
+
 // outside notes a key on a workload itself, which only counts in its template.
 func (l *linter) outside(t workload.Template, file string, s webhook.Stray) {
 	if !s.Known() {
-		l.found(NoEffect, t.Object, file, unknown(s, ""), "", "write it, spelt right, at "+at(t)+", or remove it")
+		l.found(NoEffect, t.Object, file, unknown(s, ""), "", write(t, s))
 		return
 	}
 	what := fmt.Sprintf("the %s %s is the %s's own, and only counts in the pod template", s.As, s.Key, t.Kind)
-	write := fmt.Sprintf("move it to %s.%ss", at(t), s.Counts)
 	patch := map[string]any{"metadata": map[string]any{string(s.As) + "s": map[string]any{s.Key: nil}}}
 	inner := map[string]any{"metadata": map[string]any{string(s.Counts) + "s": map[string]any{s.Key: s.Value}}}
 	parts := strings.Split(t.Path, ".")
@@ -380,12 +387,12 @@ func (l *linter) outside(t workload.Template, file string, s webhook.Stray) {
 	maps.Copy(patch, inner)
 	text, err := json.Marshal(patch)
 	if err != nil || strings.ContainsAny(string(text), "'") || strings.Contains(t.Path, "[") || strings.HasPrefix(t.Path, "metadata") {
-		l.found(NoEffect, t.Object, file, what, "", write)
+		l.found(NoEffect, t.Object, file, what, "", write(t, s))
 		return
 	}
 	name := strings.ToLower(t.Kind)
 	if group := schema.FromAPIVersionAndKind(t.APIVersion, t.Kind).Group; group != "" && group != "apps" && group != "batch" {
 		name += "." + group
 	}
-	l.found(NoEffect, t.Object, file, what, kubectl(t.Namespace, "patch", name+"/"+t.Name+" --type=merge -p '"+string(text)+"'"), write)
+	l.found(NoEffect, t.Object, file, what, kubectl(t.Namespace, "patch", name+"/"+t.Name+" --type=merge -p '"+string(text)+"'"), write(t, s))
 }
