@@ -29,7 +29,7 @@ function own(r) { return (r.appends ? "" : r.dtab).split(";").filter(Boolean).jo
 // describe says what the rules in the form count for.
 function describe() {
   if (name !== undefined) {
-    field("effect").textContent = changed() ? "changed here to try; nothing is stored" : "as they are stored; change them to try others";
+    field("effect").textContent = changed() ? "only tried here; namerctl dtab update " + name + " FILE would store them" : "as they are stored; change them to try others";
     field("stored").hidden = !changed();
     return;
   }
@@ -56,6 +56,24 @@ function outcome(n) {
   case "union": return n.union.some(b => b.weight > 0 && outcome(b.tree) === "leaf") ? "leaf" : n.union.length ? outcome(n.union[0].tree) : "neg";
   }
   return n.type;
+}
+
+// ends returns the leaves that requests get to, as show marks them.
+function ends(n) {
+  if (outcome(n) !== "leaf") return [];
+  if (n.type === "leaf") return [n];
+  if (n.type === "alt") return ends(n.alt.find(k => outcome(k) !== "neg"));
+  return kids(n).filter(([, w]) => w !== 0).flatMap(([k]) => ends(k));
+}
+
+// verdict says what a tree comes to, and whether that is bad.
+function verdict(n) {
+  const o = outcome(n), all = ends(n), open = all.filter(l => l.bound?.addr?.addrs?.length);
+  if (!all.length) return ["it leads nowhere: " + (n.message || WHY[o] || o), true];
+  const ids = [...new Set(all.map(l => l.bound?.id || l.path))];
+  const to = "it leads to " + (ids.length > 2 ? ids.length + " places" : ids.join(" and "));
+  if (open.length === all.length) return [to, false];
+  return [to + (all.length === 1 ? ", which has no endpoints" : open.length ? ", some of which have no endpoints" : ", all without endpoints"), true];
 }
 
 const WHY = {
@@ -98,9 +116,8 @@ async function ask(q, prefix) {
   try {
     const res = await fetch("delegator.json?" + q), text = await res.text();
     if (!res.ok) return [make("p", "bad", text)];
-    const n = JSON.parse(text), o = outcome(n);
-    const said = o === "leaf" ? "it leads somewhere" : "it leads nowhere: " + (n.message || WHY[o] || o);
-    return [make("h2", o === "leaf" ? "" : "bad", prefix ? prefix + " " + said : said[0].toUpperCase() + said.slice(1)), make("ul", "tree", show(n, true))];
+    const n = JSON.parse(text), [said, bad] = verdict(n);
+    return [make("h2", bad ? "bad" : "", prefix ? prefix + " " + said : said[0].toUpperCase() + said.slice(1)), make("ul", "tree", show(n, true))];
   } catch (e) {
     return [make("p", "bad", "no answer: " + e.message)];
   }
@@ -166,6 +183,7 @@ async function begin() {
   describe();
   field("dtab").addEventListener("input", describe);
   field("stored").addEventListener("click", () => { field("dtab").value = stored; describe(); if (result.hasChildNodes()) explain(); });
+  field("ask").addEventListener("keydown", e => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) field("ask").requestSubmit(); });
   field("ask").addEventListener("submit", e => { e.preventDefault(); explain(); });
   document.addEventListener("click", choose);
   if (q.has("path")) explain();

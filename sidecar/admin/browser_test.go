@@ -55,14 +55,14 @@ func cart(t *testing.T) admin.Config {
 // What people see on the playground: the browser runs the page, asks the proxy, and shows
 // what it said.
 func TestPlaygroundInABrowser(t *testing.T) {
-		s := httptest.NewServer(admin.Handler(cart(t)))
+	s := httptest.NewServer(admin.Handler(cart(t)))
 	defer s.Close()
 	for name, c := range map[string]struct {
 		query url.Values
 		shows []string
 		lacks string
 	}{
-		"leads":    {url.Values{"router": {"out"}, "path": {"/svc/cart"}}, []string{"It leads somewhere", "10.0.0.1:80", "[fd00::1]:80", `by /svc =&gt; /srv/canary`, "there is no such thing", "chosen"}, "leads nowhere"},
+		"leads":    {url.Values{"router": {"out"}, "path": {"/svc/cart"}}, []string{"It leads to /#/io.l5d.k8s/shop/http/cart", "10.0.0.1:80", "[fd00::1]:80", `by /svc =&gt; /srv/canary`, "there is no such thing", "chosen"}, "leads nowhere"},
 		"Linkerd":  {url.Values{"namespace": {"out"}, "path": {"/svc/cart"}, "dtab": {"/svc => !"}}, []string{"It leads nowhere: a rule stops here"}, "10.0.0.1"},
 		"nobody":   {url.Values{"router": {"<b>x"}, "path": {"/svc/cart"}}, []string{`no router has the label "&lt;b&gt;x"; there are: out`, `id="effect"></span>`}, "<b>x"},
 		"far":      {url.Values{"router": {"far"}}, []string{"these take the place of the router's own, after those of the namerd at namerd.test:4180"}, "leads"},

@@ -25,7 +25,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const cart, slow = "/#/io.l5d.k8s/shop/http/cart", "/#/io.l5d.k8s/shop/http/slow"
+const (
+	cart = "/#/io.l5d.k8s/shop/http/cart"
+	idle = "/#/io.l5d.k8s/shop/http/idle"
+	slow = "/#/io.l5d.k8s/shop/http/slow"
+)
 
 // source knows a Service, one that is not read yet, and hosts.
 type source struct{}
@@ -35,6 +39,8 @@ func (source) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
 	switch {
 	case id == cart:
 		now = naming.Of(naming.Endpoint{Address: "10.0.0.1:80", Node: "node-1", Weight: 1}, naming.Endpoint{Address: "[fd00::1]:80", Weight: 1})
+	case id == idle:
+		now = naming.Of()
 	case id == slow:
 		now = naming.Replicas{}
 	case strings.HasPrefix(id, "/$/inet/"):
@@ -109,7 +115,7 @@ func TestPages(t *testing.T) {
 		status int
 		wants  []string
 	}{
-		{"/", 200, []string{`<a href="dtab/default">default</a></td><td>3 rules</td><td>2</td>`, `internal</a></td><td>1 rule</td><td>0</td>`, `nothing</a></td><td>0 rules`, `href="namer_state"`, `href="logging"`}},
+		{"/", 200, []string{`<a href="dtab/default">default</a></td><td>3</td><td>2</td>`, `internal</a></td><td>1</td><td>0</td>`, `nothing</a></td><td>0</td>`, `href="namer_state"`, `href="logging"`}},
 		{"/dtab/default", 200, []string{"<h1>default</h1>", "/srv =&gt; /#/io.l5d.k8s/shop/http ;\n/svc =&gt; /srv ;\n/svc =&gt; /srv/canary</textarea>", "version AAAAAAAAAAE=", "3 rules", `data-path="/svc/cart" data-caller="shop"`, "&lt;script&gt;alert(1)"}},
 		{"/dtab/nothing", 200, []string{"0 rules", `data-name="nothing">` + "\n</textarea>"}},
 		{"/dtab/nobody", 404, []string{`There is no dtab &#34;nobody&#34;.`, `href="../dtab/default"`, `href="../dtab/delegator.css"`}},

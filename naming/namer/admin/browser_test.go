@@ -24,16 +24,18 @@ func TestInABrowser(t *testing.T) {
 		shows   []string
 		lacks   string
 	}{
-		"index":  {s.URL + "/", []string{"default", "3 rules", "/namer_state"}, "No namespaces"},
+		"index":  {s.URL + "/", []string{"default", "<td>3</td>", "/namer_state"}, "No namespaces"},
 		"empty":  {empty.URL + "/", []string{"No namespaces found"}, "Rules"},
-		"absent": {s.URL + "/dtab/nobody", []string{"There is no dtab", "3 rules"}, "Explain"},
+		"absent": {s.URL + "/dtab/nobody", []string{"There is no dtab", "<td>3</td>"}, "Explain"},
 		"begin":  {s.URL + "/dtab/default", []string{"as they are stored; change them to try others", `hidden="">as stored`, "/svc/cart <i>from shop</i>"}, "leads"},
-		"stored": {s.URL + "/dtab/default?path=/svc/cart", []string{"It leads somewhere", "10.0.0.1:80", "[fd00::1]:80", "by /svc =&gt; /srv/canary", "there is no such thing", "chosen"}, "leads nowhere"},
+		"stored": {s.URL + "/dtab/default?path=/svc/cart", []string{"It leads to /#/io.l5d.k8s/shop/http/cart", "10.0.0.1:80", "[fd00::1]:80", "by /svc =&gt; /srv/canary", "there is no such thing", "chosen"}, "leads nowhere"},
 		// The same rules, written in another way.
-		"spaced":  {s.URL + "/dtab/default" + query("/srv=>/#/io.l5d.k8s/shop/http;/svc=>/srv;\n/svc  => /srv/canary;"), []string{"as they are stored;", "It leads somewhere"}, "As stored"},
-		"changed": {s.URL + "/dtab/default" + query("/svc => /$/inet/127.1/8080"), []string{"changed here to try; nothing is stored", "With these rules it leads somewhere", "As stored it leads somewhere", "/$/inet/127.1/8080", "10.0.0.1:80"}, "nowhere"},
-		"lost":    {s.URL + "/dtab/default" + query("/svc => !"), []string{"With these rules it leads nowhere: a rule stops here", "As stored it leads somewhere"}, "It leads"},
-		"wrong":   {s.URL + "/dtab/default" + query("/svc = > /srv"), []string{"Invalid dtab: ", "As stored it leads somewhere"}, "With these rules"},
+		"spaced":  {s.URL + "/dtab/default" + query("/srv=>/#/io.l5d.k8s/shop/http;/svc=>/srv;\n/svc  => /srv/canary;"), []string{"as they are stored;", "It leads to /#/io.l5d.k8s/shop/http/cart"}, "As stored"},
+		"changed": {s.URL + "/dtab/default" + query("/svc => /$/inet/127.1/8080"), []string{"only tried here; namerctl dtab update default FILE would store them", "With these rules it leads to /$/inet/127.1/8080", "As stored it leads to /#/io.l5d.k8s/shop/http/cart", "/$/inet/127.1/8080", "10.0.0.1:80"}, "nowhere"},
+		"lost":    {s.URL + "/dtab/default" + query("/svc => !"), []string{"With these rules it leads nowhere: a rule stops here", "As stored it leads to /#/io.l5d.k8s/shop/http/cart"}, "It leads"},
+		"wrong":   {s.URL + "/dtab/default" + query("/svc = > /srv"), []string{"Invalid dtab: ", "As stored it leads to /#/io.l5d.k8s/shop/http/cart"}, "With these rules"},
+		"both":    {s.URL + "/dtab/default" + query("/svc => 1 * /$/inet/127.1/8080 & 9 * /$/inet/127.1/8081"), []string{"With these rules it leads to /$/inet/127.1/8080 and /$/inet/127.1/8081", "9 × /$/inet"}, "nowhere"},
+		"nobody":  {s.URL + "/dtab/default" + query("/svc => /#/io.l5d.k8s/shop/http/idle/x"), []string{"With these rules it leads to /#/io.l5d.k8s/shop/http/idle, which has no endpoints"}, "nowhere"},
 		"logging": {s.URL + "/logging", []string{"<b>INFO</b>", "DEBUG"}, "leads"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,8 +32,8 @@ type index struct {
 
 type namespace struct {
 	Name  string
-	Rules string
-	InUse int // how many names proxies use it for
+	Rules string // how many
+	InUse int    // how many names proxies use it for
 }
 
 // page is another page to go to.
@@ -54,9 +55,9 @@ func (p *pages) showIndex(w http.ResponseWriter, status int, root, problem strin
 	all := p.Store.Names().Get()
 	i := index{Root: root, Problem: problem, Known: all != nil, InUse: p.Names != nil}
 	for _, name := range all {
-		n := namespace{Name: name, Rules: "not read yet"}
+		n := namespace{Name: name, Rules: "?"}
 		if dtab := p.now(name); dtab != nil {
-			n.Rules = count(len(dtab.Dtab), "rule")
+			n.Rules = strconv.Itoa(len(dtab.Dtab))
 		}
 		if p.Names != nil {
 			n.InUse = len(p.Names(name))
