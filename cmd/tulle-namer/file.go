@@ -58,7 +58,7 @@ func mode(s namerd.Server) string {
 func (f *file) open() map[int]string {
 	all := map[int]string{}
 	for _, s := range f.Servers {
-		if s.Access == "" && mode(s) == access.Open {
+		if s.Access == "" && mode(s) == access.Open && !s.TLS.RequireClient {
 			all[s.Line] = fmt.Sprintf("whoever reaches %s may change routes, as with namerd; access: rbac asks for a token of Kubernetes, "+
 				"and access: open says that it is meant", s.Address)
 		}

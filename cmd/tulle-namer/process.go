@@ -68,7 +68,7 @@ func newProcess(f *file, reached *clients, getenv func(string) string, level *sl
 		if p.index, err = kubernetes.NewIndex(kubernetes.Config{Logger: log}); err != nil {
 			return nil, err
 		}
-		services, boundNames = p.index.Replicas, p.index.Names
+		services, boundNames = p.index.Replicas, p.boundNames
 		p.components = append(p.components, run.Component{Name: "endpoints", Run: func(ctx context.Context) error { return p.index.Run(ctx, reached.core) }})
 	}
 	ledger := &registry.Ledger{}
@@ -132,6 +132,21 @@ func (p *process) newStore(reached *clients) (namer.Store, error) {
 		}
 		return namer.NewMemory(first)
 	}
+}
+
+// boundNames returns the names of all ports of Services that exist, as namerd lists them: without those of namers that ask
+// for a label too, or have transformers.
+func (p *process) boundNames() []string {
+	var all []string
+	for _, n := range p.file.Namers {
+		if n.Kind != registry.Kubernetes || n.LabelSelector != "" || len(n.Transformers) > 0 {
+			continue
+		}
+		for _, id := range p.index.Names() {
+			all = append(all, "/#"+n.Prefix.String()+strings.TrimPrefix(id, "/#/"+registry.Kubernetes))
+		}
+	}
+	return all
 }
 
 // newNames returns what names mean by the file's namers.
