@@ -1,7 +1,9 @@
 package registry_test
 
 import (
+	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +86,36 @@ func TestReadNamers(t *testing.T) {
 	if got, want := strings.Join(warnings, "; "), "linkerd.yaml:3: namers[0].host; linkerd.yaml:4: namers[0].port; "+
 		"linkerd.yaml:7: namers[1].transformers[0].k8sHost; linkerd.yaml:7: namers[1].transformers[0].k8sPort; linkerd.yaml:7: namers[1].transformers[0].hostNetwork"; got != want {
 		t.Errorf("it warns\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A namerd is told where Kubernetes is by each part that asks there, and what is wrong elsewhere
+// hides none of it.
+func TestReadOwnNamers(t *testing.T) {
+	r := document.Reader{File: "namerd.yaml"}
+	namers, apis := registry.ReadOwnNamers(&r, "namers", r.Root([]byte(`
+- kind: io.l5d.consul
+- &k8s {kind: io.l5d.k8s, host: kube.test}
+- {kind: io.l5d.fs, rootDir: disco, transformers: [
+    {kind: io.l5d.localhost}, &ds {kind: io.l5d.k8s.daemonset, k8sPort: 80, namespace: a, port: b, service: c}]}
+- {kind: io.l5d.k8s.ns, port: 81, transformers: [*ds]}
+- *k8s
+`)))
+	var got []string
+	for _, api := range apis {
+		got = append(got, fmt.Sprintf("%d: %s at %s", api.Node.Line, api.Path, api.Address))
+	}
+	want := []string{
+		"3: namers[1] at kube.test:8001", "5: namers[2].transformers[1] at localhost:80", "6: namers[3] at localhost:81",
+		"5: namers[3].transformers[0] at localhost:80", "3: namers[4] at kube.test:8001",
+	}
+	if !slices.Equal(got, want) || len(namers) != 4 || len(r.Warnings()) != 0 {
+		t.Errorf("%q %v %v", got, namers, r.Warnings())
+	}
+	wrong := "namerd.yaml:2: namers[0].kind: io.l5d.consul is not here: not supported; addresses of other registries can be kept in files, which io.l5d.fs follows, or in Services without selectors\n" +
+		"namerd.yaml:3: prefix /io.l5d.k8s and prefix /io.l5d.k8s in line 3 overlap; each must be its own"
+	if err := r.Err(); err == nil || err.Error() != wrong {
+		t.Errorf("got %v\nwant %s", err, wrong)
 	}
 }
 

@@ -19,7 +19,7 @@ func Parse(file string, content []byte) (*Config, error) {
 	case root != nil && root.Tag != "!!null":
 		sets, _ := schema.Read(r, "", root, configFields(), elsewhere())
 		c = schema.Apply(c, sets)
-		if root.Kind == yaml.MappingNode && schema.Child(root, "routers") == nil {
+		if root.Kind == yaml.MappingNode && schema.Child(root, "routers") == nil && schema.Child(root, "storage") == nil {
 			r.Fault(root, "%s", noRouter)
 		}
 	case r.Faults() == 0:
