@@ -116,7 +116,10 @@ type replica struct {
 	stop                        func()
 }
 
-func (m *mesh) start(t *testing.T) *replica {
+func (m *mesh) start(t *testing.T) *replica { return m.startAt(t, "") }
+
+// startAt starts one whose API for proxies has an address, or a free one if that is empty.
+func (m *mesh) startAt(t *testing.T, mesh string) *replica {
 	t.Helper()
 	r := &replica{log: filepath.Join(t.TempDir(), "log")}
 	args := []string{"--config", m.settings, "--kubeconfig", m.kubeconfig, "--policy", "",
@@ -126,7 +129,9 @@ func (m *mesh) start(t *testing.T) *replica {
 		if err != nil {
 			t.Fatal(err)
 		}
-		*address = l.Addr().String()
+		if *address = l.Addr().String(); flag == "mesh" && mesh != "" {
+			*address = mesh
+		}
 		_ = l.Close()
 		args = append(args, "--"+flag+"-address", *address)
 	}

@@ -38,11 +38,12 @@ type configMap struct {
 	log *slog.Logger
 
 	mu       sync.Mutex
-	read     bool              // whether it is known if there is one
-	exists   bool              // whether there is
-	failed   string            // why it cannot be read, empty if it can
-	data     map[string]string // its keys
-	parsed   map[string]dtab   // by key
+	read     bool                // whether it is known if there is one
+	exists   bool                // whether there is
+	failed   string              // why it cannot be read, empty if it can
+	reason   metav1.StatusReason // of that: attempts of one kind are told once
+	data     map[string]string   // its keys
+	parsed   map[string]dtab     // by key
 	followed map[string]*followedKey
 }
 
@@ -170,7 +171,9 @@ func (m *configMap) tried(ctx context.Context, err error) {
 	defer m.mu.Unlock()
 	switch {
 	case err == nil:
-		m.failed = ""
+		m.failed, m.reason = "", ""
+	case m.failed != "" && apierrors.ReasonForError(err) == m.reason:
+		return
 	case apierrors.IsForbidden(err):
 		m.failed = fmt.Sprintf("the controller may not read ConfigMap %s: %v; give its service account get, list and watch of it, as the chart does for its value namer.configMaps", m, err)
 	case !m.read:
@@ -178,6 +181,7 @@ func (m *configMap) tried(ctx context.Context, err error) {
 	default:
 		return
 	}
+	m.reason = apierrors.ReasonForError(err)
 	m.publishAll()
 }
 

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -149,7 +150,10 @@ func TestConfigMapFailed(t *testing.T) {
 		want string
 	}{
 		{func() { m.tried(t.Context(), away) }, "none: the controller cannot read ConfigMap shop/rules: away; it tries again"},
+		{func() { m.tried(t.Context(), errors.New("no route")) }, "none: the controller cannot read ConfigMap shop/rules: no route; it tries again"},
+		{func() { m.tried(t.Context(), errors.New("refused")) }, "none: the controller cannot read ConfigMap shop/rules: no route; it tries again"},
 		{func() { m.tried(t.Context(), forbidden) }, "none: the controller may not read ConfigMap shop/rules: " + forbidden.Error() + "; give"},
+		{func() { m.tried(t.Context(), apierrors.NewForbidden(corev1.Resource("configmaps"), "otherwise", nil)) }, "none: the controller may not read ConfigMap shop/rules: " + forbidden.Error() + "; give"},
 		{func() { m.tried(t.Context(), nil); m.apply(true, map[string]string{"dtab": "/a=>/b"}); m.markRead() }, "/a=>/b"},
 		{func() { m.tried(t.Context(), away) }, "/a=>/b"},
 		{func() { m.tried(t.Context(), forbidden) }, "/a=>/b: the controller may not read"},
