@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
@@ -53,7 +54,7 @@ routers:
   interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: rules, filename: dtab, namespace: shop}
   servers: [{ip: 127.0.0.1, port: `+ports[1]+`}]
 `)
-	var log lines
+	var log logtest.Buffer
 	cfg := DefaultConfig()
 	cfg.Config, cfg.Controller, cfg.ControllerCA, cfg.TokenFile = file, mesh.Controller, mesh.ControllerCA, mesh.TokenFile
 	p := serve(t, cfg, pages, slog.New(slog.NewTextHandler(&log, nil)))

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tulle-mesh/tulle/internal/logtest"
 )
 
 // A configuration of Linkerd 1.x: several routers and servers, rules of their own
@@ -49,7 +51,7 @@ routers:
   label: grpc
   servers: [{port: 4340}]
 `)
-	var log lines
+	var log logtest.Buffer
 	cfg := DefaultConfig()
 	cfg.Config = file
 	serve(t, cfg, pages, slog.New(slog.NewTextHandler(&log, nil)))

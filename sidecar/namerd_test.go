@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
@@ -161,7 +162,7 @@ routers:
     `+tokenFile+`
   servers: [{port: `+ports[0]+`}]
 `)
-			var log lines
+			var log logtest.Buffer
 			serve(t, cfg, pages, slog.New(slog.NewTextHandler(&log, nil)))
 			if code, body := ask(t, out, "red"); code != 502 || !strings.Contains(body, "401 Unauthorized: the token is too old") {
 				t.Errorf("refused: %d %s", code, body)

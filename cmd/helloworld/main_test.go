@@ -8,36 +8,19 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/internal/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// logs is a log that may be read while it is written.
-type logs struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 func TestServesWhileDraining(t *testing.T) {
 	env := map[string]string{"TARGET_WORLD": "earth", "POD_IP": "10.1.0.9"}
 	ctx, cancel := context.WithCancel(t.Context())
-	var log logs
+	var log logtest.Buffer
 	address, ended := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
 		args := []string{"-addr", "127.0.0.1:0", "-text", "world", "-drain", "500ms"}

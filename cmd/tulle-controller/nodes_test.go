@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,26 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/webhook/settings"
 )
-
-// lines is a log that may be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 func clusterNode(name, address, kubelet string) *corev1.Node {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -43,7 +24,7 @@ func clusterNode(name, address, kubelet string) *corev1.Node {
 
 // What nodes decide follows them as they come, change and go, and is logged when it changes.
 func TestNodes(t *testing.T) {
-	client, log := fake.NewClientset(clusterNode("a", "10.0.0.1", "v1.37.2")), &lines{}
+	client, log := fake.NewClientset(clusterNode("a", "10.0.0.1", "v1.37.2")), &logtest.Buffer{}
 	n := newNodes(slog.New(slog.NewTextHandler(log, nil)))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -3,13 +3,11 @@
 package admission
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/webhook/breakglass"
 	"github.com/tulle-mesh/tulle/webhook/drift"
 	"github.com/tulle-mesh/tulle/webhook/serving"
@@ -38,26 +37,8 @@ func (m *mesh) drifted(client kubernetes.Interface) func(context.Context) ([]dri
 	return func(ctx context.Context) ([]drift.Pod, error) { return drift.List(ctx, client, m.settings.Config("")) }
 }
 
-// buffer is a log that several goroutines write.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 // keep runs a Keeper with the controller's rights.
-func (m *mesh) keep(t *testing.T, log *buffer) (stop func()) {
+func (m *mesh) keep(t *testing.T, log *logtest.Buffer) (stop func()) {
 	t.Helper()
 	client := m.client(t)
 	k, err := breakglass.NewKeeper(breakglass.KeeperConfig{
@@ -97,8 +78,8 @@ func TestBreakglass(t *testing.T) {
 	if err != nil || !again.Open.Since.Equal(s.Open.Since) || again.Open.By != "adam" || !again.Active() {
 		t.Fatalf("opened again: %+v, %v", again.Open, err)
 	}
-	log := &buffer{}
-	stop, other := m.keep(t, log), m.keep(t, &buffer{}) // of two replicas one closes it, and tells
+	log := &logtest.Buffer{}
+	stop, other := m.keep(t, log), m.keep(t, &logtest.Buffer{}) // of two replicas one closes it, and tells
 	await(t, "break-glass to be closed", func(ctx context.Context) (bool, string) {
 		s, err = breakglass.Read(ctx, api.Client())
 		return err == nil && s.Open == nil, fmt.Sprintf("%+v %v", s.Open, err)
@@ -156,7 +137,7 @@ func TestBreakglassUpgrade(t *testing.T) {
 	if err != nil || s.Active() || s.Open == nil || s.Policy != admissionv1.Fail || !s.Overdue(time.Now()) {
 		t.Fatalf("after the upgrade: %+v, %v", s, err)
 	}
-	log := &buffer{}
+	log := &logtest.Buffer{}
 	m.keep(t, log)
 	await(t, "the controller to tidy up", func(ctx context.Context) (bool, string) {
 		s, err := breakglass.Read(ctx, api.Client())

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/drift"
 	"github.com/tulle-mesh/tulle/webhook/serving"
@@ -27,14 +28,14 @@ import (
 // seeker is one replica that looks for pods that escaped.
 type seeker struct {
 	metrics *prometheus.Registry
-	log     *buffer
+	log     *logtest.Buffer
 	stop    func()
 }
 
 // seek starts one with the controller's rights.
 func (m *mesh) seek(t *testing.T, name string, hold func(context.Context) string) *seeker {
 	t.Helper()
-	s := &seeker{metrics: prometheus.NewRegistry(), log: &buffer{}}
+	s := &seeker{metrics: prometheus.NewRegistry(), log: &logtest.Buffer{}}
 	c, err := drift.New(drift.Config{
 		Client: m.client(t), Injector: func() webhook.Config { return m.settings.Config("") },
 		Escaped: drift.Action(m.settings.Inject.Escaped), Stale: drift.Action(m.settings.Inject.Stale), PerMinute: 60, Hold: hold, Grace: time.Second,

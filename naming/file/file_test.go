@@ -1,7 +1,6 @@
 package file_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -15,32 +14,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/file"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// buffer is a log that another goroutine writes.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-// take returns what was written since the last call.
-func (b *buffer) take() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	defer b.text.Reset()
-	return b.text.String()
-}
 
 // soon is when a change is surely known.
 const soon = time.Second
@@ -108,7 +88,7 @@ func text(r naming.Replicas) string {
 }
 
 // run runs a namer of an empty directory for as long as test runs.
-func run(t *testing.T, log *buffer, test func(d *directory, n *file.Namer, hosts *dns)) {
+func run(t *testing.T, log *logtest.Buffer, test func(d *directory, n *file.Namer, hosts *dns)) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := &dns{values: map[string]*watch.Value[naming.Replicas]{}, users: map[string]int{}}
 		d := &directory{T: t, root: t.TempDir()}
@@ -132,7 +112,7 @@ func run(t *testing.T, log *buffer, test func(d *directory, n *file.Namer, hosts
 }
 
 func TestFollows(t *testing.T) {
-	var log buffer
+	var log logtest.Buffer
 	run(t, &log, func(d *directory, n *file.Namer, _ *dns) {
 		value, release := n.Replicas("/#/io.l5d.fs/web")
 		defer release()
@@ -153,14 +133,14 @@ func TestFollows(t *testing.T) {
 		d.write("web", "10.0.0.3 80\n")
 		time.Sleep(soon)
 		expect("bound 10.0.0.3:80*1")
-		if got := log.take(); got != "" {
+		if got := log.Take(); got != "" {
 			t.Errorf("it logged %s", got)
 		}
 		// What is wrong is said once, and what was known stays.
 		d.write("web", "10.0.0.4 80\n10.0.0.5\n10.0.0.6 0\n")
 		time.Sleep(10 * soon)
 		expect("bound 10.0.0.3:80*1")
-		if got := log.take(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "web:2: ") || !strings.Contains(got, "web:3: ") {
+		if got := log.Take(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "web:2: ") || !strings.Contains(got, "web:3: ") {
 			t.Errorf("it logged %s", got)
 		}
 		d.must(os.Remove(filepath.Join(d.root, "web")))
@@ -174,7 +154,7 @@ func TestFollows(t *testing.T) {
 
 // A file that is being written is not taken before it keeps still.
 func TestWaitsForWriters(t *testing.T) {
-	var log buffer
+	var log logtest.Buffer
 	run(t, &log, func(d *directory, n *file.Namer, _ *dns) {
 		d.write("web", "10.0.0.1 80\n")
 		value, release := n.Replicas("/#/io.l5d.fs/web")
@@ -190,14 +170,14 @@ func TestWaitsForWriters(t *testing.T) {
 		}
 		d.write("web", "10.0.0.9 80")
 		time.Sleep(soon)
-		if got, logged := text(value.Get()), log.take(); got != "bound 10.0.0.9:80*1" || logged != "" {
+		if got, logged := text(value.Get()), log.Take(); got != "bound 10.0.0.9:80*1" || logged != "" {
 			t.Errorf("got %s, and it logged %q", got, logged)
 		}
 	})
 }
 
 func TestFirstLook(t *testing.T) {
-	var log buffer
+	var log logtest.Buffer
 	run(t, &log, func(d *directory, n *file.Namer, _ *dns) {
 		d.write("bad", "10.0.0.1:80\n")
 		d.write("large", strings.Repeat("#", 500<<10+1))
@@ -231,7 +211,7 @@ func TestFirstLook(t *testing.T) {
 			release()
 		}
 	})
-	if got := log.take(); !strings.Contains(got, "10.0.0.1:80") {
+	if got := log.Take(); !strings.Contains(got, "10.0.0.1:80") {
 		t.Errorf("it logged %s", got)
 	}
 }
@@ -239,7 +219,7 @@ func TestFirstLook(t *testing.T) {
 var longElement = strings.Repeat("a", 4000)
 
 func TestHostNames(t *testing.T) {
-	var log buffer
+	var log logtest.Buffer
 	run(t, &log, func(d *directory, n *file.Namer, hosts *dns) {
 		d.write("web", "a.test 80 * 2\nb.test 81\n")
 		value, release := n.Replicas("/#/io.l5d.fs/web")
@@ -274,7 +254,7 @@ func TestHostNames(t *testing.T) {
 
 // Followers share what they follow, and the last to leave ends it.
 func TestRelease(t *testing.T) {
-	var log buffer
+	var log logtest.Buffer
 	run(t, &log, func(d *directory, n *file.Namer, hosts *dns) {
 		d.write("web", "a.test 80\n")
 		first, release1 := n.Replicas("/#/io.l5d.fs/web")

@@ -1,7 +1,6 @@
 package namer_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -14,27 +13,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/naming/namer"
 )
 
 // files is a Files on a directory, and what it logged.
 type files struct {
 	*namer.Files
-	dir  string
-	mu   sync.Mutex
-	said bytes.Buffer
-}
-
-func (f *files) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.said.Write(p)
-}
-
-func (f *files) log() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.said.String()
+	dir string
+	log logtest.Buffer
 }
 
 // edit writes a file as an editor does: not at once.
@@ -57,7 +44,7 @@ func (f *files) get(t *testing.T, namespace string) (rules, version string) {
 func openFiles(t *testing.T, dir string) (f *files, stop func()) {
 	t.Helper()
 	f = &files{dir: dir}
-	f.Files = namer.NewFiles(namer.FilesConfig{Dir: dir, Logger: slog.New(slog.NewTextHandler(f, nil))})
+	f.Files = namer.NewFiles(namer.FilesConfig{Dir: dir, Logger: slog.New(slog.NewTextHandler(&f.log, nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
@@ -147,8 +134,8 @@ func TestFiles(t *testing.T) {
 		// What does not parse changes nothing, over a restart too.
 		a.edit(t, "web", "/svc => ")
 		time.Sleep(settle)
-		if rules, v := a.get(t, "web"); rules != "/svc=>/e" || v != version(3) || !strings.Contains(a.log(), "end of input found at") {
-			t.Fatalf("after a bad edit: %s %q, said %s", rules, v, a.log())
+		if rules, v := a.get(t, "web"); rules != "/svc=>/e" || v != version(3) || !strings.Contains(a.log.String(), "end of input found at") {
+			t.Fatalf("after a bad edit: %s %q, said %s", rules, v, a.log.String())
 		}
 		stopA()
 		a, stopA = openFiles(t, dir)

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/naming/namer/client"
@@ -350,8 +351,8 @@ func TestProxiesAreAdmittedAgain(t *testing.T) {
 				return namer.Guest{Name: "shop/web/web-0", May: func(api.Hello) error { hellos.Add(1); return nil }}, nil
 			},
 		}))()
-		log := &files{}
-		c, stop := n.startWith(t, client.Config{URL: "http://namer:4181", Hello: sidecar, Logger: slog.New(slog.NewTextHandler(log, nil)), Dial: n.dial,
+		var log logtest.Buffer
+		c, stop := n.startWith(t, client.Config{URL: "http://namer:4181", Hello: sidecar, Logger: slog.New(slog.NewTextHandler(&log, nil)), Dial: n.dial,
 			Token: func() (string, error) { return good.Load().(string), nil }})
 		defer stop()
 		<-c.Synced()
@@ -370,7 +371,7 @@ func TestProxiesAreAdmittedAgain(t *testing.T) {
 		if !c.Connected() || n.dialled() < 2 || n.dialled() > 3 {
 			t.Fatalf("connected %v, %d connections", c.Connected(), n.dialled())
 		}
-		if text := log.log(); strings.Contains(text, "level=WARN") || strings.Count(text, "namer not connected") != n.dialled()-1 {
+		if text := log.String(); strings.Contains(text, "level=WARN") || strings.Count(text, "namer not connected") != n.dialled()-1 {
 			t.Errorf("a proxy whose stream was ended says\n%s", text)
 		}
 	})

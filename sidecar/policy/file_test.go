@@ -7,35 +7,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/internal/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// buffer is a log that another goroutine writes.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-// take returns what was written since the last call.
-func (b *buffer) take() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	defer b.text.Reset()
-	return b.text.String()
-}
 
 func TestFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -62,7 +43,7 @@ func TestFile(t *testing.T) {
 		path := filepath.Join(dir, "policy.yaml")
 		must(os.Symlink("..data/policy.yaml", path))
 
-		var log buffer
+		var log logtest.Buffer
 		f := NewFile(path, slog.New(slog.NewTextHandler(&log, nil)))
 		must(f.Load())
 		ctx, cancel := context.WithCancel(t.Context())
@@ -75,7 +56,7 @@ func TestFile(t *testing.T) {
 			if a, b := f.Loads(); p.Server.MaxCallDepth != depth || a != taken || b != refused {
 				t.Errorf("depth %d, %d taken, %d refused; want %d, %d, %d", p.Server.MaxCallDepth, a, b, depth, taken, refused)
 			}
-			if got := log.take(); strings.Count(got, "\n") != min(len(logged), 1) || !strings.Contains(got, logged) {
+			if got := log.Take(); strings.Count(got, "\n") != min(len(logged), 1) || !strings.Contains(got, logged) {
 				t.Errorf("it logged %q, want %q", got, logged)
 			}
 		}

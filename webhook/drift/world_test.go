@@ -1,7 +1,6 @@
 package drift
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -42,7 +42,7 @@ type world struct {
 	client   *fake.Clientset
 	metrics  *prometheus.Registry
 	config   Config
-	log      *buffer
+	log      *logtest.Buffer
 	takes    atomic.Int64 // nanoseconds until a replacement is ready
 	injector bool         // that answers
 
@@ -56,7 +56,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, escaped, stale Action) *world {
-	w := &world{t: t, client: fake.NewClientset(), metrics: prometheus.NewRegistry(), log: &buffer{}, injector: true, blocked: map[string]bool{}, began: time.Now()}
+	w := &world{t: t, client: fake.NewClientset(), metrics: prometheus.NewRegistry(), log: &logtest.Buffer{}, injector: true, blocked: map[string]bool{}, began: time.Now()}
 	w.takes.Store(int64(20 * time.Second))
 	w.config = Config{
 		Client: w.client, Injector: injectorConfig, Escaped: escaped, Stale: stale, Namespace: "tulle", Identity: "a", Grace: tick, Registerer: w.metrics,
@@ -108,24 +108,6 @@ func newWorld(t *testing.T, escaped, stale Action) *world {
 		return true, &appsv1.Deployment{}, nil
 	})
 	return w
-}
-
-// buffer is a log of several goroutines.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
 
 // again counts the time from now.
