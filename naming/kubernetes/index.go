@@ -4,6 +4,7 @@
 // An Index is fed with Services, EndpointSlices and Pods, by Run from an API server or by
 // hand, and answers from memory. It never asks for anything itself, but for the addresses of
 // load balancers that have only a host name; and it knows nothing of proxies, requests or dtabs.
+// ConfigMaps are the rules of those proxies that have theirs in a ConfigMap.
 //
 // Its names are the leaf ids of Kubernetes, as package naming/registry makes them of the names of
 // configured namers:
