@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -34,18 +33,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(suite.Run(m, suite.Config{
-		Up: func(ctx context.Context) (err error) {
-			api, err = start(ctx)
-			return err
-		},
-		Down: func(context.Context) error {
-			if api == nil {
-				return nil
-			}
-			return api.Close()
-		},
-	}))
+	os.Exit(suite.API(m, &api, start))
 }
 
 // start starts an API server that knows DTabs.
@@ -106,33 +94,9 @@ func dynamicClient(t *testing.T, config *rest.Config) dynamic.Interface {
 	return c
 }
 
-// run runs something until the test ends, or until stop is called.
-func run(t *testing.T, what func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- what(ctx) }()
-	ended := false
-	stop = func() {
-		if ended {
-			return
-		}
-		ended = true
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("ended with %v", err)
-		}
-	}
-	t.Cleanup(stop)
-	return stop
-}
+func run(t *testing.T, what func(context.Context) error) (stop func()) { return suite.Go(t, what) }
 
-func logger(t *testing.T) *slog.Logger {
-	var to io.Writer = io.Discard
-	if testing.Verbose() {
-		to = t.Output()
-	}
-	return slog.New(slog.NewTextHandler(to, nil))
-}
+func logger(t *testing.T) *slog.Logger { return suite.Logger(t) }
 
 // patience is how long tests wait for what takes milliseconds on a machine that is idle.
 const patience = 30 * time.Second
