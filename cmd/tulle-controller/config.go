@@ -25,6 +25,7 @@ type Config struct {
 	NamerAddress   string `setting:"namer-address" help:"address of namerd's HTTP API"`
 	MeshAddress    string `setting:"mesh-address" help:"address of the API for proxies"`
 	AdminAddress   string `setting:"admin-address" help:"address of /admin/ping, /admin/ready and /metrics"`
+	PagesAddress   string `setting:"pages-address" help:"address of namerd's pages, which show all rules and names to whoever reaches it; empty for none"`
 
 	WebhookCertificate string `setting:"webhook-certificate" help:"certificate of the webhook: self (made here, by a CA in Secret tulle-webhook-ca) or file (tls-cert-file)"`
 	ProbeNamespace     string `setting:"probe-namespace" help:"namespace in which to try once a minute that a pod is injected; empty for not at all"`
@@ -82,7 +83,7 @@ const minDuration = 5 * time.Minute
 func DefaultConfig() Config {
 	const mounted = "/etc/tulle/tls/"
 	return Config{
-		WebhookAddress: ":8443", NamerAddress: ":4180", MeshAddress: ":4181", AdminAddress: ":9990",
+		WebhookAddress: ":8443", NamerAddress: ":4180", MeshAddress: ":4181", AdminAddress: ":9990", PagesAddress: "127.0.0.1:9991",
 		WebhookCertificate: certificateSelf,
 		TLSCertFile:        mounted + "tls.crt", TLSKeyFile: mounted + "tls.key", CAFile: mounted + "ca.crt",
 		Namespace: "tulle", HostServiceAccount: "tulle-host", TrustDomain: "cluster.local",
@@ -101,8 +102,11 @@ func (c *Config) Validate() error {
 	}
 	for _, a := range []struct{ key, address string }{
 		{"webhook-address", c.WebhookAddress}, {"namer-address", c.NamerAddress},
-		{"mesh-address", c.MeshAddress}, {"admin-address", c.AdminAddress},
+		{"mesh-address", c.MeshAddress}, {"admin-address", c.AdminAddress}, {"pages-address", c.PagesAddress},
 	} {
+		if a.key == "pages-address" && a.address == "" {
+			continue
+		}
 		if _, _, err := net.SplitHostPort(a.address); err != nil {
 			wrong(a.key, "%q is not host:port or :port", a.address)
 		}

@@ -49,6 +49,7 @@ func TestDefaultsAreValid(t *testing.T) {
 func TestWrongSettingsAreSaidAtOnce(t *testing.T) {
 	_, err := load(t, `
 webhook-address: "8443"
+pages-address: "9991"
 ca-file: ""
 trust-domain: Not/One
 certificate-duration: 4m
@@ -69,6 +70,7 @@ proxy-image: x
 	}
 	for _, want := range []string{
 		`webhook-address: "8443" is not host:port or :port`,
+		`pages-address: "9991" is not host:port or :port`,
 		"ca-file: it must not be empty",
 		`trust-domain: "Not/One" is not a trust domain`,
 		"certificate-duration: it is 4m0s, it must be 5m0s at least",

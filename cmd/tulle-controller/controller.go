@@ -78,8 +78,8 @@ type server struct {
 // certificate gets the certificate of a port, as tls.Config asks for it.
 type certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-// newController puts the parts together. It does no I/O.
-func newController(cfg Config, clients clients, log *slog.Logger) (*controller, error) {
+// newController puts the parts together. It does no I/O. level is that of log, which people may set.
+func newController(cfg Config, clients clients, log *slog.Logger, level *slog.LevelVar) (*controller, error) {
 	c := &controller{
 		cfg: cfg, log: log, clients: clients, drain: drain,
 		files:      certs.NewFiles(cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile, log),
@@ -132,8 +132,9 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	for _, w := range warnings {
 		log.Warn("a word of the namers has no effect", "warning", w)
 	}
+	ledger := &registry.Ledger{}
 	names, err := registry.New(registry.Config{
-		Namers: namers, Distinct: true, Logger: log,
+		Namers: namers, Distinct: true, Ledger: ledger, Logger: log,
 		Source: registry.Leaves{Kubernetes: c.index.Replicas, Hosts: dns.New(dns.Config{})},
 	})
 	if err != nil {
@@ -182,7 +183,7 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	// The same API as at its own port, for those who send tokens through a network that others can read.
 	routes.Handle("/api/1/", run.Streams(mesh, edit))
 	stream := namer.NewStream(namer.StreamConfig{
-		Store: kept, Source: c.index, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Rules: configMaps.Rules, Seen: seen, Logger: log,
+		Store: kept, Source: followed{c.index, ledger}, Policy: behaviour, Namers: watch.New([]byte(cfg.Namers)), Rules: configMaps.Rules, Seen: seen, Logger: log,
 		Admit: func(r *http.Request) (namer.Guest, error) { return c.admit(authenticator, r) },
 	})
 	routes.Handle("POST "+api.WatchPath, run.Streams(mesh, promhttp.InstrumentHandlerInFlight(c.proxies, stream)))
@@ -193,6 +194,9 @@ func newController(cfg Config, clients clients, log *slog.Logger) (*controller, 
 	pages.HandleFunc("GET /admin/ready", c.ready)
 	pages.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	admin.Handler = pages
+	if cfg.PagesAddress != "" {
+		c.serve("pages", cfg.PagesAddress, nil).Handler = c.pages(names, ledger, seen, metrics, level)
+	}
 	return c, nil
 }
 
@@ -269,8 +273,8 @@ func (c *controller) admit(a issuer.Authenticator, r *http.Request) (namer.Guest
 	}}, nil
 }
 
-// ready answers 200 when everything that the servers answer from is there, and no longer when stopping.
-func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
+// waiting returns what is missing of what the servers answer from, the gravest first; more so when stopping.
+func (c *controller) waiting() (all []string) {
 	for _, reason := range []struct {
 		holds bool
 		text  string
@@ -284,9 +288,17 @@ func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
 		{!isClosed(c.seeds.tried), "the first dtabs are not made yet"},
 	} {
 		if reason.holds {
-			http.Error(w, reason.text, http.StatusServiceUnavailable)
-			return
+			all = append(all, reason.text)
 		}
+	}
+	return all
+}
+
+// ready answers 200 when nothing is missing.
+func (c *controller) ready(w http.ResponseWriter, _ *http.Request) {
+	if waiting := c.waiting(); len(waiting) > 0 {
+		http.Error(w, waiting[0], http.StatusServiceUnavailable)
+		return
 	}
 	_, _ = io.WriteString(w, "ready")
 	if remark := c.injector.remark(); remark != "" {
@@ -340,6 +352,6 @@ func (c *controller) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	c.log.Info("serving", "webhook", c.cfg.WebhookAddress, "namer", c.cfg.NamerAddress, "mesh", c.cfg.MeshAddress, "admin", c.cfg.AdminAddress)
+	c.log.Info("serving", "webhook", c.cfg.WebhookAddress, "namer", c.cfg.NamerAddress, "mesh", c.cfg.MeshAddress, "admin", c.cfg.AdminAddress, "pages", c.cfg.PagesAddress)
 	return run.Group(ctx, run.Config{Drain: c.drain, Draining: func() { c.draining.Store(true) }, Logger: c.log}, components...)
 }

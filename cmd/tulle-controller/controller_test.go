@@ -62,6 +62,7 @@ func start(t *testing.T) *cluster {
 	k := &cluster{ca: ca, address: map[string]string{}}
 	cfg := DefaultConfig()
 	cfg.WebhookAddress, cfg.NamerAddress, cfg.MeshAddress, cfg.AdminAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.PagesAddress = "127.0.0.1:0"
 	dir := t.TempDir()
 	cfg.TLSCertFile, cfg.TLSKeyFile, cfg.CAFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "ca.crt")
 	k.policy = filepath.Join(dir, "policy.yaml")
@@ -113,7 +114,7 @@ func start(t *testing.T) *cluster {
 	certmanager := cmfake.NewClientset()
 	k.sign(t, certmanager)
 
-	c, err := newController(cfg, clients{core: core, access: core, metadata: metadatafake.NewSimpleMetadataClient(scheme, namespace), certmanager: certmanager}, slog.New(slog.DiscardHandler))
+	c, err := newController(cfg, clients{core: core, access: core, metadata: metadatafake.NewSimpleMetadataClient(scheme, namespace), certmanager: certmanager}, slog.New(slog.DiscardHandler), &slog.LevelVar{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func start(t *testing.T) *cluster {
 	c.listening = func(name, address string) {
 		mu.Lock()
 		defer mu.Unlock()
-		if k.address[name] = address; len(k.address) == 4 {
+		if k.address[name] = address; len(k.address) == 5 {
 			close(listening)
 		}
 	}
@@ -245,6 +246,17 @@ func TestController(t *testing.T) {
 			`tulle_dtab_admissions_total{result="refused"}`} {
 			if !strings.Contains(metrics, want) {
 				t.Errorf("no metric %s", want)
+			}
+		}
+	})
+
+	t.Run("pages", func(t *testing.T) {
+		for path, want := range map[string]string{
+			"/": `<a href="dtab/default">default</a>`, "/dtab/default": "/srv  =&gt; /caller ;\n", "/dtab/delegator.json?path=/svc/web": `{"type":"neg"`,
+			"/config.json": `"dtab-store": "memory"`, "/logging.json": `"level": "INFO"`, "/namer_state": `"names": []`, "/metrics": "tulle_namer_dtabs 1", "/admin/ready": "ready\n",
+		} {
+			if status, body := k.get(t, "http", "pages", path); status != 200 || !strings.Contains(body, want) {
+				t.Errorf("%s: %d %s", path, status, body)
 			}
 		}
 	})
@@ -417,8 +429,8 @@ func TestController(t *testing.T) {
 func TestPortsThatAreTaken(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.WebhookAddress, cfg.NamerAddress, cfg.MeshAddress, cfg.AdminAddress = "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:0", "127.0.0.1:-2"
-	cfg.DtabStore = storeMemory
-	c, err := newController(cfg, clients{core: fake.NewClientset(), access: fake.NewClientset(), metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()), certmanager: cmfake.NewClientset()}, slog.New(slog.DiscardHandler))
+	cfg.DtabStore, cfg.PagesAddress = storeMemory, ""
+	c, err := newController(cfg, clients{core: fake.NewClientset(), access: fake.NewClientset(), metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()), certmanager: cmfake.NewClientset()}, slog.New(slog.DiscardHandler), &slog.LevelVar{})
 	if err != nil {
 		t.Fatal(err)
 	}

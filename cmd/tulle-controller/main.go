@@ -49,17 +49,19 @@ func command() (*cobra.Command, error) {
 		if err := settings.Load(); err != nil {
 			return err
 		}
-		level, err := cfg.level()
+		first, err := cfg.level()
 		if err != nil {
 			return err
 		}
+		level := &slog.LevelVar{}
+		level.Set(first)
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 		klog.SetSlogLogger(log) // client-go has no other way to be told.
 		clients, err := connect(cfg.Kubeconfig)
 		if err != nil {
 			return err
 		}
-		controller, err := newController(cfg, clients, log)
+		controller, err := newController(cfg, clients, log, level)
 		if err != nil {
 			return err
 		}

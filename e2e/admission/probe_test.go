@@ -33,6 +33,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook/serving"
@@ -47,7 +48,7 @@ func TestProbeCauses(t *testing.T) {
 		t.Fatal(err)
 	}
 	probeOf := func(namespace string) *serving.Probe {
-		p, err := serving.NewProbe(serving.ProbeConfig{Client: client, Namespace: namespace, Registerer: prometheus.NewRegistry(), Logger: logger(t)})
+		p, err := serving.NewProbe(serving.ProbeConfig{Client: client, Namespace: namespace, Registerer: prometheus.NewRegistry(), Logger: suite.Logger(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +286,7 @@ func (m *mesh) program(t *testing.T) *program {
 	}
 	cmd := exec.Command(file("tulle-controller"), "--config", file("controller.yaml"), "--kubeconfig", file("kubeconfig"), "--policy", "",
 		"--tls-cert-file", file("tls.crt"), "--tls-key-file", file("tls.key"), "--ca-file", file("ca.crt"),
-		"--webhook-address", webhook, "--admin-address", p.admin, "--namer-address", free("127.0.0.1"), "--mesh-address", free("127.0.0.1"))
+		"--webhook-address", webhook, "--admin-address", p.admin, "--namer-address", free("127.0.0.1"), "--mesh-address", free("127.0.0.1"), "--pages-address", free("127.0.0.1"))
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -361,7 +362,7 @@ func serveBy(t *testing.T, pair tls.Certificate, handler http.Handler) netip.Add
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second, ErrorLog: slog.NewLogLogger(logger(t).Handler(), slog.LevelDebug)}
-	goes(t, run.HTTPS(server, listener, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}}, time.Second))
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second, ErrorLog: slog.NewLogLogger(suite.Logger(t).Handler(), slog.LevelDebug)}
+	suite.Go(t, run.HTTPS(server, listener, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}}, time.Second))
 	return listener.Addr().(*net.TCPAddr).AddrPort()
 }

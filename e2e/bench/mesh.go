@@ -103,7 +103,7 @@ func (b *bench) emptyMesh(ctx context.Context) (*mesh, error) {
 	if err := m.identity(); err != nil {
 		return m, err
 	}
-	for _, setting := range []string{"webhook-address", "namer-address", "mesh-address", "admin-address"} {
+	for _, setting := range []string{"webhook-address", "namer-address", "mesh-address", "admin-address", "pages-address"} {
 		if m.ports[setting], err = freePort(); err != nil {
 			return m, err
 		}

@@ -111,9 +111,9 @@ func write(t *testing.T, path, text string) {
 
 // replica is one process of tulle-controller.
 type replica struct {
-	webhook, namer, mesh, admin string // addresses
-	log                         string // file
-	stop                        func()
+	webhook, namer, mesh, admin, pages string // addresses
+	log                                string // file
+	stop                               func()
 }
 
 func (m *mesh) start(t *testing.T) *replica { return m.startAt(t, "") }
@@ -124,7 +124,7 @@ func (m *mesh) startAt(t *testing.T, mesh string) *replica {
 	r := &replica{log: filepath.Join(t.TempDir(), "log")}
 	args := []string{"--config", m.settings, "--kubeconfig", m.kubeconfig, "--policy", "",
 		"--tls-cert-file", filepath.Join(m.tls, "tls.crt"), "--tls-key-file", filepath.Join(m.tls, "tls.key"), "--ca-file", filepath.Join(m.tls, "ca.crt")}
-	for flag, address := range map[string]*string{"webhook": &r.webhook, "namer": &r.namer, "mesh": &r.mesh, "admin": &r.admin} {
+	for flag, address := range map[string]*string{"webhook": &r.webhook, "namer": &r.namer, "mesh": &r.mesh, "admin": &r.admin, "pages": &r.pages} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
