@@ -19,6 +19,10 @@
 //	→ {"use":{"add":[{"namespace":"shop","path":"/svc/world"}]}}
 //	→ {"watch":"/#/io.l5d.k8s/default/http/world"}
 //	← {"replicas":{"name":"/#/io.l5d.k8s/default/http/world","state":"neg"}}
+//
+// A proxy whose hello has "configMaps":[{"namespace":"shop","name":"rules","key":"dtab"}] hears of them, too:
+//
+//	← {"rules":{"namespace":"shop","name":"rules","key":"dtab","text":"/svc=>/host"}}
 package api
 
 import (
