@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/webhook/breakglass"
 	"github.com/tulle-mesh/tulle/webhook/drift"
@@ -47,7 +48,7 @@ func (m *mesh) keep(t *testing.T, log *logtest.Buffer) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return goes(t, k.Run)
+	return suite.Go(t, k.Run)
 }
 
 // The injector is away and its namespaces stand still. Break-glass opens them, closes at its time though the controller

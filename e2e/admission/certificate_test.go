@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/certs/issuer"
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/webhook/serving"
 )
 
@@ -276,7 +277,7 @@ func TestFromCertManager(t *testing.T) {
 
 	var failure atomic.Value
 	admitted := 0
-	stop := goes(t, func(ctx context.Context) error {
+	stop := suite.Go(t, func(ctx context.Context) error {
 		for ctx.Err() == nil {
 			if err := admit(ctx, ns); err != nil && ctx.Err() == nil {
 				failure.CompareAndSwap(nil, err.Error())

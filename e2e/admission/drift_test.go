@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/drift"
@@ -44,7 +45,7 @@ func (m *mesh) seek(t *testing.T, name string, hold func(context.Context) string
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.stop = goes(t, c.Run)
+	s.stop = suite.Go(t, c.Run)
 	return s
 }
 

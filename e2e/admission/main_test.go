@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -39,18 +38,7 @@ import (
 var api *cluster.API
 
 func TestMain(m *testing.M) {
-	os.Exit(suite.Run(m, suite.Config{
-		Up: func(ctx context.Context) (err error) {
-			api, err = cluster.StartAPI(ctx, cluster.Options{})
-			return err
-		},
-		Down: func(context.Context) error {
-			if api == nil {
-				return nil
-			}
-			return api.Close()
-		},
-	}))
+	os.Exit(suite.API(m, &api, func(ctx context.Context) (*cluster.API, error) { return cluster.StartAPI(ctx, cluster.Options{}) }))
 }
 
 // roots is what sidecars would trust the controller by.
@@ -153,7 +141,7 @@ type replica struct {
 // start starts a replica. The configuration says how its certificate is made.
 func (m *mesh) start(t *testing.T, name string, config serving.Config) *replica {
 	t.Helper()
-	log := logger(t)
+	log := suite.Logger(t)
 	client, err := kubernetes.NewForConfig(m.config)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +163,7 @@ func (m *mesh) start(t *testing.T, name string, config serving.Config) *replica 
 		r.calls.Add(1)
 		injector.ServeHTTP(w, q)
 	})}
-	stop := goes(t, func(ctx context.Context) error {
+	stop := suite.Go(t, func(ctx context.Context) error {
 		return run.Group(ctx, run.Config{Logger: log},
 			run.Component{Name: "certificate", Run: r.certificate.Run},
 			run.Component{Name: "webhook", Run: run.HTTPS(server, listener, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: r.certificate.GetCertificate}, 10*time.Second)})
@@ -202,7 +190,7 @@ func (m *mesh) injector(t *testing.T, metrics prometheus.Registerer) http.Handle
 			}
 			return webhook.Namespace{Name: name, Labels: n.Labels, Annotations: n.Annotations}, nil
 		},
-		Registerer: metrics, Logger: logger(t),
+		Registerer: metrics, Logger: suite.Logger(t),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -242,26 +230,6 @@ func address(t *testing.T) netip.Addr {
 	return a
 }
 
-// goes runs something until the test ends, or until stop is called.
-func goes(t *testing.T, what func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- what(ctx) }()
-	ended := false
-	stop = func() {
-		if ended {
-			return
-		}
-		ended = true
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("ended with %v", err)
-		}
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
 // await waits until a condition holds; the text says what there is instead.
 func await(t *testing.T, what string, holds func(context.Context) (bool, string)) {
 	t.Helper()
@@ -286,14 +254,6 @@ func awaitFor(t *testing.T, patience time.Duration, what string, holds func(cont
 			t.Fatalf("waited in vain for %s: %s", what, is)
 		}
 	}
-}
-
-func logger(t *testing.T) *slog.Logger {
-	var to io.Writer = io.Discard
-	if testing.Verbose() {
-		to = t.Output()
-	}
-	return slog.New(slog.NewTextHandler(to, nil))
 }
 
 // app is a pod that Pod Security's "restricted" admits.

@@ -25,22 +25,6 @@ import (
 // patience is how long tests wait for what takes milliseconds on a machine that is idle.
 const patience = time.Minute
 
-// start starts an API server that knows cert-manager's kinds. Each test has its own: the chart's objects of the cluster
-// have fixed names, and without Kubernetes' controllers a namespace that is deleted stays for ever.
-func start(t *testing.T) *cluster.API {
-	t.Helper()
-	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return api
-}
-
 // certManager tells the API server of cert-manager's kinds.
 func certManager(t *testing.T, api *cluster.API) {
 	t.Helper()

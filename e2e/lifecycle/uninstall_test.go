@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 )
 
 const pods = `
@@ -37,7 +39,7 @@ spec: {containers: [{name: app, image: app}]}
 const aDtab = `{"apiVersion":"l5d.io/v1alpha1","kind":"DTab","metadata":{"name":"default","namespace":"tulle"},"dentries":[{"prefix":"/svc","dst":"/host"}]}`
 
 func TestUninstall(t *testing.T) {
-	api := start(t)
+	api := suite.StartAPI(t)
 	certManager(t, api)
 	install(t, api, nil)
 	// Pods and dtabs come with the webhooks away, which nobody answers here.

@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 )
 
 // An upgrade makes of what kubectl applied, either way, what another install would: fields and objects that are not in
@@ -17,7 +19,7 @@ import (
 func TestUpgrade(t *testing.T) {
 	for _, way := range [][]string{nil, {"--server-side"}} {
 		t.Run("apply "+strings.Join(way, ""), func(t *testing.T) {
-			api := start(t)
+			api := suite.StartAPI(t)
 			certManager(t, api)
 			install(t, api, nil, way...)
 			rollOut(t, api, 2)
@@ -95,7 +97,7 @@ func TestUpgrade(t *testing.T) {
 }
 
 func TestUpgradeRefuses(t *testing.T) {
-	api := start(t)
+	api := suite.StartAPI(t)
 	upgrade := func(args ...string) error {
 		_, _, err := tulle(t, api, installing.UpgradeCommand(), "", args...)
 		return err

@@ -16,6 +16,8 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
+
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 )
 
 // objects reads YAML documents by kind and name.
@@ -37,7 +39,7 @@ func objects(t *testing.T, text string) map[string]map[string]any {
 // Helm's engine on the chart's folder, kustomize as it is in kubectl, and tulle install give the same objects, field by
 // field.
 func TestThreeWays(t *testing.T) {
-	api := start(t)
+	api := suite.StartAPI(t)
 	var text bytes.Buffer
 	c := installing.Command()
 	c.SetArgs([]string{})

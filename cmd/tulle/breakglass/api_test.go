@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/manifests"
 )
 
@@ -32,15 +33,7 @@ func tulle(ctx context.Context, api *cluster.API, args ...string) (stdout, stder
 }
 
 func TestCommand(t *testing.T) {
-	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	api := suite.StartAPI(t)
 	if _, _, err := tulle(t.Context(), api); err == nil || !strings.Contains(err.Error(), "no MutatingWebhookConfiguration") {
 		t.Errorf("without Tulle: %v", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook"
 )
@@ -129,11 +130,7 @@ func want(t *testing.T, got, substring string) {
 }
 
 func TestExplainLive(t *testing.T) {
-	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer api.Close()
+	api := suite.StartAPI(t)
 	s := &server{api, t}
 	ctx, client := t.Context(), api.Client()
 	if err := api.Apply(ctx, shop); err != nil {
@@ -141,7 +138,7 @@ func TestExplainLive(t *testing.T) {
 	}
 
 	// Without Tulle.
-	_, _, err = run(t, ExplainCommand(), "", "deploy", "web", "-n", "shop", "--kubeconfig", api.Kubeconfig())
+	_, _, err := run(t, ExplainCommand(), "", "deploy", "web", "-n", "shop", "--kubeconfig", api.Kubeconfig())
 	if err == nil || err.Error() != "there are no settings of Tulle in the cluster: no ConfigMap tulle-controller in namespace tulle" {
 		t.Error(err)
 	}

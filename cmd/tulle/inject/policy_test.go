@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
@@ -17,11 +17,7 @@ import (
 
 // Where the API server does host mode by a policy, that is what explain says, and which pods are still the injector's.
 func TestExplainHostModePolicy(t *testing.T) {
-	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer api.Close()
+	api := suite.StartAPI(t)
 	s := &server{api, t}
 	web := func(annotation string) string {
 		return `

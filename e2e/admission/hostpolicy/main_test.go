@@ -31,18 +31,7 @@ import (
 var api *cluster.API
 
 func TestMain(m *testing.M) {
-	os.Exit(suite.Run(m, suite.Config{
-		Up: func(ctx context.Context) (err error) {
-			api, err = cluster.StartAPI(ctx, cluster.Options{})
-			return err
-		},
-		Down: func(context.Context) error {
-			if api == nil {
-				return nil
-			}
-			return api.Close()
-		},
-	}))
+	os.Exit(suite.API(m, &api, func(ctx context.Context) (*cluster.API, error) { return cluster.StartAPI(ctx, cluster.Options{}) }))
 }
 
 // patience is how long tests wait for what takes milliseconds on a machine that is idle.

@@ -26,6 +26,21 @@ func API(m Tests, api **cluster.API, start func(context.Context) (*cluster.API, 
 	})
 }
 
+// StartAPI starts an API server for one test.
+func StartAPI(t *testing.T) *cluster.API {
+	t.Helper()
+	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return api
+}
+
 // Go runs something until the test ends, or until stop is called. It is an error of the test if it ends with one.
 func Go(t *testing.T, what func(context.Context) error) (stop func()) {
 	t.Helper()
