@@ -46,16 +46,36 @@ function kids(n) {
   return (n.union || []).map(b => [b.tree, b.weight]);
 }
 
+const outcomes = new WeakMap(); // of nodes: to look at each branch once keeps deep trees quick
+
 // outcome is the type of what a node comes to: "leaf" if requests can go there.
 function outcome(n) {
+  if (!outcomes.has(n)) outcomes.set(n, judge(n));
+  return outcomes.get(n);
+}
+
+function judge(n) {
   if (n.message) return "exception";
   switch (n.type) {
   case "delegate": return outcome(n.delegate);
   case "transformation": return outcome(n.tree);
   case "alt": return n.alt.map(outcome).find(o => o !== "neg") || "neg";
-  case "union": return n.union.some(b => b.weight > 0 && outcome(b.tree) === "leaf") ? "leaf" : n.union.length ? outcome(n.union[0].tree) : "neg";
+  case "union": {
+    const got = shares(n), all = n.union.map(b => outcome(b.tree));
+    if (got.some(s => s > 0)) return all.some((o, i) => o === "leaf" && got[i] > 0) ? "leaf" : "empty";
+    return all.includes("pending") ? "pending" : all.length && all.every(o => o === "exception") ? "exception" : "neg";
+  }
   }
   return n.type;
+}
+
+// shares says which part of the requests each branch of a union gets: those that lead nowhere get
+// none, and all weights 0 count as equal ones.
+function shares(n) {
+  const stays = n.union.map(b => ["leaf", "empty"].includes(outcome(b.tree)));
+  const count = stays.filter(Boolean).length;
+  const sum = n.union.reduce((sum, b, i) => stays[i] ? sum + b.weight : sum, 0);
+  return n.union.map((b, i) => !stays[i] ? 0 : sum > 0 && count > 1 ? b.weight / sum : 1 / count);
 }
 
 // ends returns the leaves that requests get to, as show marks them.
@@ -63,7 +83,8 @@ function ends(n) {
   if (outcome(n) !== "leaf") return [];
   if (n.type === "leaf") return [n];
   if (n.type === "alt") return ends(n.alt.find(k => outcome(k) !== "neg"));
-  return kids(n).filter(([, w]) => w !== 0).flatMap(([k]) => ends(k));
+  const got = n.type === "union" ? shares(n) : [1];
+  return kids(n).flatMap(([k], i) => got[i] > 0 ? ends(k) : []);
 }
 
 // verdict says what a tree comes to, and whether that is bad.
@@ -80,9 +101,11 @@ const WHY = {
   neg: "there is no such thing", fail: "a rule stops here", empty: "without endpoints", pending: "the namer has not answered yet", exception: "failed",
 };
 
-// show draws a node; taken says that requests get here.
-function show(n, taken, weight) {
-  const o = outcome(n), reached = taken && o === "leaf";
+const percent = share => Number((share * 100).toPrecision(3)) + " %";
+
+// show draws a node; taken says that requests get here, of all of them that share.
+function show(n, taken, weight, share = 1) {
+  const o = outcome(n), addresses = n.bound?.addr?.addrs || [], reached = taken && o === "leaf" && !(n.type === "leaf" && !addresses.length);
   const li = make("li", reached ? "taken" : taken && o !== "neg" ? "bad" : "lost");
   const line = make("div", "node", make("code", "", (weight === undefined ? "" : weight + " × ") + (n.path || n.type)));
   if (n.dentry) line.append(make("code", "rule", "by " + n.dentry.prefix + " => " + n.dentry.dst));
@@ -93,17 +116,20 @@ function show(n, taken, weight) {
   li.append(line);
   if (n.type === "leaf" && n.bound) {
     li.classList.add("leaf");
-    line.append(make("span", "why", reached ? "chosen" : ""));
+    if (taken) line.append(make("span", "why", share < 1 ? "chosen for " + percent(share) + " of the requests" : "chosen"));
     const a = n.bound.addr || {}, list = make("ul", "endpoints");
-    for (const e of a.addrs || []) list.append(make("li", "", make("code", "", (e.ip.includes(":") ? "[" + e.ip + "]" : e.ip) + ":" + e.port), make("span", "why", Object.entries(e.meta || {}).map(([k, v]) => k + " " + v).join(", "))));
-    if (!list.children.length) list.append(make("li", "bad", "no endpoints: " + (a.cause || a.type || "unknown")));
+    for (const e of addresses) list.append(make("li", "", make("code", "", (e.ip.includes(":") ? "[" + e.ip + "]" : e.ip) + ":" + e.port), make("span", "why", Object.entries(e.meta || {}).map(([k, v]) => k + " " + v).join(", "))));
+    if (!addresses.length) list.append(make("li", taken ? "bad" : "", "no endpoints" + (a.cause || a.type !== "bound" ? ": " + (a.cause || WHY[a.type] || a.type || "unknown") : "")));
     li.append(list);
   }
   if (all.length) {
     const list = make("ul");
     let open = taken; // of alternatives, until one counts
-    for (const [k, w] of all) {
-      list.append(show(k, open && w !== 0, w));
+    const got = n.type === "union" ? shares(n) : undefined;
+    for (const [i, [k, w]] of all.entries()) {
+      const part = got ? got[i] : 1;
+      // A branch that fails is worth a look, though others take its requests.
+      list.append(show(k, open && (part > 0 || got !== undefined && outcome(k) !== "leaf" && w > 0), w, share * part));
       if (n.type === "alt" && outcome(k) !== "neg") open = false;
     }
     li.append(list);

@@ -56,7 +56,7 @@ func cart(t *testing.T) admin.Config {
 // what it said.
 func TestPlaygroundInABrowser(t *testing.T) {
 	s := httptest.NewServer(admin.Handler(cart(t)))
-	defer s.Close()
+	t.Cleanup(s.Close)
 	for name, c := range map[string]struct {
 		query url.Values
 		shows []string
@@ -69,6 +69,7 @@ func TestPlaygroundInABrowser(t *testing.T) {
 		"to begin": {nil, []string{`value="out"`, "these take the place of the router's own"}, "leads"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dom := browser.New(t).DOM(s.URL + "/delegator?" + c.query.Encode())
 			for _, want := range c.shows {
 				if !strings.Contains(dom, want) {
