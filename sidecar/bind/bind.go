@@ -92,8 +92,16 @@ type Binder struct {
 	// Names are looked up without a lock. Guests are those with an override.
 	names, guests *table
 
-	mu      sync.Mutex         // guards changes of names and guests, and what follows
-	follows map[string]*follow // by id
+	mu           sync.Mutex         // guards changes of names and guests, and what follows
+	follows      map[string]*follow // by id
+	plain, guest room               // for what names follow, and guests
+}
+
+// room is how much of something there may be.
+type room struct {
+	table *table
+	limit int
+	left  int // may be added before it is to be counted again
 }
 
 // New returns a Binder with nothing bound.
@@ -107,6 +115,8 @@ func New(c Config) *Binder {
 	b := &Binder{
 		cfg: c, generation: watch.New(uint64(1)), names: newTable(c.Paths), guests: newTable(c.Paths), follows: map[string]*follow{},
 	}
+	b.plain = room{b.names, perName * c.Paths, perName * c.Paths}
+	b.guest = room{b.guests, perName * c.Paths / 2, perName * c.Paths / 2}
 	// For as long as both live.
 	c.Dtab.Notify(b.moved)
 	if c.Stored != nil {

@@ -1,6 +1,8 @@
 package bind
 
 import (
+	"errors"
+
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 )
@@ -19,9 +21,22 @@ type follow struct {
 	names map[*Name]uint64
 }
 
-// perName is how many bound names there may be for each name that is kept: a name
-// asks about a few, so only invented ones get this far.
-const perName = 4
+// What names may follow. That is for those that are kept: one that is being evaluated
+// follows what it has to.
+const (
+	// perName is how many bound names there may be for each name that is kept: a name
+	// asks about a few, so only invented ones get this far. Those with an override have
+	// half of that beside it.
+	perName = 4
+	// spare is what names with an override may follow on top while somebody waits for
+	// them: what one evaluation can ask about, but not each of a thousand, for the namer
+	// has to watch it all.
+	spare = 1000
+)
+
+// errFull is the result of an evaluation for which there was no room, and that nobody
+// remembers.
+var errFull = errors.New("this proxy follows too many names at the moment")
 
 // asking is one evaluation of a name.
 type asking struct {
@@ -31,6 +46,7 @@ type asking struct {
 	generation uint64 // in which names were read
 	turn       uint64
 	asked      []*follow
+	refused    bool // it could not follow all that it asked about
 }
 
 func (b *Binder) ask(n *Name, names Names, generation uint64) *asking {
@@ -50,11 +66,14 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 	}
 	stops, ok := b.room(a.n.guest)
 	b.mu.Unlock()
+	// Which may wait for evaluations of names that nobody asked for when they were
+	// forgotten, so never for this one.
 	for _, stop := range stops {
 		stop()
 	}
 	if !ok {
-		return naming.Replicas{State: naming.StateFailed, Cause: "this proxy follows too many names at the moment"}
+		a.refused = true
+		return naming.Replicas{State: naming.StateFailed, Cause: errFull.Error()}
 	}
 	// Without the lock: whoever sets the value may hold one of theirs and call changed.
 	value, release := a.names.Replicas(text)
@@ -172,17 +191,59 @@ func (b *Binder) unfollow() (stops []func()) {
 	return stops
 }
 
-// room reports whether there is room to follow one more name, which it makes if it
-// can. Guests get half of what there is, so that they cannot take all. It is called
-// with mu held, and what it returns without.
+// room makes room to follow one more name: what no name needs goes first, and then the
+// names that are idle for longest, with what they alone need. Names with an override
+// and those without do not push each other out. It is false if there is no room as all
+// that is followed is being waited for, which holds up only names with an override. It
+// is called with mu held, and what it returns without.
 func (b *Binder) room(guest bool) (stops []func(), ok bool) {
-	limit := perName * b.cfg.Paths
+	r := &b.plain
 	if guest {
-		limit /= 2
+		r = &b.guest
 	}
-	if len(b.follows) < limit {
+	if r.left > 0 {
+		r.left--
 		return nil, true
 	}
 	stops = b.unfollow()
-	return stops, len(b.follows) < limit
+	held := 0
+	for _, f := range b.follows {
+		if f.holds(guest) {
+			held++
+		}
+	}
+	// To look at all takes long, so some room is made in advance.
+	if want := r.limit - r.limit/8 - 1; held > want {
+		for _, n := range r.table.idlest() {
+			if held <= want {
+				break
+			}
+			if n.waiting > 0 {
+				continue
+			}
+			for _, f := range n.follows {
+				if f.holds(guest) {
+					if delete(f.names, n); !f.holds(guest) {
+						held--
+					}
+				}
+			}
+			r.table.remove(n)
+			stops = append(stops, b.forget(n))
+		}
+		stops = append(stops, b.unfollow()...)
+	}
+	r.left = max(r.limit-held-1, 0)
+	return stops, !guest || held < r.limit+spare
+}
+
+// holds reports whether f takes of the room of names with an override, or of that of
+// those without: theirs is what any of them needs. It is called with mu held.
+func (f *follow) holds(guest bool) bool {
+	for n := range f.names {
+		if !n.guest {
+			return !guest
+		}
+	}
+	return guest && len(f.names) > 0
 }

@@ -127,6 +127,9 @@ func (n *Name) evaluate() *result {
 	if b.cfg.Transform != nil && r.err == nil && r.settled() {
 		r.tree, r.err = b.cfg.Transform.Apply(r.tree, resolver)
 	}
+	if a.refused { // it is never current
+		r.generation, r.tree, r.err = 0, naming.BoundTree{}, errFull
+	}
 	return r
 }
 

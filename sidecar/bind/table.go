@@ -1,8 +1,10 @@
 package bind
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 )
 
@@ -83,5 +85,16 @@ func (t *table) all() []*Name {
 			all = append(all, n)
 		}
 	}
+	return all
+}
+
+// idlest returns all names, the one that is idle for longest first.
+func (t *table) idlest() []*Name {
+	all := t.all()
+	used := make(map[*Name]int64, len(all)) // which goes on changing
+	for _, n := range all {
+		used[n] = n.used.Load()
+	}
+	slices.SortFunc(all, func(x, y *Name) int { return cmp.Compare(used[x], used[y]) })
 	return all
 }

@@ -1,0 +1,186 @@
+package bind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tulle-mesh/tulle/internal/watch"
+	"github.com/tulle-mesh/tulle/naming"
+)
+
+// six is a dtab by which each name asks about six others, of which the last is there for
+// some.
+const six = "/svc => /srv6; /svc => /srv5; /svc => /srv4; /svc => /srv3; /svc => /srv2; /svc => /srv1; " +
+	"/srv1 => /#/io.l5d.k8s/ns/p1; /srv2 => /#/io.l5d.k8s/ns/p2; /srv3 => /#/io.l5d.k8s/ns/p3; " +
+	"/srv4 => /#/io.l5d.k8s/ns/p4; /srv5 => /#/io.l5d.k8s/ns/p5; /srv6 => /#/io.l5d.k8s/ns/p6"
+
+// there makes a name of six bound, to its last alternative.
+func (w *world) there(id string) {
+	w.nowhere(id)
+	w.set("p6/"+id, naming.StateBound)
+}
+
+// nowhere makes a name of six one that does not exist.
+func (w *world) nowhere(id string) {
+	for i := range 6 {
+		w.set(fmt.Sprintf("p%d/%s", i+1, id), naming.StateNeg)
+	}
+}
+
+func (b *Binder) following() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.follows)
+}
+
+// Names that somebody invents keep no other from being bound, and a name that is asked
+// for all the time stays.
+func TestInventedNamesKeepNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 100})
+		names.there("keep")
+		names.there("web")
+		keep := name(t, b, "ns", "keep", nil)
+		for i := range 500 {
+			if got := leaf(t, name(t, b, "ns", "keep", nil)); got != "/#/io.l5d.k8s/ns/p6/keep" {
+				t.Fatalf("after %d names it is %s", i, got)
+			}
+			id := fmt.Sprintf("no%d", i)
+			names.nowhere(id)
+			if got := leaf(t, name(t, b, "ns", id, nil)); got != fmt.Sprint("kind ", naming.BoundNeg) {
+				t.Fatalf("invented name %d: %s", i, got)
+			}
+			if n := b.following(); n > perName*100 {
+				t.Fatalf("after %d names %d are followed", i, n)
+			}
+			time.Sleep(time.Second) // virtual: names are told apart by when they were used
+		}
+		if got := leaf(t, name(t, b, "ns", "web", nil)); got != "/#/io.l5d.k8s/ns/p6/web" {
+			t.Errorf("a service that was not asked for before: %s", got)
+		}
+		if name(t, b, "ns", "keep", nil) != keep || keep.current() == nil {
+			t.Error("the name in constant use was forgotten")
+		}
+		if n := len(kept(b, b.names)); n < 100*perName/6/2 {
+			t.Errorf("only %d names are kept", n)
+		}
+	})
+}
+
+// However little room there is, the alternatives of one name have enough.
+func TestOneNameHasRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		names.there("world")
+		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 1})
+		for range 3 {
+			if got := leaf(t, name(t, b, "ns", "world", nil)); got != "/#/io.l5d.k8s/ns/p6/world" {
+				t.Errorf("it is %s", got)
+			}
+			if got := leaf(t, name(t, b, "ns", "world", *dtab(t, "/x => /y"))); got != "/#/io.l5d.k8s/ns/p6/world" {
+				t.Errorf("with an override it is %s", got)
+			}
+			names.there("web")
+			tree, err := name(t, b, "ns", "web", *dtab(t, "/svc/web => /srv5/web & (/srv4/web | /srv3/web | /srv6/web) & /srv6/world")).Resolve(t.Context())
+			if err != nil || len(tree.Branches) != 2 {
+				t.Errorf("of a union %v is left, %v", tree, err)
+			}
+		}
+	})
+}
+
+// Overrides have half as much room, and it is theirs alone.
+func TestGuestsHaveRoomOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 30})
+		for i := range 20 { // all the room that there is
+			names.there(fmt.Sprintf("s%d", i))
+			_ = leaf(t, name(t, b, "ns", fmt.Sprintf("s%d", i), nil))
+		}
+		plain := kept(b, b.names)
+		for i := range 100 {
+			id := fmt.Sprintf("g%d", i)
+			names.there(id)
+			if got := leaf(t, name(t, b, "ns", "s1", *dtab(t, "/svc/s1 => /svc/"+id))); got != "/#/io.l5d.k8s/ns/p6/"+id {
+				t.Errorf("override %d: %s", i, got)
+			}
+			if n := b.following(); n > perName*30*3/2 {
+				t.Fatalf("after %d overrides %d are followed", i, n)
+			}
+			time.Sleep(time.Second)
+		}
+		if got := kept(b, b.names); !slices.Equal(got, plain) {
+			t.Errorf("of %d names %d are left", len(plain), len(got))
+		}
+		for _, n := range plain {
+			if n.current() == nil {
+				t.Errorf("%s is to be evaluated again", n.Service)
+			}
+		}
+		before := len(kept(b, b.guests))
+		names.there("new")
+		_ = leaf(t, name(t, b, "ns", "new", nil))
+		if after := len(kept(b, b.guests)); before == 0 || after != before {
+			t.Errorf("a name without an override pushed out %d of %d with one", before-after, before)
+		}
+	})
+}
+
+// Overrides that wait have a limit all together, for each has a watch at the namer; who
+// is refused is served as soon as others have gone.
+func TestGuestsThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: names.names(), Paths: 1})
+		branches := make([]string, 334)
+		override := func(i int) naming.Dtab {
+			for k := range branches {
+				branches[k] = fmt.Sprintf("/#/io.l5d.k8s/ns/80/w%d-%d", i, k)
+			}
+			return *dtab(t, "/svc => "+strings.Join(branches, " & "))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		full := make(chan error, 10)
+		for i := range cap(full) {
+			n := name(t, b, "ns", "world", override(i))
+			go func() {
+				_, err := n.Resolve(ctx)
+				full <- err
+			}()
+			synctest.Wait()
+		}
+		if n := b.following(); n > perName/2+spare {
+			t.Errorf("%d are followed", n)
+		}
+		names.set("80/world", naming.StateBound)
+		if got := leaf(t, name(t, b, "ns", "world", nil)); got != "/#/io.l5d.k8s/ns/80/world" {
+			t.Errorf("meanwhile a plain name is %s", got)
+		}
+		names.set("80/over", naming.StateBound)
+		refused := name(t, b, "ns", "world", *dtab(t, "/svc => /#/io.l5d.k8s/ns/80/world & /#/io.l5d.k8s/ns/80/over"))
+		if tree, err := refused.Resolve(t.Context()); !errors.Is(err, errFull) {
+			t.Errorf("while so many wait an override is %v, %v", tree, err)
+		}
+		cancel()
+		refusals := 0
+		for range cap(full) {
+			if errors.Is(<-full, errFull) {
+				refusals++
+			}
+		}
+		if refusals != cap(full)-3 {
+			t.Errorf("%d of %d were refused", refusals, cap(full))
+		}
+		if tree, err := refused.Resolve(t.Context()); err != nil || len(tree.Branches) != 2 {
+			t.Errorf("after they have gone it is %v, %v", tree, err)
+		}
+	})
+}
