@@ -47,6 +47,7 @@ func (answer Answer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	text, err := answer(ctx, q)
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write(append(text, '\n'))
 		return
 	}

@@ -101,7 +101,7 @@ const WHY = {
   neg: "there is no such thing", fail: "a rule stops here", empty: "without endpoints", pending: "the namer has not answered yet", exception: "failed",
 };
 
-const percent = share => Number((share * 100).toPrecision(3)) + " %";
+const percent = share => Number((share * 100).toPrecision(3)) + "\u00a0%";
 
 // show draws a node; taken says that requests get here, of all of them that share.
 function show(n, taken, weight, share = 1) {
@@ -116,7 +116,7 @@ function show(n, taken, weight, share = 1) {
   li.append(line);
   if (n.type === "leaf" && n.bound) {
     li.classList.add("leaf");
-    if (taken) line.append(make("span", "why", share < 1 ? "chosen for " + percent(share) + " of the requests" : "chosen"));
+    if (taken) line.append(make("span", "why", share < 1 ? "gets " + percent(share) : "chosen"));
     const a = n.bound.addr || {}, list = make("ul", "endpoints");
     for (const e of addresses) list.append(make("li", "", make("code", "", (e.ip.includes(":") ? "[" + e.ip + "]" : e.ip) + ":" + e.port), make("span", "why", Object.entries(e.meta || {}).map(([k, v]) => k + " " + v).join(", "))));
     if (!addresses.length) list.append(make("li", taken ? "bad" : "", "no endpoints" + (a.cause || a.type !== "bound" ? ": " + (a.cause || WHY[a.type] || a.type || "unknown") : "")));

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -33,6 +32,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/tulle-mesh/tulle/naming/namer"
 )
 
 // Audience is what tokens for Tulle are made for.
@@ -164,7 +165,7 @@ func (a *Rules) authorize(mode string, r *http.Request, verb, dtab string) (by s
 		// Any page in the browser of somebody with a port-forward could.
 		result = resultUnknown
 		return "", &refusal{http.StatusForbidden, resultUnknown, "a web page may not use the namer's API without a token"}
-	case peer.Addr().Unmap().IsLoopback() && mode != Open && !plain(r.Host):
+	case peer.Addr().Unmap().IsLoopback() && mode != Open && !namer.PlainHost(r.Host):
 		// A name that a page had resolve to loopback makes the page one of ours to the browser.
 		result = resultUnknown
 		return "", &refusal{http.StatusForbidden, resultUnknown, "from this machine the namer's API is reached as localhost or by an address, not as " + strconv.Quote(r.Host)}
@@ -187,15 +188,6 @@ func (a *Rules) authorize(mode string, r *http.Request, verb, dtab string) (by s
 		return "", found.err
 	}
 	return found.user, nil
-}
-
-// plain reports whether a Host is localhost or an address, which no page can have resolve to anything else.
-func plain(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil || strings.EqualFold(host, "localhost")
 }
 
 // ask answers from memory or asks the API server.

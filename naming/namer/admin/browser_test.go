@@ -30,8 +30,8 @@ func TestInABrowser(t *testing.T) {
 		"changed": {s.URL + "/dtab/default" + query("/svc => /$/inet/127.1/8080"), []string{"only tried here; namerctl dtab update default FILE would store them", "With these rules it leads to /$/inet/127.1/8080", "As stored it leads to /#/io.l5d.k8s/shop/http/cart", "/$/inet/127.1/8080", "10.0.0.1:80"}, "nowhere"},
 		"lost":    {s.URL + "/dtab/default" + query("/svc => !"), []string{"With these rules it leads nowhere: a rule stops here", "As stored it leads to /#/io.l5d.k8s/shop/http/cart"}, "It leads"},
 		"wrong":   {s.URL + "/dtab/default" + query("/svc = > /srv"), []string{"Invalid dtab: ", "As stored it leads to /#/io.l5d.k8s/shop/http/cart"}, "With these rules"},
-		"both":    {s.URL + "/dtab/default" + query("/svc => 1 * /$/inet/127.1/8080 & 9 * /$/inet/127.1/8081"), []string{"With these rules it leads to /$/inet/127.1/8080 and /$/inet/127.1/8081", "9 × /$/inet", "chosen for 90 % of the requests"}, "nowhere"},
-		"half":    {s.URL + "/dtab/default" + query("/svc => 1 * /#/nobody & 9 * /#/io.l5d.k8s/shop/http"), []string{"With these rules it leads to /#/io.l5d.k8s/shop/http/cart", ">chosen<"}, "requests"},
+		"both":    {s.URL + "/dtab/default" + query("/svc => 1 * /$/inet/127.1/8080 & 9 * /$/inet/127.1/8081"), []string{"With these rules it leads to /$/inet/127.1/8080 and /$/inet/127.1/8081", "9 × /$/inet", "gets 90&nbsp;%"}, "nowhere"},
+		"half":    {s.URL + "/dtab/default" + query("/svc => 1 * /#/nobody & 9 * /#/io.l5d.k8s/shop/http"), []string{"With these rules it leads to /#/io.l5d.k8s/shop/http/cart", ">chosen<"}, "gets"},
 		"nobody":  {s.URL + "/dtab/default" + query("/svc => /#/io.l5d.k8s/shop/http/idle/x"), []string{"With these rules it leads to /#/io.l5d.k8s/shop/http/idle, which has no endpoints", ">no endpoints<"}, "nowhere"},
 		"logging": {s.URL + "/logging", []string{"<b>INFO</b>", "DEBUG"}, "leads"},
 	} {
