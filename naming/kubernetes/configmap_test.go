@@ -1,12 +1,10 @@
 package kubernetes
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,32 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
 )
 
 var shopRules = types.NamespacedName{Namespace: "shop", Name: "rules"}
 
-// log keeps what was logged.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), text)
-}
-
-func newConfigMaps() (*ConfigMaps, *log) {
-	l := &log{}
+func newConfigMaps() (*ConfigMaps, *logtest.Buffer) {
+	l := &logtest.Buffer{}
 	return NewConfigMaps([]types.NamespacedName{shopRules}, slog.New(slog.NewTextHandler(l, nil))), l
 }
 
@@ -98,10 +79,10 @@ func TestConfigMap(t *testing.T) {
 	step("back", "/svc=>/c", data("dtab", "/svc=>/c"))
 	step("deleted", "", func() { m.apply(false, nil) })
 	step("made anew", "/svc=>/c", data("dtab", "/svc=>/c"))
-	if n := log.count("rules are not taken"); n != 2 {
-		t.Errorf("%d lines about what does not parse:\n%s", n, log.b.String())
+	if n := strings.Count(log.String(), "rules are not taken"); n != 2 {
+		t.Errorf("%d lines about what does not parse:\n%s", n, log.String())
 	}
-	if log.count("/srv => (") != 0 {
+	if strings.Count(log.String(), "/srv => (") != 0 {
 		t.Error("what a key has is in the log")
 	}
 
