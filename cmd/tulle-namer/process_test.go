@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -21,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/tulle-mesh/tulle/internal/logtest"
 )
 
 // running is a namer that runs until the test ends.
@@ -28,25 +29,8 @@ type running struct {
 	t      *testing.T
 	at     map[string]string // the last address of each kind of server
 	client *http.Client
-	log    *syncBuffer
+	log    *logtest.Buffer
 	stop   func()
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // launch runs a configuration, with a Kubernetes that is nil if it needs none.
@@ -56,7 +40,7 @@ func launch(t *testing.T, content string, reached *clients) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{t: t, at: map[string]string{}, log: &syncBuffer{}, client: &http.Client{Transport: &http.Transport{}}}
+	r := &running{t: t, at: map[string]string{}, log: &logtest.Buffer{}, client: &http.Client{Transport: &http.Transport{}}}
 	p, err := newProcess(f, reached, os.Getenv, new(slog.LevelVar), slog.New(slog.NewTextHandler(r.log, nil)))
 	if err != nil {
 		t.Fatal(err)

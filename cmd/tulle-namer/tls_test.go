@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/naming/namer/namerd"
 )
 
@@ -131,7 +132,7 @@ func TestRenewal(t *testing.T) {
 	files := namerd.TLS{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), IntermediatesFile: filepath.Join(dir, "middle.crt")}
 	first := a.put(dir)
 	synctest.Test(t, func(t *testing.T) {
-		var log syncBuffer
+		var log logtest.Buffer
 		config, err := newTLS(files, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
