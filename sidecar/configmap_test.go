@@ -78,6 +78,7 @@ routers:
 	ready("ready; the rules of router out are not known: the controller has not told of key dtab of ConfigMap shop/rules yet")
 	say("-", unread)
 	ready("ready; the rules of router out are not known: " + unread + "; the rules of router again are not known: " + unread)
+	answers(pages+"/delegator.json?router=out&path=/svc/red", "", "503 the rules of router out are not known: "+unread)
 	answers(out, "red", "T202: check that the controller answers, and may read the ConfigMap with the rules: key dtab of ConfigMap shop/rules")
 	say("/svc=>/$/inet/127.1/"+red, "")
 	answers(out, "x", "200 red /svc/x")

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"net/http"
 	"sync"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
@@ -36,6 +37,11 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 		}
 		ask = inquiry{names: r.names, path: q.Path, rules: given, transform: r.transform}
 	}
+	if r != nil && r.configMap != nil && r.stored.Get() == nil {
+		if why := r.unruled(p.namer); why != "" {
+			return nil, &unruled{why}
+		}
+	}
 	if r != nil && r.namerd != nil { // which has rules before these
 		explained, err := r.namerd.Delegate(ctx, q.Path, given, q.Caller)
 		if err != nil {
@@ -54,6 +60,14 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 	ask.rules = naming.Dtab{{Prefix: naming.Prefix{"caller"}, Dst: naming.Leaf{"$", rewrite.Service, caller}}}.Concat(ask.rules...)
 	return ask.answer(ctx)
 }
+
+// unruled is a router whose rules are not known.
+type unruled struct{ why string }
+
+func (e *unruled) Error() string { return e.why }
+
+// StatusCode is what to answer with.
+func (e *unruled) StatusCode() int { return http.StatusServiceUnavailable }
 
 func (p *Proxy) noRouter(label string) error {
 	missing := &admin.NoRouter{Label: label}
