@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -62,17 +61,9 @@ type controller struct {
 	components []run.Component  // beside those that every controller has
 	drain      time.Duration
 	draining   atomic.Bool
-	servers    []*server
+	servers    []run.Server
 	// listening, if not nil, is told each server's address. It is for tests.
 	listening func(name, address string)
-}
-
-// server is one port.
-type server struct {
-	name    string
-	address string
-	tls     certificate // nil for none
-	http    *http.Server
 }
 
 // certificate gets the certificate of a port, as tls.Config asks for it.
@@ -201,13 +192,16 @@ func newController(cfg Config, clients clients, log *slog.Logger, level *slog.Le
 }
 
 // serve adds a server with the timeouts that fit any handler; streams rule out the others.
-func (c *controller) serve(name, address string, tls certificate) *http.Server {
+func (c *controller) serve(name, address string, own certificate) *http.Server {
 	s := &http.Server{
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug), // Callers' failures: probes, scanners.
 	}
-	c.servers = append(c.servers, &server{name, address, tls, s})
+	c.servers = append(c.servers, run.Server{Name: name, Address: address, HTTP: s})
+	if own != nil {
+		c.servers[len(c.servers)-1].TLS = &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: own}
+	}
 	return s
 }
 
@@ -328,30 +322,11 @@ func (c *controller) Run(ctx context.Context) error {
 		c.policy.Reload()
 		components = append(components, run.Component{Name: "policy", Run: c.policy.Run})
 	}
-	var listeners []net.Listener
-	var errs []error
-	for _, s := range c.servers {
-		listener, err := net.Listen("tcp", s.address)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("listen for the %s: %w", s.name, err))
-			continue
-		}
-		listeners = append(listeners, listener)
-		if c.listening != nil {
-			c.listening(s.name, listener.Addr().String())
-		}
-		serve := run.HTTP(s.http, listener, grace)
-		if s.tls != nil {
-			serve = run.HTTPS(s.http, listener, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.tls}, grace)
-		}
-		components = append(components, run.Component{Name: s.name, Run: serve})
-	}
-	if err := errors.Join(errs...); err != nil {
-		for _, l := range listeners {
-			_ = l.Close()
-		}
+	servers, err := run.Listen(c.servers, grace, c.listening)
+	if err != nil {
 		return err
 	}
+	components = append(components, servers...)
 	c.log.Info("serving", "webhook", c.cfg.WebhookAddress, "namer", c.cfg.NamerAddress, "mesh", c.cfg.MeshAddress, "admin", c.cfg.AdminAddress, "pages", c.cfg.PagesAddress)
 	return run.Group(ctx, run.Config{Drain: c.drain, Draining: func() { c.draining.Store(true) }, Logger: c.log}, components...)
 }

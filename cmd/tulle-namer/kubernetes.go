@@ -76,7 +76,7 @@ func reach(kubeconfig string, c *namerd.Config, log *slog.Logger) (*rest.Config,
 	}
 	if config == nil {
 		config = &rest.Config{Host: "http://" + said, Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }}
-	} else if said != kubectlProxy {
+	} else if said != kubectlProxy && said != "127.0.0.1:8001" {
 		log.Warn("host and port of Kubernetes have no effect: "+counts+" says where it is", "file", c.File, "said", said, "at", config.Host)
 	}
 	config.UserAgent = "tulle-namer"
