@@ -56,6 +56,13 @@ type Hop struct {
 	refused atomic.Int32 // failed connections in a row
 }
 
+// owner is a bound name of one router. A client that is made again for it finds the
+// connections of the one before.
+type owner struct {
+	set *Set
+	id  string
+}
+
 // Endpoint is a hop with its load.
 type Endpoint = balance.Endpoint[*Hop]
 
@@ -70,6 +77,7 @@ type Client struct {
 	Metrics  *telemetry.Client
 
 	set     *Set
+	owner   any // of its connections: an owner
 	value   *watch.Value[naming.Replicas]
 	release func()
 	used    atomic.Int64 // in the time of package clock
@@ -121,9 +129,9 @@ func (c *Client) update() {
 }
 
 func (c *Client) hop(e naming.Endpoint, p *policy.Client) *Hop {
-	target := pool.Target{Address: e.Address}
+	target := pool.Target{Address: e.Address, Owner: c.owner}
 	if e.Hop != naming.HopNone {
-		target = pool.Target{Address: e.Via, Identity: e.Identity}
+		target.Address, target.Identity = e.Via, e.Identity
 	}
 	h := &Hop{Endpoint: e, Pool: c.set.cfg.Pools.Acquire(target), accrual: accrual.New(ejection(p), rand.Float64)}
 	h.Pool.SetLimits(limits(p))
@@ -284,7 +292,7 @@ func (c *Client) close() {
 func newClient(s *Set, id string) *Client {
 	p := s.cfg.Policy.Get().Client(id)
 	value, release := s.cfg.Source.Replicas(id)
-	c := &Client{ID: id, Requeues: retry.NewBudget(budget(p.RequeueBudget)), Metrics: s.cfg.Metrics.Client(id), set: s, value: value}
+	c := &Client{ID: id, Requeues: retry.NewBudget(budget(p.RequeueBudget)), Metrics: s.cfg.Metrics.Client(id), set: s, owner: owner{s, id}, value: value}
 	c.policy.Store(&p)
 	c.used.Store(clock.Now())
 	unhook := value.Notify(c.update)

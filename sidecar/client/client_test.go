@@ -88,7 +88,7 @@ func TestEndpointsKeepTheirLoad(t *testing.T) {
 	}
 	kept := p.All()[0]
 	kept.Begin(0)
-	if target := p.All()[1].Value.Pool.Target; target != (pool.Target{Address: "10.9.9.9:4141", Identity: "spiffe://a/b"}) {
+	if target := p.All()[1].Value.Pool.Target; target.Address != "10.9.9.9:4141" || target.Identity != "spiffe://a/b" {
 		t.Errorf("an endpoint behind a proxy is dialled at %v", target)
 	}
 	names.value("/a").Set(naming.Of(endpoint("10.0.0.1:80"), endpoint("10.0.0.3:80")))
@@ -97,6 +97,49 @@ func TestEndpointsKeepTheirLoad(t *testing.T) {
 		t.Error("an endpoint that stayed was made anew")
 	}
 	forget(s)
+}
+
+// Two bound names, or one name of two routers, have connections of their own wherever
+// they lead; endpoints of one name behind one proxy have the same.
+func TestClientsShareNoConnections(t *testing.T) {
+	names := &table{}
+	a := newSet(names)
+	b := NewSet(a.cfg)
+	behind := func(address string) naming.Endpoint {
+		return naming.Endpoint{Address: address, Hop: naming.HopHost, Via: "10.9.9.9:4141", Identity: "spiffe://a/b", Weight: 1}
+	}
+	replicas := naming.Of(endpoint("10.0.0.1:80"), behind("10.0.0.2:80"), behind("10.0.0.3:80"))
+	names.value("/one").Set(replicas)
+	names.value("/two").Set(replicas)
+	seen := map[*pool.Pool]string{}
+	for _, c := range []*Client{a.Get("/one", false), a.Get("/two", false), b.Get("/one", false)} {
+		p, err := c.Picker(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		pools := map[*pool.Pool]bool{}
+		for _, e := range p.All() {
+			pools[e.Value.Pool] = true
+		}
+		if len(pools) != 2 {
+			t.Errorf("%s has %d pools for an address and a proxy", c.ID, len(pools))
+		}
+		for p := range pools {
+			if other, ok := seen[p]; ok {
+				t.Errorf("%s shares connections with %s", c.ID, other)
+			}
+			seen[p] = c.ID
+		}
+	}
+	// A client that was forgotten finds its connections when its name is used again.
+	before, _ := a.Get("/one", false).Picker(t.Context())
+	forget(a)
+	after, err := a.Get("/one", false).Picker(t.Context())
+	if err != nil || after.All()[0] == before.All()[0] || after.All()[0].Value.Pool != before.All()[0].Value.Pool {
+		t.Errorf("a name that is used again: %v, %v", after, err)
+	}
+	forget(a)
+	forget(b)
 }
 
 func TestPickerWaitsForTheFirstAnswer(t *testing.T) {

@@ -1,4 +1,5 @@
-// Package pool keeps idle HTTP/1.1 connections to an address for reuse.
+// Package pool keeps idle HTTP/1.1 connections to an address for reuse, those of
+// each owner for itself.
 //
 // It does not balance, retry or time out requests. A connection is handed back
 // only by whoever knows that its last exchange was read to the end; the pool
@@ -20,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -48,10 +50,12 @@ const maxIdle = 256
 // requests wait for one.
 var ErrBusy = errors.New("all connections that are allowed are in use, and too many requests wait for one")
 
-// Target is where connections lead.
+// Target is where connections lead, and whose they are. Two that are not equal share
+// neither connections nor limits.
 type Target struct {
 	Address  string // ip:port
 	Identity string // the SPIFFE ID that the peer must prove by mTLS; "" for plain TCP
+	Owner    any    // something to be compared; nil for whoever delivers to the address
 }
 
 // Dial opens a connection to a target, with the TLS handshake done.
@@ -108,8 +112,8 @@ func (c *Conn) Stale() bool { return c.state != nil && c.state.Readable() }
 type Pool struct {
 	Target Target
 
-	dial Dial
-	refs int // guarded by Set.mu; at 0 the pool goes with its last idle connection
+	set  *Set
+	refs int // guarded by set.mu; at 0 the pool goes with its last connection
 
 	mu      sync.Mutex
 	limits  Limits
@@ -119,8 +123,8 @@ type Pool struct {
 	closed  bool
 }
 
-// SetLimits changes the limits. Connections beyond new ones are closed once idle.
-// Where several users share a pool, the last word counts.
+// SetLimits changes the limits. Connections beyond new ones are closed once idle. It is
+// for the owner: all that it says of one pool should be the same.
 func (p *Pool) SetLimits(l Limits) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -214,7 +218,8 @@ func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 
 // make makes a connection in a place that is counted already.
 func (p *Pool) make(ctx context.Context) (*Conn, error) {
-	nc, err := p.dial(ctx, p.Target)
+	p.set.note(p)
+	nc, err := p.set.dial(ctx, p.Target)
 	if err != nil {
 		p.left()
 		return nil, err
@@ -308,6 +313,13 @@ func (p *Pool) expire(now int64) {
 	}
 }
 
+// empty reports whether there are no connections.
+func (p *Pool) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open == 0
+}
+
 // retire closes a pool without connections for good, and reports whether it has
 // none. Whoever still has the pool can open connections, which are not kept: no
 // sweep would find them.
@@ -330,18 +342,20 @@ func (p *Pool) close() {
 	}
 }
 
-// Set shares pools between all that lead to the same target. It is safe for
-// concurrent use.
+// Set has one pool for each target. It is safe for concurrent use.
 type Set struct {
 	dial Dial
 
 	mu    sync.Mutex
 	pools map[Target]*Pool
+	// active are those that may have connections: what the sweep looks at, for of those
+	// that are only held there can be very many.
+	active map[*Pool]struct{}
 }
 
 // NewSet returns an empty set whose pools connect by dial.
 func NewSet(dial Dial) *Set {
-	return &Set{dial: dial, pools: map[Target]*Pool{}}
+	return &Set{dial: dial, pools: map[Target]*Pool{}, active: map[*Pool]struct{}{}}
 }
 
 // Acquire returns the pool of a target. Each Acquire needs one Release.
@@ -350,7 +364,7 @@ func (s *Set) Acquire(t Target) *Pool {
 	defer s.mu.Unlock()
 	p := s.pools[t]
 	if p == nil {
-		p = &Pool{Target: t, dial: s.dial, limits: Limits{Waiters: -1, Idle: 50 * time.Second}}
+		p = &Pool{Target: t, set: s, limits: Limits{Waiters: -1, Idle: 50 * time.Second}}
 		s.pools[t] = p
 	}
 	p.refs++
@@ -366,6 +380,22 @@ func (s *Set) Release(p *Pool) {
 		p.mu.Lock()
 		p.limits.MinIdle = 0
 		p.mu.Unlock()
+		s.forget(p)
+	}
+}
+
+// note makes the sweep look at a pool that is about to have a connection.
+func (s *Set) note(p *Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active[p] = struct{}{}
+}
+
+// forget drops a pool that nobody holds, if it has no connections. It is called with mu
+// held.
+func (s *Set) forget(p *Pool) {
+	if p.retire() && s.pools[p.Target] == p { // else it has been forgotten before
+		delete(s.pools, p.Target)
 	}
 }
 
@@ -378,9 +408,7 @@ func (s *Set) Run(ctx context.Context) error {
 		case <-tick.C:
 			s.sweep(clock.Now())
 		case <-ctx.Done():
-			for _, p := range s.all() {
-				p.close()
-			}
+			s.close()
 			return nil
 		}
 	}
@@ -388,24 +416,30 @@ func (s *Set) Run(ctx context.Context) error {
 
 // sweep closes what has been idle for long and forgets pools that nobody uses.
 func (s *Set) sweep(now int64) {
-	for _, p := range s.all() {
+	s.mu.Lock()
+	active := slices.AppendSeq(make([]*Pool, 0, len(s.active)), maps.Keys(s.active))
+	s.mu.Unlock()
+	for _, p := range active {
 		p.expire(now)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for target, p := range s.pools {
-		if p.refs == 0 && p.retire() {
-			delete(s.pools, target)
+	for _, p := range active {
+		if p.refs == 0 {
+			s.forget(p)
+		}
+		if p.empty() {
+			delete(s.active, p)
 		}
 	}
 }
 
-func (s *Set) all() []*Pool {
+// close ends all pools, and their idle connections.
+func (s *Set) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]*Pool, 0, len(s.pools))
-	for _, p := range s.pools {
-		all = append(all, p)
+	all := slices.AppendSeq(make([]*Pool, 0, len(s.pools)), maps.Values(s.pools))
+	s.mu.Unlock()
+	for _, p := range all {
+		p.close()
 	}
-	return all
 }

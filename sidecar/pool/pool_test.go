@@ -76,10 +76,11 @@ func (p *Pool) size() int {
 	return p.open
 }
 
-func (p *Pool) empty() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.open == 0
+// size returns how many pools there are.
+func (s *Set) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.pools)
 }
 
 func TestReuse(t *testing.T) {
@@ -125,6 +126,38 @@ func TestReuse(t *testing.T) {
 	_ = (<-accepted).Close()
 }
 
+// What one owner may do with a target says nothing about another's connections to
+// it, and idle ones are nobody else's.
+func TestOwnersShareNothing(t *testing.T) {
+	s := NewSet(piped)
+	type owner struct{ name string }
+	of := func(name string) *Pool { return s.Acquire(Target{Address: "a", Identity: "i", Owner: owner{name}}) }
+	mine, theirs := of("mine"), of("theirs")
+	if mine == theirs || of("mine") != mine {
+		t.Fatal("pools are not one for each owner")
+	}
+	mine.SetLimits(Limits{MaxOpen: 1})
+	held := open(t, mine)
+	if _, err := mine.Open(t.Context()); !errors.Is(err, ErrBusy) {
+		t.Errorf("beyond the limit: %v", err)
+	}
+	for range 3 {
+		theirs.Put(open(t, theirs), clock.Now())
+	}
+	if mine.Get() != nil || s.Acquire(Target{Address: "a", Identity: "i"}).Get() != nil {
+		t.Error("another owner's idle connection is taken")
+	}
+	// Who comes back soon finds what was left.
+	mine.Put(held, clock.Now())
+	s.Release(mine)
+	s.Release(mine)
+	s.sweep(clock.Now())
+	if again := of("mine"); again != mine || again.Get() != held {
+		t.Error("the owner's idle connection is gone")
+	}
+	s.close()
+}
+
 func TestUnreadInputIsNotPooled(t *testing.T) {
 	address, accepted := server(t)
 	p := NewSet(dialer(t)).Acquire(Target{Address: address})
@@ -158,16 +191,16 @@ func TestIdleConnectionsExpire(t *testing.T) {
 		}
 		time.Sleep(2 * sweepEvery)
 		synctest.Wait()
-		if p.size() != 2 || len(s.all()) != 1 {
-			t.Errorf("after %s there are %d connections in %d pools, want the two in use", idleFor+sweepEvery, p.size(), len(s.all()))
+		if p.size() != 2 || s.size() != 1 {
+			t.Errorf("after %s there are %d connections in %d pools, want the two in use", idleFor+sweepEvery, p.size(), s.size())
 		}
 		for _, c := range used {
 			p.Put(c, clock.Now())
 		}
 		time.Sleep(idleFor + sweepEvery)
 		synctest.Wait()
-		if !p.empty() || len(s.all()) != 0 {
-			t.Errorf("at the end the pool is empty: %v, pools: %d", p.empty(), len(s.all()))
+		if !p.empty() || s.size() != 0 {
+			t.Errorf("at the end the pool is empty: %v, pools: %d", p.empty(), s.size())
 		}
 		cancel()
 		<-done
@@ -182,7 +215,7 @@ func TestReleasedPoolKeepsNothing(t *testing.T) {
 	p.Put(open(t, p), clock.Now())
 	s.Release(p)
 	s.sweep(clock.Now() + int64(time.Second))
-	if len(s.all()) != 0 {
+	if s.size() != 0 {
 		t.Fatal("the pool is kept, and nobody uses it")
 	}
 	c := open(t, p)
@@ -192,6 +225,36 @@ func TestReleasedPoolKeepsNothing(t *testing.T) {
 	}
 	if next := s.Acquire(Target{Address: "a"}); next == p {
 		t.Error("the target has the old pool")
+	}
+}
+
+// A sweep costs nothing for pools without connections, and one that nobody holds is
+// gone with its last one.
+func TestEmptyPools(t *testing.T) {
+	s := NewSet(piped)
+	held, p := s.Acquire(Target{Address: "held"}), s.Acquire(Target{Address: "a"})
+	s.Release(s.Acquire(Target{Address: "unused"}))
+	if s.size() != 2 || len(s.active) != 0 {
+		t.Fatalf("there are %d pools, %d of them with connections; want 2 and none", s.size(), len(s.active))
+	}
+	c, kept := open(t, p), open(t, held)
+	s.Release(p)
+	s.sweep(clock.Now())
+	if s.size() != 2 || len(s.active) != 2 {
+		t.Errorf("there are %d pools, %d of them with connections; want both", s.size(), len(s.active))
+	}
+	p.Close(c)
+	held.Close(kept)
+	s.sweep(clock.Now())
+	if s.size() != 1 || s.Acquire(Target{Address: "held"}) != held || len(s.active) != 0 {
+		t.Errorf("at the end there are %d pools, %d of them with connections", s.size(), len(s.active))
+	}
+	// One that has been forgotten takes nothing from its successor.
+	next := s.Acquire(Target{Address: "a"})
+	p.Put(open(t, p), clock.Now())
+	s.sweep(clock.Now())
+	if s.Acquire(Target{Address: "a"}) != next || !p.empty() || len(s.active) != 0 {
+		t.Error("the old pool is in the way of the new one")
 	}
 }
 

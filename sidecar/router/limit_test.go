@@ -211,6 +211,47 @@ func TestPoolLimits(t *testing.T) {
 	})
 }
 
+// What may be done with the connections of one name says nothing about those of
+// another that leads to the same place.
+func TestNamesHaveTheirOwnConnections(t *testing.T) {
+	const words = `client:
+  kind: io.l5d.static
+  configs:
+  - prefix: /#/io.l5d.k8s/ns/http/tight
+    hostConnectionPool: {maxSize: 1, maxWaiters: 0}`
+	virtual(t, words, func(t *testing.T, m *mesh) {
+		g := newGate()
+		place := m.backend(t, g.ServeHTTP)
+		m.table.service("world", place)
+		m.table.service("tight", place)
+		c := m.client(t)
+		release := occupy(t, c, g, 3) // of world
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if res, _ := get(t, c, "http://tight/"); res.StatusCode != 200 {
+				t.Errorf("within its own limit: %d %v", res.StatusCode, res.Header)
+			}
+		})
+		synctest.Wait()
+		if g.inside.Load() != 4 {
+			t.Errorf("%d requests are under way, want 4", g.inside.Load())
+		}
+		if res, _ := get(t, c, "http://tight/"); res.StatusCode != 503 || res.Header.Get("tulle-code") != "T305" {
+			t.Errorf("beyond its limit: %d %v", res.StatusCode, res.Header)
+		}
+		release()
+		wg.Wait()
+		if n := m.count(t, "tulle_connects_total"); n != 4 {
+			t.Errorf("%v connections were made, want 4", n)
+		}
+		// The one of tight is idle, and not for world to take.
+		get(t, c, "http://tight/")
+		if n := m.count(t, "tulle_connects_total", "client", bound("tight")); n != 1 {
+			t.Errorf("tight made %v connections, want 1", n)
+		}
+	})
+}
+
 // Connections go when they have been idle, or are open, for long.
 func TestConnectionsExpire(t *testing.T) {
 	for name, test := range map[string]struct {
