@@ -9,13 +9,13 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -109,7 +109,7 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// replica is one process of tulle-controller.
+// replica is one process of tulle-controller or of tulle-namer, which has fewer addresses.
 type replica struct {
 	webhook, namer, mesh, admin, pages string // addresses
 	log                                string // file
@@ -121,26 +121,29 @@ func (m *mesh) start(t *testing.T) *replica { return m.startAt(t, "") }
 // startAt starts one whose API for proxies has an address, or a free one if that is empty.
 func (m *mesh) startAt(t *testing.T, mesh string) *replica {
 	t.Helper()
-	r := &replica{log: filepath.Join(t.TempDir(), "log")}
+	r := &replica{}
 	args := []string{"--config", m.settings, "--kubeconfig", m.kubeconfig, "--policy", "",
 		"--tls-cert-file", filepath.Join(m.tls, "tls.crt"), "--tls-key-file", filepath.Join(m.tls, "tls.key"), "--ca-file", filepath.Join(m.tls, "ca.crt")}
 	for flag, address := range map[string]*string{"webhook": &r.webhook, "namer": &r.namer, "mesh": &r.mesh, "admin": &r.admin, "pages": &r.pages} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if *address = l.Addr().String(); flag == "mesh" && mesh != "" {
+		if *address, _ = free(t, "127.0.0.1"); flag == "mesh" && mesh != "" {
 			*address = mesh
 		}
-		_ = l.Close()
 		args = append(args, "--"+flag+"-address", *address)
 	}
+	r.run(t, m.program, args...)
+	return r
+}
+
+// run runs a program until the test ends, and waits until it is ready.
+func (r *replica) run(t *testing.T, program string, args ...string) {
+	t.Helper()
+	r.log = filepath.Join(t.TempDir(), "log")
 	log, err := os.Create(r.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(m.program, args...)
+	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -148,26 +151,21 @@ func (m *mesh) startAt(t *testing.T, mesh string) *replica {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	stopped := false
-	r.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	r.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		select {
 		case err := <-ended:
 			if err != nil {
-				t.Errorf("the controller ended with %v", err)
+				t.Errorf("%s ended with %v", filepath.Base(program), err)
 			}
 		case <-time.After(patience):
 			_ = cmd.Process.Kill()
-			t.Error("the controller does not end")
+			t.Errorf("%s does not end", filepath.Base(program))
 		}
 		if t.Failed() {
 			t.Logf("%s", r.said(t))
 		}
-	}
+	})
 	t.Cleanup(r.stop)
 	until(t, func() (bool, string) {
 		res, err := http.Get("http://" + r.admin + "/admin/ready")
@@ -178,7 +176,6 @@ func (m *mesh) startAt(t *testing.T, mesh string) *replica {
 		body, _ := io.ReadAll(res.Body)
 		return res.StatusCode == 200, string(body)
 	})
-	return r
 }
 
 func (r *replica) said(t *testing.T) string {

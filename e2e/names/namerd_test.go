@@ -18,9 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
@@ -74,14 +72,9 @@ func kubectlProxy(t *testing.T, token string) (host string, port int) {
 }
 
 // startNamer runs tulle-namer with a configuration until the test ends.
-func startNamer(t *testing.T, program, file string, args ...string) *replica {
+func startNamer(t *testing.T, program, file string) *replica {
 	t.Helper()
-	r := &replica{log: filepath.Join(t.TempDir(), "log")}
-	log, err := os.Create(r.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = log.Close() }()
+	r := &replica{}
 	var c map[string]any
 	text, err := os.ReadFile(file)
 	if err == nil {
@@ -92,7 +85,7 @@ func startNamer(t *testing.T, program, file string, args ...string) *replica {
 	}
 	place := func(o any, address *string) {
 		o.(map[string]any)["ip"] = "127.0.0.1"
-		*address, o.(map[string]any)["port"] = freePlace(t)
+		*address, o.(map[string]any)["port"] = free(t, "127.0.0.1")
 	}
 	place(c["admin"], &r.admin)
 	for _, i := range c["interfaces"].([]any) {
@@ -105,43 +98,9 @@ func startNamer(t *testing.T, program, file string, args ...string) *replica {
 	}
 	placed := filepath.Join(t.TempDir(), "namerd.yaml")
 	write(t, placed, string(text))
-	cmd := exec.Command(program, append([]string{"-config", placed}, args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	r.stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("the namer ended with %v", err)
-			}
-		case <-time.After(patience):
-			_ = cmd.Process.Kill()
-			t.Error("the namer does not end")
-		}
-		if t.Failed() {
-			t.Logf("%s", r.said(t))
-		}
-	})
-	t.Cleanup(r.stop)
-	until(t, func() (bool, string) {
-		res, err := http.Get("http://" + r.admin + "/admin/ready")
-		if err != nil {
-			return false, err.Error()
-		}
-		defer func() { _ = res.Body.Close() }()
-		body, _ := io.ReadAll(res.Body)
-		return res.StatusCode == 200, string(body) + r.said(t)
-	})
+	r.run(t, program, "-config", placed)
 	return r
 }
-
-func freePlace(t *testing.T) (address string, port int) { return free(t, "127.0.0.1") }
 
 // service makes a Service and an EndpointSlice with one endpoint, at a node.
 func service(t *testing.T, ns, name, port, node, at string) {
@@ -340,7 +299,7 @@ func follows(t *testing.T, namerd *replica, ns, ip string) {
 		at[r["label"].(string)] = address
 		r["servers"] = []any{map[string]any{"ip": ip, "port": port}}
 	}
-	admin, port := freePlace(t)
+	admin, port := free(t, "127.0.0.1")
 	c["admin"] = map[string]any{"ip": "127.0.0.1", "port": port}
 	service(t, ns, "l5d", "incoming", "n1", at["incoming"])
 	text, err := yaml.Marshal(c)
