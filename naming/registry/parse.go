@@ -150,7 +150,8 @@ const (
 
 // Why a word of Linkerd 1.x has no effect.
 const (
-	noProxy = "the API of Kubernetes is asked by the controller, with its own credentials, and not through kubectl proxy"
+	// NoProxy is that of a key that says where the API of Kubernetes is.
+	NoProxy = "the API of Kubernetes is asked by the controller, with its own credentials, and not through kubectl proxy"
 	noHost  = "nodes are told by their names, on the network of the host too"
 )
 
@@ -160,8 +161,8 @@ func apiFields[T any](of whose, host, port string) []schema.Field[T] {
 		return l5d.KubernetesFields[T](host, port)
 	}
 	return []schema.Field[T]{
-		schema.Idle(schema.Text(host, "localhost", schema.Nowhere[T, string], nil), noProxy),
-		schema.Idle(schema.Integer(port, 1, 1, 65535, 8001, schema.Nowhere[T, int]), noProxy),
+		schema.Idle(schema.Text(host, "localhost", schema.Nowhere[T, string], nil), NoProxy),
+		schema.Idle(schema.Integer(port, 1, 1, 65535, 8001, schema.Nowhere[T, int]), NoProxy),
 	}
 }
 

@@ -77,8 +77,8 @@ func interpreters() schema.Kinds[interpreter] {
 		schema.Text("namespace", "default", func(i *interpreter) *string { return &i.Namespace }, kubernetesNamespace),
 		schema.Text("name", "", func(i *interpreter) *string { return &i.Name }, configMapName),
 		schema.Text("filename", "", func(i *interpreter) *string { return &i.Key }, configMapKey),
-		schema.Idle(schema.Text("host", "", schema.Nowhere[interpreter, string], nil), noProxy),
-		schema.Idle(schema.Integer("port", 1, 1, 65535, 0, schema.Nowhere[interpreter, int]), noProxy))
+		schema.Idle(schema.Text("host", "", schema.Nowhere[interpreter, string], nil), registry.NoProxy),
+		schema.Idle(schema.Integer("port", 1, 1, 65535, 0, schema.Nowhere[interpreter, int]), registry.NoProxy))
 	configMap.Experimental = true
 	millis := func(key string) schema.Field[interpreter] {
 		return schema.Idle(schema.Millis(key, 0, schema.Nowhere[interpreter, time.Duration]), "a connection that fails is made again after retry")
@@ -189,9 +189,6 @@ func namespaceName(s string) (string, error) {
 	}
 	return s, nil
 }
-
-// noProxy is why host and port have no effect.
-const noProxy = "the API of Kubernetes is asked by the controller, with its own credentials, and not through kubectl proxy"
 
 func kubernetesNamespace(s string) (string, error) {
 	if !rewrite.IsLabel(s) {
