@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -16,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/certs"
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
@@ -28,16 +28,13 @@ import (
 	"github.com/tulle-mesh/tulle/sidecar/router"
 )
 
-// maxFile is the largest configuration in bytes, that of a ConfigMap.
-const maxFile = 1 << 20
-
 // modeConfigured is what a proxy that runs a configuration of Linkerd 1.x tells the
 // namer that it is: nobody's sidecar, and with no certificate to show.
 const modeConfigured = ModeStandalone
 
 // makeFile makes the routers of a configuration of Linkerd 1.x.
 func (p *Proxy) makeFile(checked bool) error {
-	file, content, err := readFile(p.cfg.Config)
+	file, content, err := cli.ReadFile(p.cfg.Config)
 	if err != nil {
 		return err
 	}
@@ -252,26 +249,6 @@ func (p *Proxy) needsController() string {
 		}
 	}
 	return ""
-}
-
-// readFile returns the configuration's name and text.
-func readFile(path string) (name string, content []byte, err error) {
-	in := os.Stdin
-	if name = "standard input"; path != "-" {
-		name = path
-		if in, err = os.Open(path); err != nil {
-			return "", nil, fmt.Errorf("read config: %w", err)
-		}
-		defer in.Close()
-	}
-	content, err = io.ReadAll(io.LimitReader(in, maxFile+1))
-	if err == nil && len(content) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
-	}
-	if err != nil {
-		return "", nil, fmt.Errorf("read config: %w", err)
-	}
-	return name, content, nil
 }
 
 // onLoopback reports whether only this machine reaches an address.
