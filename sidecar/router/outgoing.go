@@ -228,7 +228,7 @@ func (o *Outgoing) ready(ctx context.Context) *Problem {
 // admit looks whether the request has not come too far, and what rules of its own
 // count.
 func (o *Outgoing) admit(x *exchange, r *routing) *Problem {
-	if limit := o.cfg.Policy.Get().Server.MaxCallDepth; countVia(&x.req.Header) >= limit {
+	if limit := o.cfg.Policy.Get().Server.MaxCallDepth; countVia(&x.req.Header) > limit {
 		return &Problem{Status: 400, Code: codeLoop,
 			Message: fmt.Sprintf("Maximum number of calls (%d) has been exceeded. Please check for proxy loops.", limit),
 			Hint:    "a name leads back to this proxy; look at the dtab"}
