@@ -240,3 +240,19 @@ func TestCodesAreDocumented(t *testing.T) {
 		t.Errorf("the source has the codes %v, docs/errors.md %v", slices.Sorted(maps.Keys(source)), slices.Sorted(maps.Keys(docs)))
 	}
 }
+
+// A request may have passed as many proxies as maxCallDepth says, in one line of Via or in several, and no more.
+func TestMaxCallDepth(t *testing.T) {
+	m := start(t, "server: {maxCallDepth: 3}")
+	m.table.service("world", backend(t, func(http.ResponseWriter, *http.Request) {}))
+	for via, want := range map[string]int{
+		"": 200, "Via: 1.1 a, 1.1 b\r\n": 200, "Via: 1.1 a, 1.1 b, 1.1 c\r\n": 200, "Via: 1.1 a, 1.1 b\r\nVia: 1.1 c\r\n": 200,
+		"Via: 1.1 a, 1.1 b, 1.1 c, 1.1 d\r\n": 400, "Via: 1.1 a, 1.1 b\r\nVia: 1.1 c\r\nVia: 1.1 d\r\n": 400,
+	} {
+		c := m.talk(t)
+		c.say("GET / HTTP/1.1\r\nHost: world\r\n" + via + "\r\n")
+		if res, body := c.answer("GET"); res.StatusCode != want || want == 400 && res.Header.Get("Tulle-Code") != "T104" {
+			t.Errorf("%q: %d %s", via, res.StatusCode, body)
+		}
+	}
+}
