@@ -171,13 +171,20 @@ async function explain() {
   if (turn === asked) result.replaceChildren(...answers.flat());
 }
 
-// choose has the caller and the path of a link tried.
+// choose has what a link stands for tried: a name, or rules of before.
 function choose(e) {
-  const a = e.target.closest("a.name");
+  const a = e.target.closest("a.name, a.past");
   if (!a || e.ctrlKey || e.metaKey || e.shiftKey) return;
   e.preventDefault();
-  field("path").value = a.dataset.path;
-  field("caller").value = a.dataset.caller;
+  if (a.classList.contains("past")) {
+    field("dtab").value = a.dataset.rules;
+    describe();
+    field("dtab").scrollIntoView({ block: "center" });
+    if (!result.hasChildNodes()) return;
+  } else {
+    field("path").value = a.dataset.path;
+    field("caller").value = a.dataset.caller;
+  }
   explain();
 }
 

@@ -109,7 +109,7 @@ func (p *pages) dtab(w http.ResponseWriter, r *http.Request) {
 	}
 	page := delegator.Page{
 		Title: name, Name: name, Up: "../", Above: "dtabs", Dtab: dtab.Dtab,
-		Notes:  []string{count(len(dtab.Dtab), "rule"), "version " + version(dtab.Version)},
+		Notes:  []string{count(len(dtab.Dtab), "rule")},
 		Caller: "the namespace of Kubernetes that callers are in, for rules that lead to /caller; may be empty",
 	}
 	if past, err := p.Store.History(ctx, name); err == nil { // without it the page is as good
@@ -121,6 +121,7 @@ func (p *pages) dtab(w http.ResponseWriter, r *http.Request) {
 			page.Past = append(page.Past, delegator.Past{When: when(old.Time), By: cmp.Or(old.By, "somebody"), Dtab: old.Dtab})
 		}
 	}
+	page.Notes = append(page.Notes, "version "+version(dtab.Version))
 	if p.Names != nil {
 		for _, n := range p.Names(name) {
 			page.Names = append(page.Names, delegator.Name{Path: n.Path, Caller: n.Namespace})
