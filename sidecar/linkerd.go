@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/internal/document"
+	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer/api"
@@ -41,7 +42,7 @@ func (p *Proxy) makeFile(checked bool) error {
 	if p.file, err = linkerd.Parse(file, content); err != nil {
 		return err
 	}
-	if err := yaml.Unmarshal(content, &p.said); err != nil {
+	if err := yaml.Unmarshal(l5d.YAML(content), &p.said); err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
 	}
 	if absent := p.file.Absent(); len(absent) > 0 && !checked {

@@ -165,6 +165,7 @@ func TestCheck(t *testing.T) {
 		err    string
 	}{
 		"good":               {"routers:\n- protocol: http\n" + server, 1, nil, ""},
+		"JSON":               {`{"routers": [{"protocol": "http", "dtab": "\/svc=>\/srv",` + "\n\t" + `"servers": [{"port": 4140}]}]}`, 1, nil, ""},
 		"without effect":     {"usage: {enabled: true}\nrouters:\n- protocol: http\n" + server, 1, []string{"FILE:1: warning: usage"}, ""},
 		"wrong":              {"routers:\n- protocol: http\n  dstPrefx: /svc\n" + server, 0, nil, "FILE:3: "},
 		"partly":             {"routers:\n- protocol: http\n" + server + "- protocol: h2\n  servers: [{port: 4142}]\n", 1, []string{"FILE:4: missing: "}, ""},

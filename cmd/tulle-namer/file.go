@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/cli"
+	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/kubernetes/access"
@@ -36,7 +37,7 @@ func read(path string) (*file, error) {
 		return nil, err
 	}
 	f := &file{Config: c}
-	if err := yaml.Unmarshal(content, &f.said); err != nil {
+	if err := yaml.Unmarshal(l5d.YAML(content), &f.said); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return f, nil

@@ -72,6 +72,8 @@ func TestValidate(t *testing.T) {
 		},
 		"a variable": {file: strings.Replace(article, "io.l5d.k8s, host: localhost, port: 8001}", "io.l5d.k8s.ns, envVar: NO_SUCH_VARIABLE}", 1),
 			says: "warning: NO_SUCH_VARIABLE is not set here; where the namer runs it must be, if names depend on it\n1 interface"},
+		"JSON": {file: `{"storage": {"kind": "io.l5d.inMemory", "namespaces": {"a": "\/svc=>\/srv"}},` + "\n\t" + `"interfaces": [{"kind": "io.l5d.httpController"}]}`,
+			says: "1 interface can be served"},
 		"wrong":   {file: "storage: {kind: io.l5d.inMemroy}\ninterfaces: [{kind: io.l5d.httpController}]\n", err: cli.ErrReported, says: "did you mean io.l5d.inMemory?"},
 		"no file": {err: cli.ErrReported, says: "no such file"},
 	} {

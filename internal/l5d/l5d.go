@@ -33,14 +33,18 @@ import (
 // Loopback is where everything listens that is not told otherwise.
 const Loopback = "127.0.0.1"
 
-// Root parses content as document.Reader.Root does, JSON that is indented by tabs too,
-// which is no YAML.
-func Root(r *document.Reader, content []byte) *yaml.Node {
-	if strings.HasPrefix(strings.TrimSpace(string(content)), "{") {
-		// A string of JSON has no tabs.
-		content = []byte(strings.ReplaceAll(string(content), "\t", " "))
+// Root parses content as document.Reader.Root does, all of JSON too.
+func Root(r *document.Reader, content []byte) *yaml.Node { return r.Root(YAML(content)) }
+
+// YAML returns content without what of JSON the parser of YAML does not take: tabs before
+// a value and slashes that are escaped, as some writers do with all of them. Lines stay.
+func YAML(content []byte) []byte {
+	if !strings.HasPrefix(strings.TrimSpace(string(content)), "{") {
+		return content
 	}
-	return r.Root(content)
+	// A string of JSON has no tabs, and a backslash is of a string. The first pair keeps
+	// what is escaped itself from being taken for an escape.
+	return []byte(strings.NewReplacer(`\\`, `\\`, `\/`, "/", "\t", " ").Replace(string(content)))
 }
 
 // Quiet is f, read and without effect, which needs no warning.

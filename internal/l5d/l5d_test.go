@@ -57,7 +57,9 @@ func TestWords(t *testing.T) {
 		"ip: 0:0:0::1":                                   {Admin: admin, IP: "::1"},
 		"tls: {certPath: a, keyPath: b}":                 {Admin: admin, TLS: l5d.TLS{Cert: "a", Key: "b"}},
 		"tls: {certPath: a, keyPath: b, intermediateCertsPath: c, caCertPath: d, requireClientAuth: true}": {Admin: admin, TLS: l5d.TLS{Cert: "a", Key: "b", Intermediates: "c", CA: "d", RequireClient: true}},
-		"{\n\t\"ip\":\t\"1.2.3.4\"\n}": {Admin: admin, IP: "1.2.3.4"},
+		"{\n\t\"ip\":\t\"1.2.3.4\"\n}":                               {Admin: admin, IP: "1.2.3.4"},
+		`{"tls": {"certPath": "\/a\\\/b\\/c", "keyPath": "\u002f"}}`: {Admin: admin, TLS: l5d.TLS{Cert: `/a\/b\/c`, Key: "/"}},
+		`tls: {certPath: '\/a', keyPath: b}`:                         {Admin: admin, TLS: l5d.TLS{Cert: `\/a`, Key: "b"}},
 	} {
 		if got, said, _ := read(text); said != "" || got != want {
 			t.Errorf("%s: %+v %s", text, got, said)

@@ -218,10 +218,10 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// JSON is read too, indented by tabs as well.
+// JSON is read too, indented by tabs and with slashes that are escaped as well.
 func TestJSON(t *testing.T) {
-	c, err := linkerd.Parse("f", []byte("{\n\t\"routers\": [{\"protocol\": \"http\", \"servers\": [{\"port\": 0}, {\"port\": 0}]}]\n}"))
-	if err != nil || len(c.Routers) != 1 || len(c.Routers[0].Servers) != 2 {
+	c, err := linkerd.Parse("f", []byte("{\n\t\"routers\": [{\"protocol\": \"http\", \"dtab\": \"\\/svc=>\\/srv\", \"servers\": [{\"port\": 0}, {\"port\": 0}]}]\n}"))
+	if err != nil || len(c.Routers) != 1 || len(c.Routers[0].Servers) != 2 || c.Routers[0].Dtab.String() != "/svc=>/srv" {
 		t.Errorf("%+v %v", c, err)
 	}
 }

@@ -76,6 +76,10 @@ func TestParse(t *testing.T) {
 		"defaults": {with(""), func(*namerd.Config) {}},
 		"JSON with tabs": {"{\n\t\"storage\": {\"kind\": \"io.l5d.inMemory\"}, \"interfaces\":\n\t[\n\t\t{\"kind\": \"io.l5d.httpController\"}\n\t]\n}\n",
 			func(c *namerd.Config) { c.Servers[0].Line = 4 }},
+		"JSON with slashes escaped": {`{"storage": {"kind": "io.l5d.inMemory", "namespaces": {"a": "\/svc=>\/srv"}}, "interfaces": [{"kind": "io.l5d.httpController"}]}`,
+			func(c *namerd.Config) {
+				c.Storage.Namespaces, c.Servers[0].Line = map[string]naming.Dtab{"a": dtab(t, "/svc=>/srv")}, 1
+			}},
 		"the article's": {article, func(c *namerd.Config) {
 			c.Admin, c.Kubernetes = "0.0.0.0:9991", "localhost:8001"
 			c.Storage = namerd.Storage{Kind: namerd.Kubernetes, Namespace: "default"}
