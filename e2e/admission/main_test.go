@@ -23,12 +23,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/internal/run"
-	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/serving"
 	"github.com/tulle-mesh/tulle/webhook/settings"
@@ -89,32 +88,20 @@ func (m *mesh) apply(t *testing.T, values map[string]any) {
 // applyAs is apply with arguments for kubectl apply.
 func (m *mesh) applyAs(t *testing.T, values map[string]any, args ...string) {
 	t.Helper()
-	chart, err := manifests.Render(m.namespace, values)
-	if err != nil {
+	objects := chart.Render(t, m.namespace, values)
+	var err error
+	if m.settings, err = settings.Parse("controller.yaml", objects.Settings(t)); err != nil {
 		t.Fatal(err)
 	}
-	var apply []string
-	for doc := range strings.SplitSeq(string(chart), "---\n") {
-		var o struct {
-			Kind string
-			Data map[string]string
-		}
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			t.Fatal(err)
-		}
+	text := objects.Only(func(o chart.Object) bool {
 		switch o.Kind {
 		case "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service",
 			"MutatingWebhookConfiguration", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding":
-			apply = append(apply, doc)
-		case "ConfigMap":
-			if text, ok := o.Data["controller.yaml"]; ok {
-				if m.settings, err = settings.Parse("controller.yaml", []byte(text)); err != nil {
-					t.Fatal(err)
-				}
-			}
+			return true
 		}
-	}
-	if _, err := api.Kubectl(t.Context(), strings.NewReader(strings.Join(apply, "---\n")), append([]string{"apply", "-f", "-"}, args...)...); err != nil {
+		return false
+	})
+	if _, err := api.Kubectl(t.Context(), strings.NewReader(text), append([]string{"apply", "-f", "-"}, args...)...); err != nil {
 		t.Fatal(err)
 	}
 }

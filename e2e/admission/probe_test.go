@@ -31,11 +31,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/internal/run"
-	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook/serving"
 )
 
@@ -224,28 +223,11 @@ func (m *mesh) program(t *testing.T) *program {
 	if out, err := exec.Command("go", "build", "-o", file("tulle-controller"), "github.com/tulle-mesh/tulle/cmd/tulle-controller").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	rendered, err := manifests.Render(m.namespace, map[string]any{"createNamespace": false})
-	if err != nil {
+	objects := chart.Render(t, m.namespace, map[string]any{"createNamespace": false})
+	if err := os.WriteFile(file("controller.yaml"), objects.Settings(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var definitions string
-	for doc := range strings.SplitSeq(string(rendered), "---\n") {
-		var o struct {
-			Kind string
-			Data map[string]string
-		}
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			t.Fatal(err)
-		}
-		if o.Kind == "CustomResourceDefinition" {
-			definitions = doc
-		}
-		if text, ok := o.Data["controller.yaml"]; ok {
-			if err := os.WriteFile(file("controller.yaml"), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	definitions := objects.Only(func(o chart.Object) bool { return o.Kind == "CustomResourceDefinition" })
 	if err := api.Apply(t.Context(), definitions); err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
-	"github.com/tulle-mesh/tulle/manifests"
 )
 
 // tulle runs a command line as a user of the API server.
@@ -37,17 +37,8 @@ func TestCommand(t *testing.T) {
 	if _, _, err := tulle(t.Context(), api); err == nil || !strings.Contains(err.Error(), "no MutatingWebhookConfiguration") {
 		t.Errorf("without Tulle: %v", err)
 	}
-	chart, err := manifests.Render("tulle", map[string]any{"createNamespace": true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var docs []string
-	for doc := range strings.SplitSeq(string(chart), "---\n") {
-		if !strings.Contains(doc, "cert-manager.io") {
-			docs = append(docs, doc)
-		}
-	}
-	if _, err := api.Kubectl(t.Context(), strings.NewReader(strings.Join(docs, "---\n")), "apply", "--server-side", "-f", "-"); err != nil {
+	text := chart.Render(t, "tulle", map[string]any{"createNamespace": true}).Only(func(o chart.Object) bool { return !strings.Contains(o.Text, "cert-manager.io") })
+	if _, err := api.Kubectl(t.Context(), strings.NewReader(text), "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
 	client := api.Client()

@@ -13,11 +13,10 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
-	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -144,21 +143,13 @@ func TestExplainLive(t *testing.T) {
 	}
 
 	// Its objects, but nothing that runs.
-	rendered, err := manifests.Render("tulle", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var some []string
-	for doc := range strings.SplitSeq(string(rendered), "\n---\n") {
-		var o metav1.PartialObjectMetadata
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			t.Fatal(err)
-		}
+	some := chart.Render(t, "tulle", nil).Only(func(o chart.Object) bool {
 		switch o.Kind + "/" + o.Name {
 		case "Namespace/tulle", "ConfigMap/tulle-controller", "MutatingWebhookConfiguration/tulle-injector", "Service/tulle-controller":
-			some = append(some, doc)
+			return true
 		}
-	}
+		return false
+	})
 	current, other := webhook.Config{}, webhook.Config{OutgoingPort: 5140}
 	src := source{mesh: "tulle"}
 	if in, err := src.open(ctx, false); err != nil {
@@ -170,7 +161,7 @@ func TestExplainLive(t *testing.T) {
 	s.pod("plain", nil)
 	s.pod("injected", &current)
 	s.pod("old", &other)
-	if err := api.Apply(ctx, strings.Join(some, "\n---\n")); err != nil {
+	if err := api.Apply(ctx, some); err != nil {
 		t.Fatal(err)
 	}
 

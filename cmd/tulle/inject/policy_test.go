@@ -3,14 +3,12 @@
 package inject
 
 import (
-	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
-	"github.com/tulle-mesh/tulle/manifests"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
@@ -32,22 +30,16 @@ spec:
 `
 	}
 	install := func() {
-		rendered, err := manifests.Render("tulle", map[string]any{"injector": map[string]any{"hostModePolicy": true, "hostAddress": "hostIP"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for doc := range strings.SplitSeq(string(rendered), "\n---\n") {
-			var o metav1.PartialObjectMetadata
-			if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-				t.Fatal(err)
-			}
+		objects := chart.Render(t, "tulle", map[string]any{"injector": map[string]any{"hostModePolicy": true, "hostAddress": "hostIP"}})
+		if err := api.Apply(t.Context(), objects.Only(func(o chart.Object) bool {
 			switch o.Kind + "/" + o.Name {
 			case "Namespace/tulle", "ConfigMap/tulle-controller", "MutatingWebhookConfiguration/tulle-injector", "MutatingAdmissionPolicy/" + hostpolicy.Name,
 				"MutatingAdmissionPolicyBinding/" + hostpolicy.Name:
-				if err := api.Apply(t.Context(), doc); err != nil {
-					t.Fatal(err)
-				}
+				return true
 			}
+			return false
+		})); err != nil {
+			t.Fatal(err)
 		}
 	}
 	apply := func(doc string) {

@@ -9,9 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
-	"github.com/tulle-mesh/tulle/manifests"
+	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -19,21 +18,9 @@ import (
 // that the policy leaves to the injector are refused, or start outside of the mesh, as their namespace says.
 func TestChartWithoutTheController(t *testing.T) {
 	const mesh = "tulle-away"
-	rendered, err := manifests.Render(mesh, map[string]any{"injector": map[string]any{"hostModePolicy": true, "hostAddress": "hostIP"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var docs []string
-	for doc := range strings.SplitSeq(string(rendered), "---\n") {
-		var o struct{ Kind string }
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasPrefix(o.Kind, "Mutating") || strings.HasPrefix(o.Kind, "Validating") {
-			docs = append(docs, doc)
-		}
-	}
-	text := strings.Join(docs, "---\n")
+	text := chart.Render(t, mesh, map[string]any{"injector": map[string]any{"hostModePolicy": true, "hostAddress": "hostIP"}}).Only(func(o chart.Object) bool {
+		return strings.HasPrefix(o.Kind, "Mutating") || strings.HasPrefix(o.Kind, "Validating")
+	})
 	if _, err := api.Kubectl(t.Context(), strings.NewReader(text), "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
