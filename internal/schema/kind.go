@@ -67,11 +67,19 @@ func (ks Kinds[T]) Read(r *document.Reader, path string, n *yaml.Node) (t T, ok 
 		r.Fault(named, "%s.kind: %s", path, UnknownKind(named.Value, ks.names(), ks.Foreign))
 		return t, false
 	}
-	elsewhere := map[string]string{}
+	owners := map[string][]string{}
 	for _, other := range ks.Kinds {
 		for _, f := range other.Fields {
-			elsewhere[f.Key] = fmt.Sprintf("it is of kind %s, and this is %s", other.Name, k.Name)
+			owners[f.Key] = append(owners[f.Key], other.Name)
 		}
+	}
+	elsewhere := map[string]string{}
+	for key, names := range owners {
+		of := names[len(names)-1]
+		if len(names) > 1 {
+			of = strings.Join(names[:len(names)-1], ", ") + " or " + of
+		}
+		elsewhere[key] = fmt.Sprintf("it is of kind %s, and this is %s", of, k.Name)
 	}
 	var experimental struct{ is bool }
 	fields := append([]Field[T]{

@@ -86,7 +86,7 @@ func TestWhatIsWrong(t *testing.T) {
 		{router("interpreter: {kind: io.l5d.namerd, dst: /#/namerd}"), "routers[0].interpreter.dst: /#/namerd is no address of a namerd: /$/inet/<host>/<port>"},
 		{router("interpreter: {kind: io.l5d.namerd.http, dst: /$/inet/a/4180}"), "io.l5d.namerd.http is experimental and must be enabled: experimental: true"},
 		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4321, root: /a/b}"), "must be one element, such as /default"},
-		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4321, namespace: a}"), "routers[0].interpreter.namespace is not known here: it is of kind io.l5d.namerd"},
+		{router("interpreter: {kind: io.l5d.mesh, dst: /$/inet/a/4321, namespace: a}"), "routers[0].interpreter.namespace is not known here: it is of kind io.l5d.k8s.configMap, io.l5d.namerd or io.l5d.namerd.http, and this is io.l5d.mesh"},
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {caCert: b}}"), "routers[0].interpreter.tls.commonName is not set"},
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: ''}}"), "routers[0].interpreter.tls: commonName is empty"},
 		{router("interpreter: {kind: io.l5d.namerd, dst: /$/inet/a/4181, tls: {commonName: a, caCert: b, trustCerts: [c]}}"), "f:3: routers[0].interpreter.tls: caCert, trustCertsBundle and trustCerts are incompatible"},

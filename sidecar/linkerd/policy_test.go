@@ -2,6 +2,8 @@ package linkerd_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +62,25 @@ routers:
 	}
 	_, err = linkerd.Parse("f", []byte("routers:\n- protocol: http\n  servers: [{}]\n  egress:\n    allow:\n    - a.test:http\n"))
 	if err == nil || !strings.HasPrefix(err.Error(), "f:6: routers[0].egress.allow[0]: ") {
+		t.Error(err)
+	}
+}
+
+// A file that is not named from the root is where the proxy runs.
+func TestRelativeAccessLog(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for said, want := range map[string]string{
+		"access.log": here + "/access.log", "../logs/a": filepath.Dir(here) + "/logs/a", "/var/log/a": "/var/log/a",
+	} {
+		if got := policyOf(t, router("httpAccessLog: "+said)).Server.HTTPAccessLog; got != want {
+			t.Errorf("%s: %s, want %s", said, got, want)
+		}
+	}
+	_, err = linkerd.Parse("f", []byte(router("httpAccessLog: ''")))
+	if err == nil || !strings.HasSuffix(err.Error(), "httpAccessLog: it is empty, and must be the path of a file") {
 		t.Error(err)
 	}
 }

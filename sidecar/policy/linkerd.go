@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -90,21 +92,33 @@ func onServer(f schema.Field[Server]) schema.Field[Policy] {
 // ofRouter reports whether a key of our server is one of a router there.
 func ofRouter(key string) bool {
 	switch key {
-	case "maxHeadersKB", "maxInitialLineKB", "tracePropagator", "httpAccessLog":
+	case "maxHeadersKB", "maxInitialLineKB", "tracePropagator", accessLogKey:
 		return true
 	}
 	return false
 }
 
+// fromHere makes the path of a file absolute, which a file of Linkerd 1.x may name from
+// where the process runs. A policy may not: it holds for many processes.
+func fromHere(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("it is empty, and must be the path of a file")
+	}
+	return filepath.Abs(path)
+}
+
 func routerWords(h2 bool) []schema.Field[Policy] {
 	var fields []schema.Field[Policy]
-	logged := "httpAccessLog"
+	logged := accessLogKey
 	if h2 {
 		logged = "h2AccessLog"
 		fields = append(fields, schema.Deferred(onServer(propagator(PropagateL5d))),
 			schema.Deferred(schema.Text(logged, "", schema.Nowhere[Policy, string], nil)))
 	} else {
 		for _, f := range serverFields(linkerdServer()) {
+			if f.Key == accessLogKey {
+				f = accessLog(fromHere)
+			}
 			if ofRouter(f.Key) {
 				fields = append(fields, onServer(f))
 			}

@@ -172,6 +172,9 @@ p.yaml:2: client.loadBalancer.kind: "ewna" is none; did you mean ewma? Allowed: 
 p.yaml:3: client.failureAccrual.kind is not set, allowed: io.l5d.consecutiveFailures, io.l5d.successRate, io.l5d.successRateWindowed, none
 p.yaml:5: service.responseClassifier.kind: io.l5d.h2.nonRetryable5XX is not here: it is for HTTP/2, which this proxy does not speak
 p.yaml:6: service.retries.backoff: it must hold keys and values`},
+		"of other kinds": {"client:\n  failureAccrual: {kind: none, backoff: {kind: constant, ms: 5}, successRate: 0.5}", `
+p.yaml:2: client.failureAccrual.backoff is not known here: it is of kind io.l5d.consecutiveFailures, io.l5d.successRate or io.l5d.successRateWindowed, and this is none
+p.yaml:2: client.failureAccrual.successRate is not known here: it is of kind io.l5d.successRate or io.l5d.successRateWindowed, and this is none`},
 		"of another kind": {"client:\n  loadBalancer: {kind: p2c, decayTimeMs: 5}\n  failureAccrual: {kind: io.l5d.successRate, failures: 3, successRate: 0.5}", `
 p.yaml:2: client.loadBalancer.decayTimeMs is not known here: it is of kind ewma, and this is p2c
 p.yaml:3: client.failureAccrual.failures is not known here: it is of kind io.l5d.consecutiveFailures, and this is io.l5d.successRate
@@ -230,6 +233,10 @@ func TestWarnings(t *testing.T) {
 	}
 	if got := p.Client("/x").LoadBalancer.Kind; got != P2C {
 		t.Error(got)
+	}
+	// What is so anyway needs no warning.
+	if p := parse(t, "client: {loadBalancer: {kind: p2c, enableProbation: false}}"); p.Warnings != nil {
+		t.Error(p.Warnings)
 	}
 }
 

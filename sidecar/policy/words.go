@@ -38,13 +38,19 @@ func serverFields(unset Server) []schema.Field[Server] {
 			labeler("for", func(f *ForwardedHeader) *Labeler { return &f.For }),
 		),
 		schema.Text("timestampHeader", "", func(s *Server) *string { return &s.TimestampHeader }, headerName),
-		schema.Text("httpAccessLog", "", func(s *Server) *string { return &s.HTTPAccessLog }, func(path string) (string, error) {
+		accessLog(func(path string) (string, error) {
 			if !strings.HasPrefix(path, "/") {
 				return "", fmt.Errorf("%q is no absolute path", path)
 			}
 			return path, nil
 		}),
 	}
+}
+
+const accessLogKey = "httpAccessLog"
+
+func accessLog(read func(path string) (string, error)) schema.Field[Server] {
+	return schema.Text(accessLogKey, "", func(s *Server) *string { return &s.HTTPAccessLog }, read)
 }
 
 func propagator(unset string) schema.Field[Server] {
@@ -262,8 +268,8 @@ func loadBalancer(unset string) schema.Field[Client] {
 	const maxEffort, decay = 5, 10 * time.Second
 	common := []schema.Field[LoadBalancer]{
 		schema.Integer("maxEffort", 1, 1, 100, maxEffort, func(b *LoadBalancer) *int { return &b.MaxEffort }),
-		schema.Idle(schema.Flag("enableProbation", false, func(*LoadBalancer) *bool { return new(bool) }),
-			"endpoints that the namer no longer names get no new requests"),
+		schema.IdleUnless(schema.Flag("enableProbation", false, schema.Nowhere[LoadBalancer, bool]),
+			"endpoints that the namer no longer names get no new requests", schema.Is("false")),
 	}
 	window := LoadBalancer{Kind: Aperture, MaxEffort: maxEffort, SmoothWindow: 5 * time.Second, LowLoad: 0.5, HighLoad: 2, MinAperture: 1}
 	return schema.Kinded("loadBalancer", unset, func(c *Client) *LoadBalancer { return &c.LoadBalancer },
