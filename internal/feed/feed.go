@@ -17,6 +17,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 )
 
 // Between attempts to reach an API server that does not answer: from 10 ms, doubling, to 2.5 s, each made longer by up
@@ -87,10 +89,27 @@ func (f Feed) Run(ctx context.Context) {
 	}
 	reflector := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, f.Client), f.Example, s, cache.ReflectorOptions{
 		Name:    f.Kind,
+		Clock:   until{ctx: ctx},
 		Backoff: &wait.Backoff{Duration: firstDelay, Factor: 2, Jitter: 1, Steps: steps, Cap: longest},
 	})
 	// It would log every attempt; we log when it begins and ends to fail.
 	reflector.RunWithContext(klog.NewContext(ctx, klog.Logger{}))
+}
+
+// until is a clock on which no pause is longer than its context lasts: after an API server that did not answer, the
+// Reflector looks at nothing but the clock.
+type until struct {
+	clock.RealClock
+	ctx context.Context
+}
+
+// After implements clock.Clock.
+func (u until) After(d time.Duration) <-chan time.Time {
+	over := make(chan time.Time, 1)
+	tell := sync.OnceFunc(func() { over <- time.Now() })
+	stop := context.AfterFunc(u.ctx, tell)
+	time.AfterFunc(d, func() { stop(); tell() })
+	return over
 }
 
 // sink is a cache.TransformingStore that stores nothing.

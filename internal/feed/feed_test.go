@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,6 +156,32 @@ func TestFeed(t *testing.T) {
 		for _, selector := range s.asked {
 			if selector != "x=y" {
 				t.Errorf("it asks for %q", selector)
+			}
+		}
+	})
+}
+
+// streaming is a server that has streaming lists too.
+type streaming struct{ *server }
+
+func (streaming) IsWatchListSemanticsUnSupported() bool { return false }
+
+// However long the pause is after an API server that did not answer, what ends does so at once.
+func TestFeedEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, err := range []error{syscall.ECONNREFUSED, errors.New("no route to host")} {
+			s := &server{err: err}
+			f := Feed{Kind: "pods", Example: &corev1.Pod{}, Client: streaming{s}, List: s.list, Watch: s.follow, Logger: slog.New(slog.DiscardHandler)}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); f.Run(ctx) }()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			cancel()
+			began := time.Now()
+			<-done
+			if took := time.Since(began); took > 0 {
+				t.Errorf("%v: it ended after %s", err, took)
 			}
 		}
 	})
