@@ -204,6 +204,9 @@ func (l *linter) namespace(o workload.Object, file string) {
 		if near := document.Nearest(value, allowed[key]); near != "" {
 			return near
 		}
+		if slices.Contains([]string{"false", "no", "off", "never", "0", ""}, strings.ToLower(value)) {
+			return allowed[key][len(allowed[key])-1]
+		}
 		return allowed[key][0] // "true", "yes", "1"
 	}
 	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
