@@ -7,9 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
@@ -95,7 +93,7 @@ func writes(t naming.Tree, a netip.AddrPort) bool {
 		default:
 			return false
 		}
-		ip, err := netip.ParseAddr(short(host))
+		ip, err := dns.Literal(host)
 		return port == strconv.Itoa(int(a.Port())) && (err == nil && ip.Unmap() == a.Addr() || host == "localhost" && a.Addr().IsLoopback())
 	case naming.Alt:
 		return slices.ContainsFunc(t, func(t naming.Tree) bool { return writes(t, a) })
@@ -103,20 +101,6 @@ func writes(t naming.Tree, a netip.AddrPort) bool {
 		return slices.ContainsFunc(t, func(w naming.Weighted) bool { return writes(w.Tree, a) })
 	}
 	return false
-}
-
-// short writes an address such as 127.1, which Linkerd 1.x understands and its
-// documentation is full of, as everybody does.
-func short(host string) string {
-	if last, ok := strings.CutPrefix(host, "127."); ok && !strings.Contains(last, ".") {
-		return "127.0.0." + last
-	}
-	return host
-}
-
-// lookup asks DNS for a host.
-func lookup(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
-	return dns.System(ctx, short(host))
 }
 
 // own returns the rule for the endpoints of a sidecar: those at the addresses of

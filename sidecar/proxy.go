@@ -110,8 +110,8 @@ func newProxy(cfg Config, log *slog.Logger, checked bool) (*Proxy, error) {
 	}
 	p.counts = telemetry.New(p.metrics)
 	p.pools = pool.NewSet(p.dialer())
-	p.dns = dns.New(dns.Config{Lookup: lookup, Allow: p.egress()})
-	p.hosts = dns.New(dns.Config{Lookup: lookup})
+	p.dns = dns.New(dns.Config{Allow: p.egress()})
+	p.hosts = dns.New(dns.Config{})
 	var err error
 	switch {
 	case cfg.Config != "":

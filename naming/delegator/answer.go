@@ -1,6 +1,7 @@
 package delegator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,7 @@ func (answer Answer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = w.Write(append(text, '\n'))
+		_, _ = w.Write(append(bytes.TrimRight(text, "\n"), '\n'))
 		return
 	}
 	status, reason := http.StatusInternalServerError, err.Error()

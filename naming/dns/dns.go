@@ -16,6 +16,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -160,11 +161,20 @@ func (n *Namer) replicas(addresses []netip.Addr, port uint16) naming.Replicas {
 
 // ask returns what a host has, and when to ask again.
 func (n *Namer) ask(ctx context.Context, host string) ([]netip.Addr, time.Duration, error) {
-	if a, err := netip.ParseAddr(host); err == nil {
+	if a, err := Literal(host); err == nil {
 		return []netip.Addr{a}, longest, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	addresses, ttl, err := n.lookup(ctx, host)
 	return addresses, min(max(cmp.Or(ttl, longest), shortest), longest), err
+}
+
+// Literal parses an address that is written as a host, also one such as 127.1, which Linkerd 1.x
+// understands and its documentation is full of.
+func Literal(host string) (netip.Addr, error) {
+	if last, ok := strings.CutPrefix(host, "127."); ok && !strings.Contains(last, ".") {
+		host = "127.0.0." + last
+	}
+	return netip.ParseAddr(host)
 }

@@ -148,11 +148,13 @@ func TestLiteralsNeedNoResolver(t *testing.T) {
 			t.Error("an IP literal was looked up")
 			return nil, 0, nil
 		}})
-		value, release := n.Replicas("/$/inet/10.1.2.3/80")
-		defer release()
-		synctest.Wait()
-		if got := addresses(value.Get()); len(got) != 1 || got[0] != "10.1.2.3:80" {
-			t.Errorf("got %v", got)
+		for host, want := range map[string]string{"10.1.2.3": "10.1.2.3:80", "127.1": "127.0.0.1:80", "fd00::1": "[fd00::1]:80"} {
+			value, release := n.Replicas("/$/inet/" + host + "/80")
+			synctest.Wait()
+			if got := addresses(value.Get()); len(got) != 1 || got[0] != want {
+				t.Errorf("%s: got %v", host, got)
+			}
+			release()
 		}
 	})
 }
