@@ -92,8 +92,11 @@ func strays(labels, annotations map[string]string, asLabel, asAnnotation []strin
 func ourKeys(m map[string]string) []string {
 	ours := func(key string) bool {
 		domain, word, ok := strings.Cut(key, "/")
+		if !ok || domain != "tulle" && !strings.HasPrefix(domain, "tulle.") {
+			return false
+		}
 		known := keyPrefix + word
-		return ok && (domain+"/" == keyPrefix || (domain == "tulle" || strings.HasPrefix(domain, "tulle.")) && (known == LabelInject || slices.Contains(Annotations(), known)))
+		return key == known || known == LabelInject || slices.Contains(Annotations(), known)
 	}
 	var keys []string
 	for key := range m {
