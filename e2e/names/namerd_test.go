@@ -164,6 +164,9 @@ func TestNamerd(t *testing.T) {
 	if err := api.Apply(t.Context(), strings.Join(rights, "---\n")); err != nil {
 		t.Fatal(err)
 	}
+	for _, file := range []string{"definition", "namerd"} { // of the rest there are no nodes for
+		kubectl(t, ns, example(t, "namerd/"+file+".yaml", ns), "apply", "--dry-run=server", "-f", "-")
+	}
 	kubectl(t, ns, example(t, "namerd/dtabs.yaml", ns), "create", "-f", "-")
 	host, port := kubectlProxy(t, strings.TrimSpace(kubectl(t, ns, "", "create", "token", "namerd")))
 	var c map[string]any
