@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/webhook/workload"
 )
 
 // The page has a row for each code, in order, and no other; so has the list in the program for each constant, and each is
@@ -215,6 +216,26 @@ func TestFixMovesKeys(t *testing.T) {
 		}))
 		if err != nil || n != 1 || len(r.last().Findings) != 1 || r.last().Findings[0].Fix != want {
 			t.Errorf("%d, %v, %+v", n, err, r.last().Findings)
+		}
+	}
+}
+
+// So it does for keys of a namespace, and what is right already stays.
+func TestFixOfNamespaces(t *testing.T) {
+	for _, c := range []struct {
+		labels, annotations map[string]string
+		want                string
+	}{
+		{map[string]string{"tulle.dev/injects": "enabled"}, nil, "kubectl label namespace shop tulle.dev/inject=enabled\nkubectl label namespace shop tulle.dev/injects-"},
+		{nil, map[string]string{"tulle.dev/inject": "$(reboot)"}, "kubectl label namespace shop tulle.dev/inject=enabled\nkubectl annotate namespace shop tulle.dev/inject-"},
+		{map[string]string{"tulle.dev/inject": "enabled"}, map[string]string{"tulle.dev/inject": "disabled"}, "kubectl annotate namespace shop tulle.dev/inject-"},
+		{nil, map[string]string{"tulle.dev/zzz": "x"}, "kubectl annotate namespace shop tulle.dev/zzz-"},
+	} {
+		l := &linter{report: &report{}, mesh: "tulle"}
+		l.section("x")
+		l.namespace(workload.Object{Kind: "Namespace", Name: "shop", Labels: c.labels, Annotations: c.annotations}, "")
+		if f := l.last().Findings; len(f) != 1 || f[0].Code != NoEffect || f[0].Fix != c.want {
+			t.Errorf("%v %v: %+v", c.labels, c.annotations, f)
 		}
 	}
 }
