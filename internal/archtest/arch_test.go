@@ -180,6 +180,10 @@ func TestProxyLinksNoKubernetes(t *testing.T) {
 		if strings.HasPrefix(dep, "k8s.io/") || strings.HasPrefix(dep, "sigs.k8s.io/") || strings.HasPrefix(dep, "google.golang.org/grpc") {
 			t.Errorf("tulle-proxy links %s", dep)
 		}
+		// It finds methods by their names, so the linker leaves none out: the proxy would be a fifth larger.
+		if dep == "html/template" {
+			t.Errorf("tulle-proxy links %s", dep)
+		}
 	}
 }
 

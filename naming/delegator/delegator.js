@@ -215,7 +215,7 @@ async function begin() {
   if (q.has("dtab")) field("dtab").value = q.get("dtab");
   describe();
   field("dtab").addEventListener("input", describe);
-  field("stored").addEventListener("click", () => { field("dtab").value = stored; describe(); if (result.hasChildNodes()) explain(); });
+  field("stored")?.addEventListener("click", () => { field("dtab").value = stored; describe(); if (result.hasChildNodes()) explain(); });
   field("ask").addEventListener("keydown", e => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) field("ask").requestSubmit(); });
   field("ask").addEventListener("submit", e => { e.preventDefault(); explain(); });
   document.addEventListener("click", choose);

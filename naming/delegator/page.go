@@ -1,10 +1,8 @@
 package delegator
 
 import (
-	"bytes"
 	"embed"
 	"fmt"
-	"html/template"
 	"net/http"
 	"path"
 	"strings"
@@ -15,52 +13,28 @@ import (
 //go:embed delegator.html delegator.css delegator.js
 var files embed.FS
 
-var playground = template.Must(template.ParseFS(files, "delegator.html"))
-
-// Page is the page on which people try names. It loads delegator.css, delegator.js and
-// delegator.json from where it is itself.
-type Page struct {
-	Title string
-	// Routers lets people choose a router of a proxy, whose rules are tried; the page reads
-	// what there is from config.json. Without, Dtab is tried.
-	Routers bool
-	// Dtab is the rules to begin with, and Name what those are stored as.
-	Dtab naming.Dtab
-	Name string
-	// Up is the address of the page above this one, and Above what that is called.
-	Up, Above string
-	Notes     []string // what is known of the rules
-	Names     []Name   // to choose from
-	Past      []Past   // what the rules were, newest first
-	Caller    string   // what is said of the field for the caller
+// File serves the page of a proxy, at an address that ends in delegator, and delegator.css and
+// delegator.js, which a namer's pages load too. Pages load delegator.json from where they are
+// themselves, and those of a proxy config.json. A page that is about the rules of one dtab has them
+// in the field dtab, whose data-name says what they are stored as.
+//
+// There is no template for it: html/template makes a proxy a fifth larger.
+func File(w http.ResponseWriter, r *http.Request) {
+	name := path.Base(r.URL.Path)
+	if path.Ext(name) == "" {
+		name += ".html"
+	}
+	Secure(w.Header())
+	http.ServeFileFS(w, r, files, name)
 }
 
-// Name is a name to try.
-type Name struct{ Path, Caller string }
-
-// Past is rules of some time before.
-type Past struct {
-	When, By string
-	Dtab     naming.Dtab
+// Secure sets the headers of a page that loads nothing from elsewhere, and of which nothing
+// that it shows can run.
+func Secure(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer") // its address may say what is tried
 }
-
-// maxChips is how many names are shown at once; all can be chosen.
-const maxChips = 12
-
-// Chips returns the names that are shown at once.
-func (p Page) Chips() []Name { return p.Names[:min(len(p.Names), maxChips)] }
-
-// Further returns how many names are not.
-func (p Page) Further() int { return max(0, len(p.Names)-maxChips) }
-
-// Rows returns how many lines the field for the rules has at first.
-func (p Page) Rows() int { return min(max(len(p.Dtab)+1, 5), 20) }
-
-// Rules returns the rules to begin with, one a line.
-func (p Page) Rules() string { return Lines(p.Dtab) }
-
-// Rules returns the rules, one a line.
-func (p Past) Rules() string { return Lines(p.Dtab) }
 
 // Lines prints rules for people to read and edit: one a line, the arrows one below the other.
 // ParseDtab reads back the very same rules.
@@ -79,36 +53,4 @@ func Lines(d naming.Dtab) string {
 		fmt.Fprintf(&b, "%-*s => %s", width, prefix, dst)
 	}
 	return b.String()
-}
-
-// ServeHTTP serves the page.
-func (p Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	Write(w, http.StatusOK, playground, p)
-}
-
-// Write answers with a page that t makes of what it shows, with the headers of [Secure].
-func Write(w http.ResponseWriter, status int, t *template.Template, shown any) {
-	var text bytes.Buffer
-	if err := t.Execute(&text, shown); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	Secure(w.Header())
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(text.Bytes())
-}
-
-// File serves delegator.css and delegator.js, by the last element of the path.
-func File(w http.ResponseWriter, r *http.Request) {
-	Secure(w.Header())
-	http.ServeFileFS(w, r, files, path.Base(r.URL.Path))
-}
-
-// Secure sets the headers of a page that loads nothing from elsewhere, and of which nothing
-// that it shows can run.
-func Secure(h http.Header) {
-	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer") // its address may say what is tried
 }

@@ -40,22 +40,19 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// Whatever a page is told, it is text to the browser.
-func TestPageEscapes(t *testing.T) {
-	const evil = `</textarea><script>alert("x")</script>'"&`
-	w := httptest.NewRecorder()
-	delegator.Page{
-		Title: evil, Name: evil, Up: "../", Above: evil, Notes: []string{evil}, Caller: evil,
-		Names: []delegator.Name{{Path: evil, Caller: evil}},
-		Past:  []delegator.Past{{When: evil, By: evil, Dtab: parse(t, "/svc=>/a | /b")}},
-		Dtab:  parse(t, "/svc=>/a & /b"),
-	}.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	body := w.Body.String()
-	if w.Code != 200 || strings.Count(body, "<script") != 1 || strings.Count(body, "</textarea") != 1 || strings.Contains(body, "alert(&#34;x&#34;)</script>") ||
-		!strings.Contains(body, "/svc =&gt; /a &amp; /b</textarea>") {
-		t.Errorf("%d\n%s", w.Code, body)
-	}
-	if policy := w.Header().Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") {
-		t.Errorf("its policy is %q", policy)
+// What a page shows cannot run, and nothing is loaded from elsewhere.
+func TestFile(t *testing.T) {
+	for path, media := range map[string]string{"/delegator": "text/html", "/x/delegator.css": "text/css", "/dtab/delegator.js": "text/javascript"} {
+		w := httptest.NewRecorder()
+		delegator.File(w, httptest.NewRequest("GET", path, nil))
+		policy := w.Header().Get("Content-Security-Policy")
+		if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), media) || !strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") {
+			t.Errorf("%s: %d %v", path, w.Code, w.Header())
+		}
+		for _, word := range []string{"http://", "https://", "innerHTML", "style=", "onclick"} {
+			if strings.Contains(w.Body.String(), word) {
+				t.Errorf("%s has %s in it", path, word)
+			}
+		}
 	}
 }

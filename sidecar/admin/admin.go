@@ -86,7 +86,7 @@ func Handler(c Config) http.Handler {
 		delegator.Show(w, c.Policy(q.Get("router"), q.Get("client"), q.Get("service")))
 	})
 	mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) { delegator.Show(w, c.Configuration()) })
-	mux.Handle("GET /delegator", delegator.Page{Title: "What a name means", Routers: true, Caller: "the namespace that short names are of; empty for the proxy's own"})
+	mux.HandleFunc("GET /delegator", delegator.File)
 	mux.HandleFunc("GET /delegator.css", delegator.File)
 	mux.HandleFunc("GET /delegator.js", delegator.File)
 	mux.Handle("/delegator.json", delegator.Answer(c.Delegate))

@@ -21,7 +21,11 @@ type Followed struct {
 
 // Namer is how it stands with whoever tells the proxy about names.
 type Namer struct {
-	Address   string `json:"address"`
+	Address string `json:"address"`
+	// Router is whose names it binds, by the rules of its Namespace; both are empty for
+	// that of the mesh.
+	Router    string `json:"router,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
 	Connected bool   `json:"connected"`
 	// SilentSeconds is how long nothing was heard, heartbeats included; nil before
 	// the first word.

@@ -12,9 +12,7 @@
 package admin
 
 import (
-	"embed"
 	"fmt"
-	"html/template"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -56,11 +54,6 @@ type Config struct {
 	// Logger gets a line when the level is set; nil: none.
 	Logger *slog.Logger
 }
-
-//go:embed index.html logging.html
-var files embed.FS
-
-var templates = template.Must(template.ParseFS(files, "*.html"))
 
 // Handler returns the pages:
 //

@@ -80,7 +80,7 @@ func (p *pages) showIndex(w http.ResponseWriter, status int, root, problem strin
 			i.Pages = append(i.Pages, page{other.address, other.what})
 		}
 	}
-	delegator.Write(w, status, templates.Lookup("index.html"), i)
+	show(w, status, "index.html", i)
 }
 
 // now returns the dtab of a namespace as it is known, nil if it is not.
@@ -90,7 +90,7 @@ func (p *pages) now(name string) *namer.Versioned {
 	return value.Get()
 }
 
-// dtab is the playground on the rules of a namespace.
+// dtab serves the playground on the rules of a namespace.
 func (p *pages) dtab(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("namespace")
 	ctx, cancel := context.WithTimeout(r.Context(), patience)
@@ -107,27 +107,21 @@ func (p *pages) dtab(w http.ResponseWriter, r *http.Request) {
 		p.showIndex(w, http.StatusInternalServerError, "../", fmt.Sprintf("The dtab %q cannot be read: %v", name, err))
 		return
 	}
-	page := delegator.Page{
-		Title: name, Name: name, Up: "../", Above: "dtabs", Dtab: dtab.Dtab,
-		Notes:  []string{count(len(dtab.Dtab), "rule")},
-		Caller: "the namespace of Kubernetes that callers are in, for rules that lead to /caller; may be empty",
-	}
-	if past, err := p.Store.History(ctx, name); err == nil { // without it the page is as good
-		for _, old := range past {
+	page := playground{Name: name, Dtab: dtab.Dtab, Notes: []string{count(len(dtab.Dtab), "rule")}}
+	if revisions, err := p.Store.History(ctx, name); err == nil { // without it the page is as good
+		for _, old := range revisions {
 			if old.Version == dtab.Version {
 				page.Notes = append(page.Notes, fmt.Sprintf("written %s by %s", when(old.Time), cmp.Or(old.By, "somebody")))
 				continue
 			}
-			page.Past = append(page.Past, delegator.Past{When: when(old.Time), By: cmp.Or(old.By, "somebody"), Dtab: old.Dtab})
+			page.Past = append(page.Past, past{When: when(old.Time), By: cmp.Or(old.By, "somebody"), Dtab: old.Dtab})
 		}
 	}
 	page.Notes = append(page.Notes, "version "+version(dtab.Version))
 	if p.Names != nil {
-		for _, n := range p.Names(name) {
-			page.Names = append(page.Names, delegator.Name{Path: n.Path, Caller: n.Namespace})
-		}
+		page.Names = p.Names(name)
 	}
-	page.ServeHTTP(w, r)
+	show(w, http.StatusOK, "dtab.html", page)
 }
 
 // explain answers what a name means by the rules that are given, and no others.

@@ -76,7 +76,7 @@ func (p *pages) logging(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	delegator.Write(w, http.StatusOK, templates.Lookup("logging.html"), map[string]any{
+	show(w, http.StatusOK, "logging.html", map[string]any{
 		"Level": p.Level.Level(), "Levels": levels, "Logger": rootLogger,
 	})
 }
