@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/cli"
+	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
@@ -25,6 +26,7 @@ import (
 type file struct {
 	*namerd.Config
 	said any
+	dir  int // line of storage.rootDir
 }
 
 func read(path string) (*file, error) {
@@ -40,7 +42,32 @@ func read(path string) (*file, error) {
 	if err := yaml.Unmarshal(l5d.YAML(content), &f.said); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
+	var at struct {
+		Storage struct {
+			RootDir yaml.Node `yaml:"rootDir"`
+		}
+	}
+	if err := yaml.Unmarshal(l5d.YAML(content), &at); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	f.dir = at.Storage.RootDir.Line
 	return f, nil
+}
+
+// absent returns the files that are named and cannot be read now, and the directory of dtabs if there is none.
+func (f *file) absent() []document.Warning {
+	all := f.Absent()
+	if f.Storage.Kind != namerd.Files {
+		return all
+	}
+	info, err := os.Stat(f.Storage.Dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", f.Storage.Dir)
+	}
+	if err != nil {
+		all = append(all, document.Warning{File: f.File, Line: f.dir, Text: fmt.Sprintf("storage.rootDir: %v", err)})
+	}
+	return all
 }
 
 // mode is who may use a server: whoever reaches it, as with namerd, unless the file says otherwise. Where the file says
@@ -80,7 +107,7 @@ func load(cfg Config, level *slog.LevelVar, log *slog.Logger) (*process, error) 
 		return nil, err
 	}
 	var errs []error
-	for _, w := range f.Absent() {
+	for _, w := range f.absent() {
 		errs = append(errs, errors.New(w.String()))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -130,7 +157,7 @@ func check(cmd *cobra.Command, cfg Config) error {
 	for _, line := range slices.Sorted(maps.Keys(f.open())) {
 		cmd.Printf("%s:%d: warning: %s\n", f.File, line, f.open()[line])
 	}
-	absent := f.Absent()
+	absent := f.absent()
 	for _, w := range absent {
 		cmd.Printf("%s:%d: absent: %s; it must be there where the namer runs\n", w.File, w.Line, w.Text)
 	}

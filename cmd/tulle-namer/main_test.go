@@ -74,7 +74,10 @@ func TestValidate(t *testing.T) {
 			says: "warning: NO_SUCH_VARIABLE is not set here; where the namer runs it must be, if names depend on it\n1 interface"},
 		"JSON": {file: `{"storage": {"kind": "io.l5d.inMemory", "namespaces": {"a": "\/svc=>\/srv"}},` + "\n\t" + `"interfaces": [{"kind": "io.l5d.httpController"}]}`,
 			says: "1 interface can be served"},
-		"wrong":   {file: "storage: {kind: io.l5d.inMemroy}\ninterfaces: [{kind: io.l5d.httpController}]\n", err: cli.ErrReported, says: "did you mean io.l5d.inMemory?"},
+		"wrong": {file: "storage: {kind: io.l5d.inMemroy}\ninterfaces: [{kind: io.l5d.httpController}]\n", err: cli.ErrReported, says: "did you mean io.l5d.inMemory?"},
+		"no directory": {file: "interfaces: [{kind: io.l5d.httpController}]\nstorage:\n  kind: io.l5d.fs\n  rootDir: /no/such\n", err: cli.ErrAbsent,
+			says: ":4: absent: storage.rootDir: stat /no/such: no such file or directory; it must be there where the namer runs\n1 interface can be served\n"},
+		"in JSON": {file: "{\n\t\"storage\": {\"kind\": \"io.l5d.inMemory\"},\n\t\"interfaces\": [{\"kind\": \"io.l5d.httpController\"}]\n}\n", says: "1 interface can be served"},
 		"no file": {err: cli.ErrReported, says: "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +105,7 @@ func TestUsage(t *testing.T) {
 		{[]string{good, good}, 64, "accepts at most 1 arg"},
 		{[]string{"-no-such-flag"}, 64, "unknown"},
 		{[]string{"-log-level", "loud", good}, 1, `log-level is "loud", allowed: debug, info, warn, error`},
+		{[]string{write(t, "a.yaml", "storage: {kind: io.l5d.fs, rootDir: /dev/null}\ninterfaces: [{kind: io.l5d.httpController}]\n")}, 1, ":1: storage.rootDir: /dev/null is no directory"},
 		{[]string{good + "x"}, 1, "no such file"},
 		{[]string{"-kubeconfig", "/no/such/file", good}, 1, "read the kubeconfig: "},
 		{[]string{write(t, "a.yaml", strings.Replace(article, "4180", "4180, tls: {certPath: /a.pem, keyPath: /a.key}", 1))}, 1, ":7: interfaces[1].tls.certPath: open /a.pem: "},
