@@ -20,7 +20,7 @@ type APIConfig struct {
 	// Registry answers for names; without one, questions about names get 501.
 	Registry Registry
 	// Seen has the names that proxies use, which plans are made for; nil: none. Names that are
-	// bound as a stream are added.
+	// bound or resolved as a stream are added, with the rules that they come with.
 	Seen *Seen
 	// BoundNames returns the ids that are known to exist, in any order; nil: none.
 	BoundNames func() []string
@@ -69,8 +69,8 @@ type Registry interface {
 // Questions about names take ?caller=<namespace>, for rules that lead to /caller.
 //
 // With ?watch=true a GET does not end, and sends a line at every change until the request's
-// context ends; delegate and what Tulle added do not know it. Everything else is 404. Unlike
-// namerd it takes DNS labels only as namespaces.
+// context ends, of bound-names within five seconds; delegate and what Tulle added do not know it.
+// Everything else is 404. Unlike namerd it takes DNS labels only as namespaces.
 type API struct {
 	cfg     APIConfig
 	streams crowd
@@ -101,11 +101,11 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "dtabs":
 		a.dtabs(w, r, namespace)
 	case "bind":
-		a.names(w, r, namespace, bind)
+		a.names(w, r, namespace, a.cfg.Seen, bind)
 	case "addr":
-		a.names(w, r, namespace, addr)
+		a.names(w, r, namespace, nil, addr) // what is bound already is used by another name
 	case "resolve":
-		a.names(w, r, namespace, resolve)
+		a.names(w, r, namespace, a.cfg.Seen, resolve)
 	case "delegate":
 		a.delegate(w, r, namespace)
 	case "plan":

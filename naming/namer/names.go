@@ -167,8 +167,9 @@ func explain(l *live, q question, dtab naming.Dtab) answer {
 	return a
 }
 
-// names answers a question about a name, once or as a stream.
-func (a *API) names(w http.ResponseWriter, r *http.Request, namespace string, evaluate func(*live, question, naming.Dtab) answer) {
+// names answers a question about a name, once or as a stream. Seen, if any, has the name for as long
+// as it is followed.
+func (a *API) names(w http.ResponseWriter, r *http.Request, namespace string, seen *Seen, evaluate func(*live, question, naming.Dtab) answer) {
 	if namespace == "" {
 		w.WriteHeader(http.StatusNotFound)
 		return
@@ -186,6 +187,9 @@ func (a *API) names(w http.ResponseWriter, r *http.Request, namespace string, ev
 			return
 		}
 		defer end()
+		if seen != nil {
+			defer seen.note(q.namespace, usedName{api.Name{Namespace: q.caller, Path: q.path.String()}, q.extra.Exact()})()
+		}
 		a.stream(w, r, q, evaluate)
 		return
 	}
@@ -255,10 +259,6 @@ func Delegate(ctx context.Context, registry Registry, caller string, rules namin
 func (a *API) stream(w http.ResponseWriter, r *http.Request, q question, evaluate func(*live, question, naming.Dtab) answer) {
 	l := newLive(a.cfg.Registry)
 	defer l.close()
-	if used := (api.Name{Namespace: q.caller, Path: q.path.String()}); a.cfg.Seen != nil && len(used.Path) <= maxUsed {
-		a.cfg.Seen.add(q.namespace, used)
-		defer a.cfg.Seen.remove(q.namespace, used)
-	}
 	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", typeJSON)
 	w.WriteHeader(http.StatusOK)
@@ -345,20 +345,57 @@ func (a *API) posted(w http.ResponseWriter, r *http.Request, namespace string) (
 	return q, true
 }
 
+// boundEvery is how often whoever follows the bound names is told of others: to list them takes a
+// look at every Service.
+const boundEvery = 5 * time.Second
+
 // boundNames answers with all ids that are known to exist.
 func (a *API) boundNames(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	if _, ok := a.allow(w, r, "list", ""); !ok {
+	verb, watches := "list", watching(r) && r.Method == http.MethodGet
+	if watches {
+		verb = "watch"
+	}
+	by, ok := a.allow(w, r, verb, "")
+	if !ok {
 		return
 	}
-	all := []string{}
-	if a.cfg.BoundNames != nil {
-		all = append(all, a.cfg.BoundNames()...)
-		slices.Sort(all)
+	all := func() []byte {
+		ids := []string{}
+		if a.cfg.BoundNames != nil {
+			ids = append(ids, a.cfg.BoundNames()...)
+			slices.Sort(ids)
+		}
+		return line(ids)
 	}
+	if !watches {
+		w.Header().Set("Content-Type", typeJSON)
+		w.Write(all())
+		return
+	}
+	r, end, ok := a.begin(w, r, by, "")
+	if !ok {
+		return
+	}
+	defer end()
+	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", typeJSON)
-	w.Write(line(all))
+	tick := time.NewTicker(boundEvery)
+	defer tick.Stop()
+	for sent := []byte(nil); ; {
+		if next := all(); !bytes.Equal(next, sent) {
+			if !send(w, out, next) {
+				return
+			}
+			sent = next
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
 }

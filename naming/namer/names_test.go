@@ -3,7 +3,6 @@ package namer_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,7 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,93 +338,6 @@ func TestNamesWatch(t *testing.T) {
 	})
 }
 
-func TestPlan(t *testing.T) {
-	h, src, _, seen := newNames(t, "/k=>/#/io.l5d.k8s/shop/http;/svc=>/k;/svc/here=>/caller/cart")
-	src.name("/#/io.l5d.k8s/mine/80/cart").Set(at("10.0.0.3:80"))
-	synctest.Test(t, func(t *testing.T) {
-		src := newSource()
-		n := &network{}
-		defer n.serve(namer.NewStream(namer.StreamConfig{Store: memory(t, nil), Source: src, Seen: seen, Logger: quiet}))()
-		hello := sidecar
-		hello.DtabNamespace = "shop"
-		var use atomic.Pointer[[]api.Name]
-		use.Store(&[]api.Name{{Namespace: "mine", Path: "/svc/here"}, {Namespace: "mine", Path: "/svc/cart-v1"}, {Path: strings.Repeat("x", 3000)}})
-		c, stop := n.start(t, hello, func() []api.Name { return *use.Load() })
-		defer stop()
-		<-c.Synced()
-		synctest.Wait()
-		type leaf struct {
-			ID    string
-			Share float64
-		}
-		type name struct {
-			Path, Caller, Reason string
-			Before, After        []leaf
-			Lost, Changed        bool
-		}
-		plan := func(query, rules string) (p struct {
-			Version string
-			Names   []name
-		}) {
-			t.Helper()
-			w := httptest.NewRecorder()
-			r := httptest.NewRequest("POST", "/api/1/plan/shop"+query, strings.NewReader(rules))
-			r.Header.Set("Content-Type", asDtab)
-			h.ServeHTTP(w, r)
-			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code != 200 {
-				t.Fatalf("%d %s: %v", w.Code, w.Body, err)
-			}
-			return p
-		}
-		show := func(n name) string {
-			return fmt.Sprint(n.Caller, " ", n.Path, " ", n.Before, " ", n.After, " ", n.Lost, " ", n.Changed, " ", n.Reason)
-		}
-		p := plan("", "/k=>/#/io.l5d.k8s/shop/http;/svc/cart-v1=>/k/cart-v1 & 9*/k/cart-v2")
-		if p.Version != "AAAAAAAAAAE=" || len(p.Names) != 2 {
-			t.Fatalf("got %+v", p)
-		}
-		for i, want := range []string{
-			"mine /svc/cart-v1 [{" + cart1 + " 1}] [{" + cart1 + " 0.1} {" + cart2 + " 0.9}] false true ",
-			"mine /svc/here [{/#/io.l5d.k8s/mine/80/cart 1}] [] true true no rule and no namer answers it",
-		} {
-			if got := show(p.Names[i]); got != want {
-				t.Errorf("got  %s\nwant %s", got, want)
-			}
-		}
-		use.Store(&[]api.Name{})
-		time.Sleep(api.Heartbeat + time.Second) // virtual
-		synctest.Wait()
-		if names := seen.Names("shop"); len(names) != 0 {
-			t.Fatalf("still in use: %v", names)
-		}
-		for _, c := range []struct{ rules, want string }{
-			{"/svc=>/k;/k=>/#/io.l5d.k8s/shop/http", " /svc/cart-v1 [{" + cart1 + " 1}] [{" + cart1 + " 1}] false false "},
-			{"/svc=>!", " /svc/cart-v1 [{" + cart1 + " 1}] [] true true a rule says it fails: !"},
-			{"/svc=>" + cart1 + " & $ | ~", " /svc/cart-v1 [{" + cart1 + " 1}] [{" + cart1 + " 0.5}] true true a branch of a union has no endpoints: $"},
-			{"/svc=>/svc", " /svc/cart-v1 [{" + cart1 + " 1}] [] true true Max recursion level: 100 reached in Namer lookup"},
-		} {
-			p := plan(query("path", "/svc/cart-v1"), c.rules)
-			if len(p.Names) != 1 {
-				t.Fatalf("%s: %+v", c.rules, p)
-			}
-			if got := show(p.Names[0]); !strings.HasPrefix(got, c.want) {
-				t.Errorf("%s:\n got %s\nwant %s", c.rules, got, c.want)
-			}
-		}
-	})
-	for _, c := range []struct{ method, uri, body, want string }{
-		{"POST", "plan/shop", "/a", "400 '=>' expected but end of input found at '/a[]'"},
-		{"POST", "plan/shop?path=x", "", "400 Invalid path: '/' expected but 'x' found at '[x]'"},
-		{"GET", "plan/shop", "", "404"},
-		{"POST", "plan", "", "404"},
-		{"POST", "plan/new", "/a=>/b", `200 {"version":"","names":[]}`},
-	} {
-		if got, _ := call(h, c.method, "/api/1/"+c.uri, c.body, "Content-Type", asDtab); got != c.want {
-			t.Errorf("%s %s: %s, want %s", c.method, c.uri, got, c.want)
-		}
-	}
-}
-
 // Who may do what, and what the log says of writes.
 func TestAuthorize(t *testing.T) {
 	var asked []string
@@ -449,6 +360,7 @@ func TestAuthorize(t *testing.T) {
 		{"GET", "addr/shop?path=/a&watch=true", "watch shop", ""},
 		{"GET", "delegate?path=/a", "list ", ""},
 		{"GET", "bound-names", "list ", ""},
+		{"GET", "bound-names?watch=true", "watch ", ""},
 		{"POST", "plan/shop", "get shop", ""},
 		{"PUT", "dtabs/shop", "update shop", `msg="dtab written" namespace=shop by=ann before="AAAAAAAAAAE=" after="AAAAAAAAAAI="`},
 		{"PUT", "dtabs/new", "update new,create new", `msg="dtab written" namespace=new by=ann before="" after="AAAAAAAAAAE="`},

@@ -17,17 +17,20 @@ import (
 type plan struct {
 	Version string        `json:"version"` // the ETag of the present dtab, empty if there is none
 	Names   []plannedName `json:"names"`
+	Omitted int           `json:"omitted,omitempty"` // uses of names that are too long or too many to be among them
 }
 
 // plannedName is what a dtab would change for one name.
 type plannedName struct {
 	Path    string        `json:"path"`
 	Caller  string        `json:"caller,omitempty"` // the namespace of who asks
+	Dtab    string        `json:"dtab,omitempty"`   // rules that who asks adds to the dtab, now and then
 	Before  []plannedLeaf `json:"before"`           // empty if the name does not resolve
 	After   []plannedLeaf `json:"after"`
 	Lost    bool          `json:"lost"` // requests that have somewhere to go would not have any more
 	Changed bool          `json:"changed"`
-	Reason  string        `json:"reason,omitempty"` // why some or all have nowhere to go afterwards
+	Unknown bool          `json:"unknown,omitempty"` // a namer has not said in time what Before or After is
+	Reason  string        `json:"reason,omitempty"`  // why some or all have nowhere to go afterwards
 }
 
 // plannedLeaf is one replica set that requests go to.
@@ -49,7 +52,7 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 	if _, ok := a.mayAsk(w, r, namespace); !ok {
 		return
 	}
-	names, err := a.plannedNames(r, namespace)
+	names, omitted, err := a.plannedNames(r, namespace)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
@@ -70,7 +73,7 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 	l := newLive(a.cfg.Registry)
 	l.keep = true // names that are known are not asked for again
 	defer l.close()
-	p := plan{etag(now.Version), make([]plannedName, len(names))}
+	p := plan{etag(now.Version), make([]plannedName, len(names)), omitted}
 	left := make([]int, len(names)) // those that namers have not answered yet
 	for i := range names {
 		left[i] = i
@@ -82,9 +85,8 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 			if r.Context().Err() != nil {
 				return false
 			}
-			var known bool
-			p.Names[i], known = compare(l, names[i], now.Dtab, after)
-			return known
+			p.Names[i] = compare(l, names[i], now.Dtab, after)
+			return !p.Names[i].Unknown
 		})
 		return len(left) > 0 && time.Since(begin) < patience
 	}) != nil {
@@ -94,35 +96,34 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 	w.Write(line(p))
 }
 
-// plannedNames returns the names that a plan is made for: those in use, and those that the
-// query asks for.
-func (a *API) plannedNames(r *http.Request, namespace string) ([]api.Name, error) {
-	var names []api.Name
+// plannedNames returns the names that a plan is made for: those in use, but for those that are
+// omitted, and those that the query asks for.
+func (a *API) plannedNames(r *http.Request, namespace string) (names []usedName, omitted int, err error) {
 	if a.cfg.Seen != nil {
-		names = a.cfg.Seen.Names(namespace)
+		names, omitted = a.cfg.Seen.used(namespace)
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, path := range query["path"] {
 		if _, err := newQuestion("", query.Get("caller"), path, ""); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		if n := (api.Name{Namespace: query.Get("caller"), Path: path}); !slices.Contains(names, n) {
+		if n := (usedName{Name: api.Name{Namespace: query.Get("caller"), Path: path}}); !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
-	return names, nil
+	return names, omitted, nil
 }
 
-// compare says what becomes of a name. It is not known for good while a namer has not answered.
-func compare(l *live, n api.Name, before, after naming.Dtab) (_ plannedName, known bool) {
-	p := plannedName{Path: n.Path, Caller: n.Namespace}
-	q, err := newQuestion("", n.Namespace, n.Path, "")
+// compare says what becomes of a name, as far as that is known now.
+func compare(l *live, n usedName, before, after naming.Dtab) plannedName {
+	p := plannedName{Path: n.Path, Caller: n.Namespace, Dtab: n.rules}
+	q, err := newQuestion("", n.Namespace, n.Path, n.rules)
 	if err != nil { // some proxy said so
 		p.Before, p.After, p.Reason = []plannedLeaf{}, []plannedLeaf{}, err.Error()
-		return p, true
+		return p
 	}
 	resolver := l.registry.Resolver(l.state)
 	was, errBefore := naming.Bind(q.dtab(before), q.path, resolver)
@@ -131,12 +132,16 @@ func compare(l *live, n api.Name, before, after naming.Dtab) (_ plannedName, kno
 	p.Before, answered = leaves(was)
 	p.After, remain = leaves(will)
 	p.Changed = !slices.Equal(p.Before, p.After)
-	waits := errAfter == nil && will.Kind == naming.BoundPending
+	waited, waits := errBefore == nil && was.Kind == naming.BoundPending, errAfter == nil && will.Kind == naming.BoundPending
+	p.Unknown = waited || waits
 	p.Lost = remain < answered-tiny && !waits
-	if remain < 1-tiny {
+	switch {
+	case remain < 1-tiny:
 		p.Reason = reason(will, errAfter)
+	case waited:
+		p.Reason = "a namer has not answered yet where requests go now"
 	}
-	return p, !waits && (errBefore != nil || was.Kind != naming.BoundPending)
+	return p
 }
 
 // tiny is what shares may differ by because numbers are rounded.

@@ -190,10 +190,10 @@ func TestSession(t *testing.T) {
 		{"resolve", "shop", "both"}, {"resolve", "shop", "/svc/both", "-o", "name"}, {"resolve", "shop", "/svc/world/a/b"}, {"resolve", "shop", "gone"}, {"resolve", "nobody", "gone"},
 		{"resolve", "shop", "x", "--dtab", "/svc/x => /caller/world | !", "--caller", "shop"},
 		{"resolve", "shop", "x", "--dtab", "/svc/x => $"}, {"resolve", "shop", "x", "--dtab", "/svc/x => /svc/x"}, {"resolve", "shop", "x", "--dtab", "/svc/x => x"},
-		{"resolve", "shop", "//x"}, {"resolve", "shop", "x", "-o", "json"},
+		{"resolve", "shop", "//x"}, {"resolve", "shop", "svc/x"}, {"resolve", "shop", "http://x"}, {"resolve", "shop", "x", "-o", "json"},
 		{"plan", "shop", "same.dtab"}, {"plan", "shop", "lost.dtab", "--path", "/svc/world", "--path", "/x"}, {"plan", "shop", "moved.dtab"}, {"plan", "shop", "moved.dtab", "-o", "json"},
-		{"delete", "shop", "--yes"}, {"plan", "other", "same.dtab"}, {"plan", "shop", "lost.dtab", "--path", "x"},
-		{"apply", "shop", "same.dtab"}, {"apply", "shop", "lost.dtab"}, {"apply", "shop", "bad.dtab"}, {"apply", "shop", "bad.json"}, {"apply", "shop", "key.yaml"}, {"apply", "shop", "none.dtab"},
+		{"delete", "shop", "--yes"}, {"plan", "other", "same.dtab"}, {"plan", "shop", "same.dtab", "--path", "world"}, {"plan", "shop", "same.dtab", "--path", "svc/world"},
+		{"apply", "shop", "same.dtab"}, {"up", "shop", "same.dtab"}, {"apply", "shop", "lost.dtab"}, {"apply", "shop", "bad.dtab"}, {"apply", "shop", "bad.json"}, {"apply", "shop", "key.yaml"}, {"apply", "shop", "none.dtab"},
 		{"apply", "shop", "moved.dtab"}, {"apply", "shop", "moved.dtab"}, {"apply", "shop", "lost.dtab", "--force", "-o", "json"},
 		{"history", "shop"}, {"rollback", "shop", "nothing"}, {"rollback", "shop", "AAAAAAAAAAE="}, {"rollback", "shop"}, {"rollback", "shop", "--force", "-o", "name"}, {"history", "shop", "-o", "name"},
 		{"create", "shop", "same.dtab"}, {"create", "other", "object.yaml"}, {"history", "other", "-o", "yaml"}, {"rollback", "other"}, {"apply", "third", "moved.dtab"}, {"apply", "third", "list.json"}, {"get", "third"},
@@ -374,31 +374,6 @@ func TestInterrupted(t *testing.T) {
 	e := (*fault.Error)(nil)
 	if !errors.As(err, &e) || e.Error() != "ask the namer at "+server.URL+": interrupted" || e.Hint() != "" || e.ExitCode() != 1 {
 		t.Errorf("%v", err)
-	}
-}
-
-// A device is not always a terminal: where nobody answers, nothing is deleted.
-func TestNobodyAnswers(t *testing.T) {
-	m := newMesh(t)
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	root := Command()
-	root.SilenceErrors, root.SilenceUsage = true, true
-	var talk bytes.Buffer
-	root.SetIn(null)
-	root.SetErr(&talk)
-	root.SetArgs([]string{"delete", "shop", "--namer", m.url})
-	err = root.ExecuteContext(t.Context())
-	e := (*fault.Error)(nil)
-	if !errors.As(err, &e) || e.ExitCode() != 64 || e.Error() != "shop is not deleted: there is nobody to ask" || !strings.HasSuffix(talk.String(), "Delete shop and its history? [y/N] \n") ||
-		!strings.Contains(talk.String(), "Without shop, 1 name in use would be lost (names seen by "+m.url+").\n") {
-		t.Errorf("%v: %s", err, talk.String())
-	}
-	if _, err := m.store.Get(t.Context(), "shop"); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
+	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/rewrite"
 )
 
@@ -33,6 +34,26 @@ func arguments(words ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// readPath reads a name, or the host of a request, which is /svc/HOST. From is where it is from, for
+// errors.
+func readPath(from, text string) (string, error) {
+	path := text
+	if !strings.HasPrefix(text, "/") {
+		if strings.Contains(text, "/") {
+			hint := "a name begins with /, such as /svc/world, and a host has no / in it"
+			if _, err := naming.ParsePath("/" + text); err == nil {
+				hint = "did you mean /" + text + "? A name begins with /, and a host has no / in it"
+			}
+			return "", fault.Misused(fmt.Errorf("%s%q is neither a name nor a host", from, text), hint)
+		}
+		path = naming.Path{"svc", text}.String()
+	}
+	if _, err := naming.ParsePath(path); err != nil {
+		return "", fault.Misused(fmt.Errorf("%s%q is no name: %w", from, path, err), "a name is like /svc/world")
+	}
+	return path, nil
 }
 
 // parseHint says how rules look.

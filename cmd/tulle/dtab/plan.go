@@ -25,6 +25,8 @@ type plan struct {
 	Names   []planned `json:"names"`
 	// Partial says that there are replicas whose names are not in it.
 	Partial bool `json:"partial,omitempty"`
+	// Omitted is how many uses there are of names that replicas take no note of.
+	Omitted int `json:"omitted,omitempty"`
 
 	asked   []string // replicas that the names are of
 	missing []absence
@@ -40,10 +42,12 @@ type absence struct {
 type planned struct {
 	Path    string `json:"path"`
 	Caller  string `json:"caller,omitempty"`
+	Dtab    string `json:"dtab,omitempty"` // rules that are added by who uses it, now and then
 	Before  []leaf `json:"before"`
 	After   []leaf `json:"after"`
 	Lost    bool   `json:"lost"`
 	Changed bool   `json:"changed"`
+	Unknown bool   `json:"unknown,omitempty"` // a namer has not said in time what Before or After is
 	Reason  string `json:"reason,omitempty"`
 }
 
@@ -129,19 +133,22 @@ func (c *client) planOfAll(ctx context.Context, q question) (plan, error) {
 		}
 		merged.asked = append(merged.asked, replicas[i].name)
 		merged.Names = append(merged.Names, p.Names...)
+		merged.Omitted += p.Omitted
 	}
 	merged.Partial = len(merged.missing) > 0
 	merged.Names = merge(merged.Names)
 	return merged, nil
 }
 
-// merge sorts names and leaves one of those that are the same: the worst, since a replica that is
-// not worried may only know less.
+// merge sorts names and leaves one of those that are the same: the worst of those that are known,
+// since a replica that is not worried may only know less.
 func merge(names []planned) []planned {
 	weight := func(n planned) int {
 		switch {
 		case n.Lost:
 			return 3
+		case n.Unknown:
+			return -1
 		case n.Changed:
 			return 2
 		case len(n.Before) > 0:
@@ -150,28 +157,63 @@ func merge(names []planned) []planned {
 		return 0
 	}
 	slices.SortStableFunc(names, func(a, b planned) int {
-		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Caller, b.Caller), cmp.Compare(weight(b), weight(a)))
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Caller, b.Caller), cmp.Compare(a.Dtab, b.Dtab), cmp.Compare(weight(b), weight(a)))
 	})
-	return slices.CompactFunc(names, func(a, b planned) bool { return a.Path == b.Path && a.Caller == b.Caller })
+	return slices.CompactFunc(names, func(a, b planned) bool { return a.Path == b.Path && a.Caller == b.Caller && a.Dtab == b.Dtab })
 }
 
-// plan asks all replicas, and warns of those whose names are missing.
+// plan asks all replicas, and warns of names that are missing.
 func (s *session) plan(ctx context.Context, cmd *cobra.Command, c *client, q question) (plan, error) {
 	p, err := c.planOfAll(ctx, q)
 	for _, m := range p.missing {
 		talk(cmd, "warning: names that only %s knows are missing: %v", m.name, m.err)
 	}
+	if p.Omitted > 0 {
+		talk(cmd, "warning: up to %s in use are missing: a namer takes no note of very long ones, nor of more than 1000 with rules of their own", count(p.Omitted, "name"))
+	}
 	return p, err
 }
 
-// lost returns the names that would be lost.
-func (p plan) lost() (all []planned) {
+// risk is what stops a write: names that would be lost, and those of which that is not known.
+type risk struct {
+	names         []planned
+	lost, unknown int
+}
+
+// risk returns what requests that have somewhere to go now could lose that. Those that wait for a namer
+// anyway have nothing to lose.
+func (p plan) risk() (r risk) {
 	for _, n := range p.Names {
-		if n.Lost {
-			all = append(all, n)
+		switch {
+		case n.Lost:
+			r.lost++
+		case n.Unknown && len(n.Before) > 0:
+			r.unknown++
+		default:
+			continue
 		}
+		r.names = append(r.names, n)
 	}
-	return all
+	return r
+}
+
+// in says what would happen to names, whichever they are: in use, mostly.
+func (r risk) in(which string) string {
+	switch {
+	case r.unknown == 0:
+		return fmt.Sprintf("%s%s would be lost", count(r.lost, "name"), which)
+	case r.lost == 0:
+		return fmt.Sprintf("%s%s might be lost", count(r.unknown, "name"), which)
+	}
+	return fmt.Sprintf("%s%s would be lost, and %d more might be", count(r.lost, "name"), which, r.unknown)
+}
+
+// hint says what to do about it, of which more is the last resort.
+func (r risk) hint(more string) string {
+	if r.unknown == 0 {
+		return more
+	}
+	return "a namer has not answered within two seconds, so try again; " + more
 }
 
 // summary counts what a plan says.
@@ -179,13 +221,22 @@ func (p plan) summary() string {
 	if len(p.Names) == 0 {
 		return "no name is in use; " + p.seenBy()
 	}
-	changed := 0
+	var changed, lost, unknown int
 	for _, n := range p.Names {
-		if n.Changed && !n.Lost {
+		switch {
+		case n.Lost:
+			lost++
+		case n.Unknown:
+			unknown++
+		case n.Changed:
 			changed++
 		}
 	}
-	return fmt.Sprintf("%s, %d changed, %d lost; %s", count(len(p.Names), "name"), changed, len(p.lost()), p.seenBy())
+	text := fmt.Sprintf("%s, %d changed, %d lost", count(len(p.Names), "name"), changed, lost)
+	if unknown > 0 {
+		text += fmt.Sprintf(", %d not known", unknown)
+	}
+	return text + "; " + p.seenBy()
 }
 
 // seenBy says whose names they are.
@@ -213,16 +264,22 @@ The names are those that proxies use at the moment, and those that --path adds. 
 proxies that are connected to it: through the cluster all that are ready are asked, with --namer only the one there. If
 one cannot be asked, a warning names it and the plan is partial.
 
+A name is used with the rules of the dtab and, by some proxies, with rules of their own after these, from their
+configuration or a request: these are listed below the table. Where a namer has not said within two seconds what a name
+leads to, the name is not known.
+
 Exit codes: 0 nothing would be lost, 1 something failed, 2 requests that have somewhere to go now would not have any
-more, 64 the command line is wrong.`,
+more, or that is not known, 64 the command line is wrong.`,
 		Example: `  tulle dtab plan default default.dtab
-  tulle dtab plan default default.dtab --path /svc/world --caller shop`,
+  tulle dtab plan default default.dtab --path world --caller shop`,
 		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, path := range paths {
-				if _, err := naming.ParsePath(path); err != nil {
-					return fault.Misused(fmt.Errorf("--path %q is no name: %w", path, err), "a name is like /svc/world")
+			for i, text := range paths {
+				path, err := readPath("--path ", text)
+				if err != nil {
+					return err
 				}
+				paths[i] = path
 			}
 			next, err := readSource(cmd, args[1])
 			if err != nil {
@@ -249,17 +306,17 @@ more, 64 the command line is wrong.`,
 						changed = append(changed, n.Path)
 					}
 				}
-				if err := s.print(cmd, p, changed, func(w io.Writer) { planTable(w, p.Names) }); err != nil {
+				if err := s.print(cmd, p, slices.Compact(changed), func(w io.Writer) { planTable(w, p.Names) }); err != nil {
 					return err
 				}
-				if lost := p.lost(); len(lost) > 0 {
-					return fault.Found(fmt.Errorf("%s would be lost", count(len(lost), "name")), "apply refuses this without --force")
+				if r := p.risk(); len(r.names) > 0 {
+					return fault.Found(errors.New(r.in("")), r.hint("apply refuses this without --force"))
 				}
 				return nil
 			})
 		},
 	}
-	cmd.Flags().StringArrayVar(&paths, "path", nil, "one more name, such as /svc/world; may be repeated")
+	cmd.Flags().StringArrayVar(&paths, "path", nil, "one more name, such as /svc/world, or host, such as world; may be repeated")
 	cmd.Flags().StringVar(&caller, "caller", "", "namespace of Kubernetes whose /caller the names of --path have")
 	return cmd
 }
@@ -268,22 +325,59 @@ func planTable(w io.Writer, names []planned) {
 	if len(names) == 0 {
 		return
 	}
+	var rules []string // that names come with; mostly none do
+	for _, n := range names {
+		if n.Dtab != "" && !slices.Contains(rules, n.Dtab) {
+			rules = append(rules, n.Dtab)
+		}
+	}
+	cells := func(name, caller, with string, more ...string) string {
+		all := []string{name, caller}
+		if len(rules) > 0 {
+			all = append(all, with)
+		}
+		return strings.Join(append(all, more...), "\t")
+	}
 	columns(w, func(w io.Writer) {
-		fmt.Fprintln(w, "NAME\tCALLER\tNOW\tTHEN\tRESULT")
+		fmt.Fprintln(w, cells("NAME", "CALLER", "WITH", "NOW", "THEN", "RESULT"))
 		for _, n := range names {
-			result, then := "same", spread(n.After)
-			switch {
-			case n.Lost:
-				result = "LOST: " + dash(fault.Shown(n.Reason))
-			case n.Changed:
-				result = "changed"
+			with := "-"
+			if i := slices.Index(rules, n.Dtab); i >= 0 {
+				with = fmt.Sprintf("[%d]", i+1)
 			}
-			if !n.Changed && !n.Lost {
-				then = "=" // as it is
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", fault.Shown(n.Path), dash(fault.Shown(n.Caller)), spread(n.Before), then, result)
+			now, then, result := n.outcome()
+			fmt.Fprintln(w, cells(fault.Shown(n.Path), dash(fault.Shown(n.Caller)), with, now, then, result))
 		}
 	})
+	for i, text := range rules {
+		fmt.Fprintf(w, "[%d] rules of who uses it, after those of the dtab: %s\n", i+1, fault.Shown(text))
+	}
+}
+
+// outcome says where requests for a name go now and then, and what that is for them.
+func (n planned) outcome() (now, then, result string) {
+	now, then = spread(n.Before), spread(n.After)
+	switch {
+	case n.Lost:
+		result = "LOST"
+	case n.Unknown:
+		result = "not known"
+		// It is there that an answer is missing; what is known for certain may be nothing, too.
+		if len(n.Before) == 0 {
+			now = "?"
+		}
+		if len(n.After) == 0 {
+			then = "?"
+		}
+	case n.Changed:
+		result = "changed"
+	default:
+		then, result = "=", "same"
+	}
+	if n.Reason != "" && (len(n.After) == 0 || n.Lost || n.Unknown) {
+		result += ": " + fault.Shown(n.Reason)
+	}
+	return now, then, result
 }
 
 // spread says where requests go.

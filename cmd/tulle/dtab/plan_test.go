@@ -2,11 +2,14 @@ package dtab
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -111,6 +114,8 @@ func TestReplicasDisagree(t *testing.T) {
 func TestMerge(t *testing.T) {
 	here := []leaf{{"/#/x", 1}}
 	got := merge([]planned{
+		{Path: "/svc/a", Dtab: "/host=>/x", Before: here, After: here},
+		{Path: "/svc/b", Caller: "shop", Before: here, Unknown: true, Changed: true},
 		{Path: "/svc/b", Before: here, After: here},
 		{Path: "/svc/a", Reason: "a namer has not answered yet"},
 		{Path: "/svc/b", Caller: "shop", Before: here, After: []leaf{{"/#/y", 1}}, Changed: true},
@@ -118,7 +123,91 @@ func TestMerge(t *testing.T) {
 		{Path: "/svc/b", Before: here, Lost: true, Changed: true},
 		{Path: "/svc/b", Caller: "shop", Before: here, After: here},
 	})
-	if len(got) != 3 || got[0].Path != "/svc/a" || len(got[0].Before) != 1 || got[1].Caller != "" || !got[1].Lost || got[2].Caller != "shop" || !got[2].Changed {
+	if len(got) != 4 || got[0].Path != "/svc/a" || len(got[0].Before) != 1 || got[1].Dtab == "" || got[2].Caller != "" || !got[2].Lost || got[3].Caller != "shop" || !got[3].Changed || got[3].Unknown {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A proxy with rules of its own uses a name by these, too, and a plan says which.
+func TestPlanOfRulesOfProxies(t *testing.T) {
+	m := newMesh(t)
+	m.use("/svc/x&dtab=" + url.QueryEscape("/srv/x=>/srv/world"))
+	m.use("/svc/y&dtab=" + url.QueryEscape("/srv/x=>/srv/world"))
+	m.use("/svc/y&dtab=" + url.QueryEscape("/srv/y=>/srv/world-v2; /srv/y=>\t~"))
+	const next = "/srv=>/#/io.l5d.k8s/shop/http; /svc/both=>/srv/world"
+	got := m.run(next, "plan", "shop", "-")
+	want := result{
+		code: 2,
+		stdout: "NAME        CALLER   WITH   NOW                                                                        THEN                            RESULT\n" +
+			"/svc/both   -        -      90% /#/io.l5d.k8s/shop/http/world + 10% /#/io.l5d.k8s/shop/http/world-v2   /#/io.l5d.k8s/shop/http/world   changed\n" +
+			"/svc/x      -        [1]    /#/io.l5d.k8s/shop/http/world                                              -                               LOST: no rule and no namer answers it\n" +
+			"/svc/y      -        [1]    -                                                                          =                               same: no rule and no namer answers it\n" +
+			"/svc/y      -        [2]    /#/io.l5d.k8s/shop/http/world-v2                                           -                               LOST: no rule and no namer answers it\n" +
+			"[1] rules of who uses it, after those of the dtab: /srv/x=>/srv/world\n" +
+			"[2] rules of who uses it, after those of the dtab: /srv/y=>/srv/world-v2;/srv/y=>~\n",
+		stderr: "shop: 4 names, 1 changed, 2 lost; names seen by http://namer\nerror: 2 names would be lost\nhint: apply refuses this without --force\n",
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(result{})); diff != "" {
+		t.Error(diff)
+	}
+	got = m.run(next, "plan", "shop", "-", "-o", "json")
+	if strings.Count(got.stdout, `"dtab": "/srv/x=>/srv/world",`) != 2 || strings.Contains(got.stdout, `"unknown"`) || strings.Contains(got.stdout, `"omitted"`) {
+		t.Errorf("%+v", got)
+	}
+	if got := m.run(next, "plan", "shop", "-", "-o", "name"); got.stdout != "/svc/both\n/svc/x\n/svc/y\n" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What a namer has not said is not said to be so or so, and stops a write that could lose something by it.
+func TestPlanOfPendingNames(t *testing.T) {
+	const world, late = `[{"id":"/#/io.l5d.k8s/shop/http/world","share":1}]`, `"unknown":true,"reason":"a namer has not answered yet"`
+	names := map[string]string{
+		"now":  `{"path":"/svc/now","before":[],"after":` + world + `,"changed":true,"unknown":true,"reason":"a namer has not answered yet where requests go now"}`,
+		"then": `{"path":"/svc/then","before":` + world + `,"after":[],"changed":true,` + late + `}`,
+		"both": `{"path":"/svc/both","before":[],"after":[],` + late + `}`,
+		"lost": `{"path":"/svc/lost","before":` + world + `,"after":[],"changed":true,"lost":true,"reason":"no rule and no namer answers it"}`,
+	}
+	var answer string
+	m := newMeshOf(t, map[string]string{"shop": rules}, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/api/1/plan/") {
+				io.WriteString(w, `{"version":"AAAAAAAAAAE=","names":[`+answer+`],"omitted":2}`)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	const omitted = "warning: up to 2 names in use are missing: a namer takes no note of very long ones, nor of more than 1000 with rules of their own\n"
+	answer = names["now"] + "," + names["then"] + "," + names["both"]
+	got, want := m.run("/svc => ~", "plan", "shop", "-"), result{
+		code: 2,
+		stdout: "NAME        CALLER   NOW                             THEN                            RESULT\n" +
+			"/svc/both   -        ?                               ?                               not known: a namer has not answered yet\n" +
+			"/svc/now    -        ?                               /#/io.l5d.k8s/shop/http/world   not known: a namer has not answered yet where requests go now\n" +
+			"/svc/then   -        /#/io.l5d.k8s/shop/http/world   ?                               not known: a namer has not answered yet\n",
+		stderr: omitted + "shop: 3 names, 0 changed, 0 lost, 3 not known; names seen by http://namer\n" +
+			"error: 1 name might be lost\nhint: a namer has not answered within two seconds, so try again; apply refuses this without --force\n",
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(result{})); diff != "" {
+		t.Error(diff)
+	}
+	got = m.run("/svc => ~", "apply", "shop", "-")
+	if got.code != 2 || !strings.HasSuffix(got.stderr, "error: 1 name in use might be lost, so shop is not written\n"+
+		"hint: a namer has not answered within two seconds, so try again; --force writes it nevertheless; tulle dtab plan shows everything that would change\n") ||
+		!strings.Contains(got.stderr, "/svc/then") || strings.Contains(got.stderr, "/svc/now") {
+		t.Errorf("%+v", got)
+	}
+	if got := m.run("", "delete", "shop", "--yes"); got.code != 2 || !strings.Contains(got.stderr, "error: 1 name in use might be lost, so shop is not deleted\n") {
+		t.Errorf("%+v", got)
+	}
+	answer = names["then"] + "," + names["lost"]
+	if got := m.run("/svc => ~", "apply", "shop", "-"); got.code != 2 || !strings.Contains(got.stderr, "error: 1 name in use would be lost, and 1 more might be, so shop is not written\n") {
+		t.Errorf("%+v", got)
+	}
+	// What waits for a namer now has nothing to lose.
+	answer = names["now"] + "," + names["both"]
+	if got := m.run("/svc => ~", "apply", "shop", "-"); got != (result{0, "", omitted + "shop: written, 1 rule; 2 names, 0 changed, 0 lost, 2 not known; names seen by http://namer\n"}) {
 		t.Errorf("%+v", got)
 	}
 }

@@ -234,12 +234,9 @@ Exit codes: 0 requests go somewhere, 1 something failed, 2 they go nowhere, 64 t
 			return slices.Compact(paths)
 		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := args[1]
-			if !strings.HasPrefix(path, "/") {
-				path = naming.Path{"svc", path}.String()
-			}
-			if _, err := naming.ParsePath(path); err != nil {
-				return fault.Misused(fmt.Errorf("%q is no name: %w", path, err), "a name is like /svc/world")
+			path, err := readPath("", args[1])
+			if err != nil {
+				return err
 			}
 			rules, err := readText(cmd.ErrOrStderr(), "--dtab", extra)
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/fault"
 )
@@ -54,7 +55,7 @@ func (s *session) createCommand() *cobra.Command {
 func (s *session) applyCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use: "apply NAME FILE", Aliases: []string{"update"},
+		Use: "apply NAME FILE", Aliases: []string{"update", "up"},
 		Short: "Write the rules of a file, if no name in use would be lost",
 		Long: `Write the rules of a file, if no name in use would be lost.
 
@@ -96,7 +97,7 @@ use would be lost; 64 the command line is wrong. Nothing is written unless it is
 }
 
 func forceFlag(cmd *cobra.Command, force *bool) {
-	cmd.Flags().BoolVar(force, "force", false, "write even if names in use would be lost")
+	cmd.Flags().BoolVar(force, "force", false, "write even if names in use would or might be lost")
 }
 
 // write replaces the dtab now by next, guarded by the version that next was made from.
@@ -117,11 +118,11 @@ func (s *session) write(ctx context.Context, cmd *cobra.Command, c *client, name
 	case p.Version != guard:
 		return stale(name, guard)
 	}
-	if lost := p.lost(); len(lost) > 0 {
-		planTable(cmd.ErrOrStderr(), lost)
+	if r := p.risk(); len(r.names) > 0 {
+		planTable(cmd.ErrOrStderr(), r.names)
 		if !force {
-			return fault.Found(fmt.Errorf("%s in use would be lost, so %s is not written", count(len(lost), "name"), name),
-				"--force writes it nevertheless; tulle dtab plan shows everything that would change")
+			return fault.Found(fmt.Errorf("%s, so %s is not written", r.in(" in use"), name),
+				r.hint("--force writes it nevertheless; tulle dtab plan shows everything that would change"))
 		}
 	}
 	if failure := c.update(ctx, name, next.Dtab, guard); failure != nil {
@@ -226,15 +227,15 @@ wrong, or there is nobody to ask.`,
 				case err != nil:
 					talk(cmd, "No plan: %s.", err)
 				default:
-					planTable(cmd.ErrOrStderr(), p.lost())
+					planTable(cmd.ErrOrStderr(), p.risk().names)
 				}
-				lost := count(len(p.lost()), "name")
-				if yes && !force && len(p.lost()) > 0 {
-					return fault.Found(fmt.Errorf("%s in use would be lost, so %s is not deleted", lost, args[0]), "--force deletes it nevertheless")
+				r := p.risk()
+				if yes && !force && len(r.names) > 0 {
+					return fault.Found(fmt.Errorf("%s, so %s is not deleted", r.in(" in use"), args[0]), r.hint("--force deletes it nevertheless"))
 				}
 				if !yes {
 					if err == nil {
-						talk(cmd, "Without %s, %s in use would be lost (%s).", args[0], lost, p.seenBy())
+						talk(cmd, "Without %s, %s (%s).", args[0], r.in(" in use"), p.seenBy())
 					}
 					fmt.Fprintf(cmd.ErrOrStderr(), "Delete %s and its history? [y/N] ", args[0])
 					a := answer(ctx, cmd.InOrStdin())
@@ -258,7 +259,7 @@ wrong, or there is nobody to ask.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVar(&force, "force", false, "with --yes, delete even if names in use would be lost")
+	cmd.Flags().BoolVar(&force, "force", false, "with --yes, delete even if names in use would or might be lost")
 	return cmd
 }
 
@@ -280,9 +281,5 @@ func answer(ctx context.Context, r io.Reader) string {
 // isTerminal reports whether somebody may sit at r.
 func isTerminal(r io.Reader) bool {
 	f, ok := r.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(f.Fd()))
 }
