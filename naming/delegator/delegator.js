@@ -104,11 +104,12 @@ const WHY = {
 const percent = share => Number((share * 100).toPrecision(3)) + "\u00a0%";
 
 // show draws a node; taken says that requests get here, of all of them that share.
-function show(n, taken, weight, share = 1) {
+function show(n, taken, weight, share = 1, above = undefined) {
   const o = outcome(n), addresses = n.bound?.addr?.addrs || [], reached = taken && o === "leaf" && !(n.type === "leaf" && !addresses.length);
   const li = make("li", reached ? "taken" : taken && o !== "neg" ? "bad" : "lost");
   const line = make("div", "node", make("code", "", (weight === undefined ? "" : weight + " × ") + (n.path || n.type)));
-  if (n.dentry) line.append(make("code", "rule", "by " + n.dentry.prefix + " => " + n.dentry.dst));
+  const said = weight !== undefined && above?.prefix === n.dentry?.prefix && above?.dst === n.dentry?.dst; // of the union
+  if (n.dentry && !said) line.append(make("code", "rule", "by " + n.dentry.prefix + " => " + n.dentry.dst));
   if (n.name) line.append(make("span", "why", n.name));
   const all = kids(n);
   if (WHY[o] && (!all.length || n.message)) line.append(make("span", "why", n.message || WHY[o]));
@@ -129,7 +130,7 @@ function show(n, taken, weight, share = 1) {
     for (const [i, [k, w]] of all.entries()) {
       const part = got ? got[i] : 1;
       // A branch that fails is worth a look, though others take its requests.
-      list.append(show(k, open && (part > 0 || got !== undefined && outcome(k) !== "leaf" && w > 0), w, share * part));
+      list.append(show(k, open && (part > 0 || got !== undefined && outcome(k) !== "leaf" && w > 0), w, share * part, n.dentry));
       if (n.type === "alt" && outcome(k) !== "neg") open = false;
     }
     li.append(list);
