@@ -29,7 +29,7 @@ type plannedName struct {
 	After   []plannedLeaf `json:"after"`
 	Lost    bool          `json:"lost"` // requests that have somewhere to go would not have any more
 	Changed bool          `json:"changed"`
-	Unknown bool          `json:"unknown,omitempty"` // a namer has not said in time what Before or After is
+	Unknown []string      `json:"unknown,omitempty"` // before or after, or both, if namers have not said in time what that is
 	Reason  string        `json:"reason,omitempty"`  // why some or all have nowhere to go afterwards
 }
 
@@ -86,7 +86,7 @@ func (a *API) plan(w http.ResponseWriter, r *http.Request, namespace string) {
 				return false
 			}
 			p.Names[i] = compare(l, names[i], now.Dtab, after)
-			return !p.Names[i].Unknown
+			return p.Names[i].Unknown == nil
 		})
 		return len(left) > 0 && time.Since(begin) < patience
 	}) != nil {
@@ -132,14 +132,17 @@ func compare(l *live, n usedName, before, after naming.Dtab) plannedName {
 	p.Before, answered = leaves(was)
 	p.After, remain = leaves(will)
 	p.Changed = !slices.Equal(p.Before, p.After)
-	waited, waits := errBefore == nil && was.Kind == naming.BoundPending, errAfter == nil && will.Kind == naming.BoundPending
-	p.Unknown = waited || waits
+	waits := errAfter == nil && will.Kind == naming.BoundPending
 	p.Lost = remain < answered-tiny && !waits
-	switch {
-	case remain < 1-tiny:
-		p.Reason = reason(will, errAfter)
-	case waited:
+	if errBefore == nil && was.Kind == naming.BoundPending {
+		p.Unknown = append(p.Unknown, "before")
 		p.Reason = "a namer has not answered yet where requests go now"
+	}
+	if waits {
+		p.Unknown = append(p.Unknown, "after")
+	}
+	if remain < 1-tiny {
+		p.Reason = reason(will, errAfter)
 	}
 	return p
 }

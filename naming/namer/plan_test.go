@@ -22,7 +22,8 @@ type plannedName struct {
 		ID    string
 		Share float64
 	}
-	Lost, Changed, Unknown bool
+	Lost, Changed bool
+	Unknown       []string
 }
 
 type planned struct {
@@ -177,11 +178,14 @@ func TestPlanIsBounded(t *testing.T) {
 func TestPlanNotKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct{ now, next, want string }{
-			{"/svc=>" + cart1, "/svc=>" + unread, "[{" + cart1 + " 1}] [] lost false unknown true: a namer has not answered yet"},
-			{"/svc=>" + unread, "/svc=>" + cart1, "[] [{" + cart1 + " 1}] lost false unknown true: a namer has not answered yet where requests go now"},
-			{"/svc=>" + unread, "/svc=>" + gone, "[] [] lost false unknown true: no rule and no namer answers it"},
-			{"/svc=>" + cart1, "/svc=>" + unread + " | " + cart1, "[{" + cart1 + " 1}] [] lost false unknown true: a namer has not answered yet"},
-			{"/svc=>" + cart1, "/svc=>" + gone, "[{" + cart1 + " 1}] [] lost true unknown false: no rule and no namer answers it"},
+			{"/svc=>" + cart1, "/svc=>" + unread, "[{" + cart1 + " 1}] [] lost false unknown [after]: a namer has not answered yet"},
+			{"/svc=>" + unread, "/svc=>" + cart1, "[] [{" + cart1 + " 1}] lost false unknown [before]: a namer has not answered yet where requests go now"},
+			{"/svc=>" + unread, "/svc=>" + gone, "[] [] lost false unknown [before]: no rule and no namer answers it"},
+			{"/svc=>" + cart1, "/svc=>" + unread + " | " + cart1, "[{" + cart1 + " 1}] [] lost false unknown [after]: a namer has not answered yet"},
+			{"/svc=>" + unread, "/svc=>" + unread + " & $", "[] [] lost false unknown [before]: a rule says it has no endpoints: $"},
+			{"/svc=>" + unread, "/svc=>" + unread + " | $", "[] [] lost false unknown [before after]: a namer has not answered yet"},
+			{"/svc=>" + gone, "/svc=>" + unread, "[] [] lost false unknown [after]: a namer has not answered yet"},
+			{"/svc=>" + cart1, "/svc=>" + gone, "[{" + cart1 + " 1}] [] lost true unknown []: no rule and no namer answers it"},
 		} {
 			h, _, _, _ := newNames(t, c.now)
 			begin := time.Now()
@@ -189,7 +193,7 @@ func TestPlanNotKnown(t *testing.T) {
 			if got := fmt.Sprint(n.Before, " ", n.After, " lost ", n.Lost, " unknown ", n.Unknown, ": ", n.Reason); got != c.want {
 				t.Errorf("%s to %s:\n got %s\nwant %s", c.now, c.next, got, c.want)
 			}
-			if waited := time.Since(begin); n.Unknown != (waited == 2*time.Second) {
+			if waited := time.Since(begin); (n.Unknown != nil) != (waited == 2*time.Second) {
 				t.Errorf("%s to %s: after %v", c.now, c.next, waited)
 			}
 		}

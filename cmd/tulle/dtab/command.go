@@ -55,8 +55,8 @@ func Command() *cobra.Command {
 It speaks to the namer at --namer, else at $TULLE_NAMER or $NAMERCTL_BASE_URL, else through ports that it forwards to
 the controllers of the cluster that kubectl would use.
 
-Exit codes: 0 all is well, 1 something failed, 2 names in use would be lost or a name leads nowhere, 64 the command
-line is wrong.`,
+Exit codes: 0 all is well, 1 something failed, 2 names in use would or might be lost or a name leads nowhere,
+64 the command line is wrong.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {

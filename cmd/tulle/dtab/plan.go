@@ -40,15 +40,15 @@ type absence struct {
 
 // planned is what a dtab would change for one name.
 type planned struct {
-	Path    string `json:"path"`
-	Caller  string `json:"caller,omitempty"`
-	Dtab    string `json:"dtab,omitempty"` // rules that are added by who uses it, now and then
-	Before  []leaf `json:"before"`
-	After   []leaf `json:"after"`
-	Lost    bool   `json:"lost"`
-	Changed bool   `json:"changed"`
-	Unknown bool   `json:"unknown,omitempty"` // a namer has not said in time what Before or After is
-	Reason  string `json:"reason,omitempty"`
+	Path    string   `json:"path"`
+	Caller  string   `json:"caller,omitempty"`
+	Dtab    string   `json:"dtab,omitempty"` // rules that are added by who uses it, now and then
+	Before  []leaf   `json:"before"`
+	After   []leaf   `json:"after"`
+	Lost    bool     `json:"lost"`
+	Changed bool     `json:"changed"`
+	Unknown []string `json:"unknown,omitempty"` // before or after, or both, if namers have not said in time what that is
+	Reason  string   `json:"reason,omitempty"`
 }
 
 // leaf is one replica set, and the share of requests that it gets.
@@ -147,7 +147,7 @@ func merge(names []planned) []planned {
 		switch {
 		case n.Lost:
 			return 3
-		case n.Unknown:
+		case n.Unknown != nil:
 			return -1
 		case n.Changed:
 			return 2
@@ -180,14 +180,14 @@ type risk struct {
 	lost, unknown int
 }
 
-// risk returns what requests that have somewhere to go now could lose that. Those that wait for a namer
-// anyway have nothing to lose.
+// risk returns what requests that have somewhere to go now could lose that. Those that wait for a
+// namer anyway have nothing to lose.
 func (p plan) risk() (r risk) {
 	for _, n := range p.Names {
 		switch {
 		case n.Lost:
 			r.lost++
-		case n.Unknown && len(n.Before) > 0:
+		case slices.Contains(n.Unknown, "after") && len(n.Before) > 0:
 			r.unknown++
 		default:
 			continue
@@ -226,7 +226,7 @@ func (p plan) summary() string {
 		switch {
 		case n.Lost:
 			lost++
-		case n.Unknown:
+		case n.Unknown != nil:
 			unknown++
 		case n.Changed:
 			changed++
@@ -360,13 +360,12 @@ func (n planned) outcome() (now, then, result string) {
 	switch {
 	case n.Lost:
 		result = "LOST"
-	case n.Unknown:
+	case n.Unknown != nil:
 		result = "not known"
-		// It is there that an answer is missing; what is known for certain may be nothing, too.
-		if len(n.Before) == 0 {
+		if slices.Contains(n.Unknown, "before") {
 			now = "?"
 		}
-		if len(n.After) == 0 {
+		if slices.Contains(n.Unknown, "after") {
 			then = "?"
 		}
 	case n.Changed:
@@ -374,7 +373,7 @@ func (n planned) outcome() (now, then, result string) {
 	default:
 		then, result = "=", "same"
 	}
-	if n.Reason != "" && (len(n.After) == 0 || n.Lost || n.Unknown) {
+	if n.Reason != "" && (len(n.After) == 0 || n.Lost || n.Unknown != nil) {
 		result += ": " + fault.Shown(n.Reason)
 	}
 	return now, then, result

@@ -115,7 +115,7 @@ func TestMerge(t *testing.T) {
 	here := []leaf{{"/#/x", 1}}
 	got := merge([]planned{
 		{Path: "/svc/a", Dtab: "/host=>/x", Before: here, After: here},
-		{Path: "/svc/b", Caller: "shop", Before: here, Unknown: true, Changed: true},
+		{Path: "/svc/b", Caller: "shop", Before: here, Unknown: []string{"after"}, Changed: true},
 		{Path: "/svc/b", Before: here, After: here},
 		{Path: "/svc/a", Reason: "a namer has not answered yet"},
 		{Path: "/svc/b", Caller: "shop", Before: here, After: []leaf{{"/#/y", 1}}, Changed: true},
@@ -123,7 +123,7 @@ func TestMerge(t *testing.T) {
 		{Path: "/svc/b", Before: here, Lost: true, Changed: true},
 		{Path: "/svc/b", Caller: "shop", Before: here, After: here},
 	})
-	if len(got) != 4 || got[0].Path != "/svc/a" || len(got[0].Before) != 1 || got[1].Dtab == "" || got[2].Caller != "" || !got[2].Lost || got[3].Caller != "shop" || !got[3].Changed || got[3].Unknown {
+	if len(got) != 4 || got[0].Path != "/svc/a" || len(got[0].Before) != 1 || got[1].Dtab == "" || got[2].Caller != "" || !got[2].Lost || got[3].Caller != "shop" || !got[3].Changed || got[3].Unknown != nil {
 		t.Errorf("%+v", got)
 	}
 }
@@ -161,11 +161,12 @@ func TestPlanOfRulesOfProxies(t *testing.T) {
 
 // What a namer has not said is not said to be so or so, and stops a write that could lose something by it.
 func TestPlanOfPendingNames(t *testing.T) {
-	const world, late = `[{"id":"/#/io.l5d.k8s/shop/http/world","share":1}]`, `"unknown":true,"reason":"a namer has not answered yet"`
+	const world, late = `[{"id":"/#/io.l5d.k8s/shop/http/world","share":1}]`, `"unknown":["after"],"reason":"a namer has not answered yet"`
 	names := map[string]string{
-		"now":  `{"path":"/svc/now","before":[],"after":` + world + `,"changed":true,"unknown":true,"reason":"a namer has not answered yet where requests go now"}`,
+		"now":  `{"path":"/svc/now","before":[],"after":` + world + `,"changed":true,"unknown":["before"],"reason":"a namer has not answered yet where requests go now"}`,
 		"then": `{"path":"/svc/then","before":` + world + `,"after":[],"changed":true,` + late + `}`,
-		"both": `{"path":"/svc/both","before":[],"after":[],` + late + `}`,
+		"both": `{"path":"/svc/both","before":[],"after":[],"unknown":["before","after"],"reason":"a namer has not answered yet"}`,
+		"new":  `{"path":"/svc/new","before":[],"after":[],` + late + `}`,
 		"lost": `{"path":"/svc/lost","before":` + world + `,"after":[],"changed":true,"lost":true,"reason":"no rule and no namer answers it"}`,
 	}
 	var answer string
@@ -179,14 +180,15 @@ func TestPlanOfPendingNames(t *testing.T) {
 		})
 	})
 	const omitted = "warning: up to 2 names in use are missing: a namer takes no note of very long ones, nor of more than 1000 with rules of their own\n"
-	answer = names["now"] + "," + names["then"] + "," + names["both"]
+	answer = names["now"] + "," + names["then"] + "," + names["both"] + "," + names["new"]
 	got, want := m.run("/svc => ~", "plan", "shop", "-"), result{
 		code: 2,
 		stdout: "NAME        CALLER   NOW                             THEN                            RESULT\n" +
 			"/svc/both   -        ?                               ?                               not known: a namer has not answered yet\n" +
+			"/svc/new    -        -                               ?                               not known: a namer has not answered yet\n" +
 			"/svc/now    -        ?                               /#/io.l5d.k8s/shop/http/world   not known: a namer has not answered yet where requests go now\n" +
 			"/svc/then   -        /#/io.l5d.k8s/shop/http/world   ?                               not known: a namer has not answered yet\n",
-		stderr: omitted + "shop: 3 names, 0 changed, 0 lost, 3 not known; names seen by http://namer\n" +
+		stderr: omitted + "shop: 4 names, 0 changed, 0 lost, 4 not known; names seen by http://namer\n" +
 			"error: 1 name might be lost\nhint: a namer has not answered within two seconds, so try again; apply refuses this without --force\n",
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(result{})); diff != "" {

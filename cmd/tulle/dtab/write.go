@@ -61,10 +61,11 @@ func (s *session) applyCommand() *cobra.Command {
 
 FILE is rules, or what get prints in any form, or an object dtabs.l5d.io; - is standard input. A dtab that is not there
 is created. One that is there must still have the version that FILE says in its line "# version", or else the one that
-it has when apply starts. If names that proxies use would lose endpoints, nothing is written, unless --force is given.
+it has when apply starts. If names that proxies use would lose endpoints, or that cannot be told, nothing is written,
+unless --force is given.
 
 Exit codes: 0 written, created, or as it should be already; 1 something failed, or somebody else was quicker; 2 names in
-use would be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
+use would or might be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 		Example: `  tulle dtab apply default default.dtab
   tulle dtab get default | sed s/world-v1/world-v2/ | tulle dtab apply default -`,
 		Args: arguments("NAME", "FILE"), ValidArgsFunction: s.completeFile,
@@ -142,11 +143,11 @@ func (s *session) rollbackCommand() *cobra.Command {
 		Short: "Write an older version of a dtab again, the one before unless said otherwise",
 		Long: `Write an older version of a dtab again, the one before unless said otherwise.
 
-VERSION is one of those that history lists. What changes is shown; if names that proxies use would lose endpoints,
-nothing is written, unless --force is given.
+VERSION is one of those that history lists. What changes is shown; if names that proxies use would lose endpoints, or
+that cannot be told, nothing is written, unless --force is given.
 
 Exit codes: 0 written, or as it should be already; 1 something failed, or somebody else was quicker; 2 names in use would
-be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
+or might be lost; 64 the command line is wrong. Nothing is written unless it is 0.`,
 		Example: `  tulle dtab rollback default
   tulle dtab rollback default AAAAAAAAAAE=`,
 		Args: arguments("NAME", "[VERSION]"),
@@ -206,10 +207,10 @@ func (s *session) deleteCommand() *cobra.Command {
 		Long: `Delete a dtab, after asking.
 
 Before it asks it shows the names in use that would be lost. Where there is no terminal to ask at it wants --yes, which
-asks nobody, and deletes nothing if names in use would be lost, unless --force is given as well.
+asks nobody, and deletes nothing if names in use would or might be lost, unless --force is given as well.
 
-Exit codes: 0 deleted; 1 something failed, or the answer was no; 2 names in use would be lost; 64 the command line is
-wrong, or there is nobody to ask.`,
+Exit codes: 0 deleted; 1 something failed, or the answer was no; 2 names in use would or might be lost; 64 the command
+line is wrong, or there is nobody to ask.`,
 		Args: arguments("NAME"), ValidArgsFunction: s.complete(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			unanswered := fault.Misused(fmt.Errorf("%s is not deleted: there is nobody to ask", args[0]), "--yes says that you are sure")
