@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"net/http"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -145,6 +146,42 @@ func TestClearContextOfProblems(t *testing.T) {
 		if all := names(head); !slices.Equal(all, []string{"Via", "Content-Length", "Connection"}) || body != "" {
 			t.Errorf("%.40q: %v %q", test.request, all, body)
 		}
+	}
+}
+
+// Answers before the answer, and those that switch protocols, say no more of the mesh
+// at an edge than others do; and elsewhere no application's claims to be a proxy.
+func TestEarlyAnswers(t *testing.T) {
+	const said = "L5D-Foo: 1\r\nl5d-ctx-x: y\r\nl5d-: z\r\nl5d-err: boo\r\ntulle-code: T201\r\nX-Own: 1\r\n"
+	for _, test := range []struct{ words, early, switched string }{
+		{"", "L5D-Foo l5d-ctx-x l5d- l5d-err X-Own", "Upgrade L5D-Foo l5d-ctx-x l5d- l5d-err X-Own Via l5d-success-class Connection"},
+		{"server: {clearContext: true}", "X-Own", "Upgrade X-Own Via Connection"},
+	} {
+		m := start(t, test.words)
+		var heads record[string]
+		m.table.service("early", verbatim(t, &heads, "HTTP/1.1 103 Early Hints\r\n"+said+"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+		m.table.service("world", rawBackend(t, func(conn net.Conn, r *bufio.Reader) {
+			if _, err := http.ReadRequest(r); err == nil {
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nl5d-success-class: 0.0\r\n"+said+"\r\nhello")
+			}
+		}))
+		c := m.talk(t)
+		c.say("GET / HTTP/1.1\r\nHost: early\r\n\r\n")
+		if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 103 Early Hints\r\n") || strings.Join(names(head), " ") != test.early {
+			t.Errorf("%q: the early answer is %q, want %s", test.words, head, test.early)
+		}
+		if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 200 OK\r\n") {
+			t.Fatalf("after it: %q", head)
+		}
+		c.say(handshake)
+		head := c.head()
+		if got := names(head); !strings.HasPrefix(head, "HTTP/1.1 101 Switching Protocols\r\n") || strings.Join(got, " ") != test.switched {
+			t.Errorf("%q: in the switching answer the client got %v, want %s", test.words, got, test.switched)
+		}
+		if class := "l5d-success-class: 1.0\r\n"; strings.Contains(head, class) != (test.words == "") {
+			t.Errorf("%q: the class in %q", test.words, head)
+		}
+		c.expect("hello")
 	}
 }
 

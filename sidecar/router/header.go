@@ -185,7 +185,7 @@ func writeResponse(w *http1.Writer, res *wire.Response, a answerHead) {
 			w.Field(f.Name, f.Value)
 		}
 	}
-	if res.Status >= 200 {
+	if res.Status >= 200 || a.upgrade {
 		writeVia(w, vias, res.Minor)
 	}
 	if a.class != "" && !a.clear {

@@ -157,6 +157,19 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// At an edge it does not say what it is that has no room.
+func TestConnectionLimitAtAnEdge(t *testing.T) {
+	m := start(t, "server: {maxConnections: 1, clearContext: true}")
+	m.table.service("world", backend(t, echo))
+	first := m.talk(t)
+	first.say("GET / HTTP/1.1\r\nHost: world\r\n\r\n")
+	first.answer("GET")
+	want := "HTTP/1.1 503 Service Unavailable\r\nVia: 1.1 linkerd\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+	if got := m.talk(t).rest(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // With maxSize, requests wait for a connection in their order; with maxWaiters
 // the rest goes elsewhere or is refused.
 func TestPoolLimits(t *testing.T) {

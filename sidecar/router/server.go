@@ -164,11 +164,15 @@ func (srv *server) take(nc net.Conn) {
 	}
 }
 
-// overloaded answers a connection too many. It is written without a look at the
-// request, for that is what there is no room for.
-const overloaded = "HTTP/1.1 503 Service Unavailable\r\n" + headerErr + ": this+proxy+has+as+many+connections+as+it+may\r\n" +
-	headerCode + ": " + codeConnections + "\r\n" + headerRetryable + ": true\r\nVia: " + via +
-	"\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+// What answers a connection too many. It is written without a look at the request,
+// for that is what there is no room for.
+const (
+	overloaded = "HTTP/1.1 503 Service Unavailable\r\n"
+	// overloadedWhy is not for clients that are to know nothing of the mesh.
+	overloadedWhy = headerErr + ": this+proxy+has+as+many+connections+as+it+may\r\n" +
+		headerCode + ": " + codeConnections + "\r\n" + headerRetryable + ": true\r\n"
+	overloadedEnd = "Via: " + via + "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
 
 func (srv *server) turnAway(nc net.Conn) {
 	if srv.captured != nil {
@@ -180,7 +184,11 @@ func (srv *server) turnAway(nc net.Conn) {
 	if !srv.draining.Load() && srv.begin == nil {
 		srv.metrics.Error(srv.name, codeConnections)
 		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = nc.Write([]byte(overloaded))
+		answer := overloaded + overloadedWhy + overloadedEnd
+		if srv.policy.Get().Server.ClearContext {
+			answer = overloaded + overloadedEnd
+		}
+		_, _ = nc.Write([]byte(answer))
 		if half, ok := nc.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite()
 		}

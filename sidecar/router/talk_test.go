@@ -64,6 +64,18 @@ func (m *mesh) talk(t *testing.T) *talk {
 	return &talk{t, conn, bufio.NewReader(conn)}
 }
 
+// head reads the head of an answer, as it is.
+func (c *talk) head() (head string) {
+	c.t.Helper()
+	for line := ""; line != "\r\n"; head += line {
+		var err error
+		if line, err = c.r.ReadString('\n'); err != nil {
+			c.t.Fatalf("after %q: %v", head, err)
+		}
+	}
+	return head
+}
+
 func (c *talk) say(text string) {
 	c.t.Helper()
 	if _, err := io.WriteString(c, text); err != nil {

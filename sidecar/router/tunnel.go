@@ -39,7 +39,13 @@ func (x *exchange) upgrade() []byte {
 // tunnel passes the 101 in x.res on and carries what follows until either side
 // ends. It returns the status under which the request is counted.
 func (x *exchange) tunnel(p *pool.Pool, c *pool.Conn) int {
-	writeResponse(x.s.w, &x.res, answerHead{connection: "Upgrade", upgrade: true})
+	t := x.sending.t // nil where it is delivered
+	a := x.early(t == nil)
+	a.connection, a.upgrade = "Upgrade", true
+	if t != nil {
+		a.class = x.class(t.classifier).Value()
+	}
+	writeResponse(x.s.w, &x.res, a)
 	x.carry(p, c)
 	return 101
 }

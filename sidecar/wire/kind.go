@@ -112,11 +112,11 @@ func KindOf(name []byte) Kind {
 		return KindEndpoint
 	}
 	switch {
-	case len(name) > 4 && string(name[:4]) == "l5d-":
+	case len(name) >= 4 && string(name[:4]) == "l5d-":
 		return l5dKind(name[4:])
-	case len(name) > 6 && string(name[:6]) == "tulle-":
+	case len(name) >= 6 && string(name[:6]) == "tulle-":
 		return KindTulle
-	case len(name) > 5 && string(name[:5]) == "x-b3-":
+	case len(name) >= 5 && string(name[:5]) == "x-b3-":
 		return KindB3
 	}
 	return KindOther
