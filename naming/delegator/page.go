@@ -17,8 +17,6 @@ var files embed.FS
 // delegator.js, which a namer's pages load too. Pages load delegator.json from where they are
 // themselves, and those of a proxy config.json. A page that is about the rules of one dtab has them
 // in the field dtab, whose data-name says what they are stored as.
-//
-// There is no template for it: html/template makes a proxy a fifth larger.
 func File(w http.ResponseWriter, r *http.Request) {
 	name := path.Base(r.URL.Path)
 	if path.Ext(name) == "" {

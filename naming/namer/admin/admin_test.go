@@ -186,7 +186,7 @@ func TestDtabOfThePast(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := ask(admin.Handler(w.config), "GET", "/dtab/default", "", "").Body.String()
-	for _, want := range []string{"by &lt;i&gt;alice", "version AAAAAAAAAAI=", "<td>somebody</td>", "href=\"?dtab=%2fsrv%20%3d%3e%20%2f%23%2fio.l5d.k8s"} {
+	for _, want := range []string{"by &lt;i&gt;alice", "version AAAAAAAAAAI=", "<td>somebody</td>", "href=\"?dtab=%2Fsrv+%3D%3E+%2F%23%2Fio.l5d.k8s"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("it lacks %q:\n%s", want, body)
 		}

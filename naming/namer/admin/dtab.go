@@ -80,7 +80,7 @@ func (p *pages) showIndex(w http.ResponseWriter, status int, root, problem strin
 			i.Pages = append(i.Pages, page{other.address, other.what})
 		}
 	}
-	show(w, status, "index.html", i)
+	i.show(w, status)
 }
 
 // now returns the dtab of a namespace as it is known, nil if it is not.
@@ -121,7 +121,7 @@ func (p *pages) dtab(w http.ResponseWriter, r *http.Request) {
 	if p.Names != nil {
 		page.Names = p.Names(name)
 	}
-	show(w, http.StatusOK, "dtab.html", page)
+	page.show(w)
 }
 
 // explain answers what a name means by the rules that are given, and no others.

@@ -76,9 +76,7 @@ func (p *pages) logging(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	show(w, http.StatusOK, "logging.html", map[string]any{
-		"Level": p.Level.Level(), "Levels": levels, "Logger": rootLogger,
-	})
+	p.showLogging(w)
 }
 
 // loggers serves the page as JSON.
