@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -309,11 +310,8 @@ func (u *uninstall) confirm(objects int, namespace bool, pods owners) error {
 	if u.yes {
 		return nil
 	}
-	if f, ok := u.in.(*os.File); ok {
-		info, err := f.Stat()
-		if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-			return fault.Misused(errors.New("nobody can be asked whether to uninstall Tulle, because this is no terminal"), "add --yes, or see with --dry-run what would be deleted")
-		}
+	if f, ok := u.in.(*os.File); ok && !term.IsTerminal(int(f.Fd())) {
+		return fault.Misused(errors.New("nobody can be asked whether to uninstall Tulle, because this is no terminal"), "add --yes, or see with --dry-run what would be deleted")
 	}
 	fmt.Fprintf(u.talk, "This deletes %s of Tulle from the cluster at %s.\n", count(objects, "object"), u.host)
 	if u.all {
