@@ -50,10 +50,25 @@ type Labels struct {
 // Hop is one request as the proxy has received it.
 type Hop struct {
 	Local, Remote netip.AddrPort // the ends of the connection; unknown if not valid
-	Router        string         // as Label.Text
+	Router        string         // as Label.Text; of any name by Text
 	Connection    [2]uint64      // random numbers, the same as long as the connection lasts
 	Host          []byte         // that the request is for; not said if empty
 	HTTPS         bool           // the request's target is an https URL
+}
+
+// Text returns a name in the characters that a label may have (RFC 7239, section 6.3),
+// one for each byte.
+func Text(name string) string {
+	if name == "" {
+		return "-"
+	}
+	b := []byte(name)
+	for i, c := range b {
+		if !isLabel(c) {
+			b[i] = '-'
+		}
+	}
+	return string(b)
 }
 
 // AppendTo appends the element for a request to b.
@@ -130,13 +145,17 @@ func appendValue(b, value []byte) []byte {
 }
 
 func isToken(c byte) bool {
+	switch c {
+	case '!', '#', '$', '%', '&', '\'', '*', '+', '^', '`', '|', '~':
+		return true
+	}
+	return isLabel(c)
+}
+
+func isLabel(c byte) bool {
 	switch {
 	case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
 		return true
 	}
-	switch c {
-	case '!', '#', '$', '%', '&', '\'', '*', '+', '-', '.', '^', '_', '`', '|', '~':
-		return true
-	}
-	return false
+	return c == '-' || c == '.' || c == '_'
 }

@@ -39,6 +39,17 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+// Whatever a router is called, its label is one that RFC 7239 allows.
+func TestText(t *testing.T) {
+	for name, want := range map[string]string{
+		"outgoing": "outgoing", "a.B_c-9": "a.B_c-9", "b 3;for=evil": "b-3-for-evil", "a\"\r\n\x00": "a----", "zürich": "z--rich", "": "-",
+	} {
+		if got := Text(name); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestHostAndProto(t *testing.T) {
 	l := Labels{Label{Kind: Router}, Label{Kind: Router}}
 	for host, want := range map[string]string{
@@ -101,18 +112,18 @@ var element = regexp.MustCompile(`^by=(unknown|_[A-Za-z0-9._-]+|[0-9.]+|"[^"]+")
 	`(;host=([!#$%&'*+.^_|~0-9A-Za-z` + "`" + `-]+|"(\\["\\]|[^"\\])*"))?(;proto=https)?$`)
 
 func FuzzElement(f *testing.F) {
-	f.Add("cart:80", uint8(1), uint8(2), []byte{1, 2, 3, 4}, true)
-	f.Add(`"\;,`, uint8(3), uint8(2), make([]byte, 16), false)
-	f.Fuzz(func(t *testing.T, host string, by, from uint8, ip []byte, https bool) {
+	f.Add("cart:80", "outgoing", uint8(1), uint8(2), []byte{1, 2, 3, 4}, true)
+	f.Add(`"\;,`, "b 3;for=evil", uint8(4), uint8(2), make([]byte, 16), false)
+	f.Fuzz(func(t *testing.T, host, router string, by, from uint8, ip []byte, https bool) {
 		if strings.ContainsAny(host, "\r\n") {
 			t.Skip("no head holds such a host")
 		}
 		addr, _ := netip.AddrFromSlice(ip)
 		end := netip.AddrPortFrom(addr, 1)
 		l := Labels{Label{Kind(by % 6), "x"}, Label{Kind(from % 6), "y"}}
-		got := l.AppendTo(nil, &Hop{Local: end, Remote: end, Router: "r", Host: []byte(host), HTTPS: https})
+		got := l.AppendTo(nil, &Hop{Local: end, Remote: end, Router: Text(router), Host: []byte(host), HTTPS: https})
 		if !element.Match(got) {
-			t.Fatalf("%q for host %q", got, host)
+			t.Fatalf("%q for host %q and router %q", got, host, router)
 		}
 	})
 }

@@ -115,7 +115,7 @@ func (s *session) hop() forwarded.Hop {
 	if s.origin == nil {
 		s.origin = &forwarded.Hop{
 			Local: addrPort(s.conn.LocalAddr()), Remote: addrPort(s.conn.RemoteAddr()),
-			Router: s.server.name, Connection: [2]uint64{rand.Uint64(), rand.Uint64()},
+			Router: forwarded.Text(s.server.name), Connection: [2]uint64{rand.Uint64(), rand.Uint64()},
 		}
 	}
 	return *s.origin

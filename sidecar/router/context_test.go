@@ -181,7 +181,7 @@ func TestB3(t *testing.T) {
 }
 
 func TestForwarded(t *testing.T) {
-	m := start(t, "server: {addForwardedHeader: {by: {kind: static, label: edge}, for: {kind: ip}}, timestampHeader: X-Request-Start}")
+	m := startOn(t, newLoopback(t), router.OutgoingConfig{Grace: 5 * time.Second, Label: "b 3;for=evil"}, "server: {addForwardedHeader: {by: {kind: static, label: edge}, for: {kind: ip}}, timestampHeader: X-Request-Start}")
 	seen, c := m.echo(t), m.client(t)
 	before := time.Now().UnixMilli()
 	get(t, c, "http://world/", "Forwarded", "for=10.0.0.1, for=10.0.0.2", "X-Request-Start", "forged")
@@ -204,6 +204,11 @@ func TestForwarded(t *testing.T) {
 	m1, m2 := obfuscated.FindStringSubmatch(first), obfuscated.FindStringSubmatch(second)
 	if m1 == nil || m2 == nil || m1[1] != m2[1] || m1[2] == m2[2] {
 		t.Errorf("on one connection %q, and then %q", first, second)
+	}
+	m.policy.Set(says(t, "server: {addForwardedHeader: {by: {kind: router}, for: {kind: ip}}}"))
+	get(t, c, "http://world/")
+	if got := (<-seen).Get("Forwarded"); got != "by=_b-3-for-evil;for=127.0.0.1;host=world" {
+		t.Errorf("by the router's name: %q", got)
 	}
 	m.policy.Set(says(t))
 	get(t, c, "http://world/", "Forwarded", "for=x")
