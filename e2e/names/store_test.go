@@ -107,7 +107,7 @@ func kubectl(t *testing.T, ns, edit string, args ...string) string {
 
 // It does what the stores in memory and in files do.
 func TestStoreLikeTheOthers(t *testing.T) {
-	storetest.Test(t, newStore(t, namespace(t, api), api.RESTConfig()))
+	storetest.Test(t, newStore(t, namespace(t, api), api.RESTConfig()), false)
 }
 
 // What namerd's clients may do: the life of a namespace, and who is refused.

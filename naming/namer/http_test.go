@@ -86,8 +86,9 @@ func TestAPI(t *testing.T) {
 		{"POST", "/api/1/dtabs/empty", " [ ]\n", []string{"Content-Type", asJSON}, "204", ""},
 		{"GET", "/api/1/dtabs/empty", "", nil, "200 []", "AAAAAAAAAAE="},
 		{"PUT", "/api/1/dtabs/empty", "[]", []string{"Content-Type", asJSON}, "204", ""},
-		{"PUT", "/api/1/dtabs/empty", "# none", []string{"Content-Type", asDtab, "If-Match", "AAAAAAAAAAE="}, "204", ""},
-		{"HEAD", "/api/1/dtabs/empty", "", nil, "200", "AAAAAAAAAAE="}, // the same rules make no version
+		{"PUT", "/api/1/dtabs/empty", "# none", []string{"Content-Type", asDtab, "If-Match", "AAAAAAAAAAI="}, "204", ""},
+		{"PUT", "/api/1/dtabs/empty", "[]", []string{"Content-Type", asJSON, "If-Match", "AAAAAAAAAAE="}, "412", ""},
+		{"HEAD", "/api/1/dtabs/empty", "", nil, "200", "AAAAAAAAAAM="}, // in memory each write makes a version, as with namerd
 		{"DELETE", "/api/1/dtabs/empty", "", nil, "204", ""},
 		{"PUT", shop, `{}`, []string{"Content-Type", asJSON}, "400 read dtab: found object at byte 1; want a list such as [{\"prefix\":\"/svc\",\"dst\":\"/host\"}]", ""},
 		{"PUT", shop, strings.Repeat(" ", 1<<20+1), []string{"Content-Type", asDtab}, "413 read dtab: the body has more than 1048576 bytes, the most that are read", ""},

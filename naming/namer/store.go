@@ -29,7 +29,7 @@ const MaxHistory = 10
 // Versioned is a dtab as it is stored. It is immutable.
 type Versioned struct {
 	Dtab naming.Dtab
-	// Version changes with every write of other rules and is never used again for the same
+	// Version changes with every write of other rules, and is never used again for the same
 	// namespace. It is opaque bytes; empty only if the namespace does not exist.
 	Version string
 }
@@ -52,8 +52,8 @@ type Revision struct {
 
 // Store keeps dtabs by namespace. Its methods may be called concurrently; errors other than
 // those named, ErrForbidden and ErrConflict are faults of the storage. A write returns the
-// version that it made; one of the very rules that are there already makes none, leaves no trace
-// in the history and returns the version that there is.
+// version that it made. One of the very rules that are there already makes none in objects and in
+// files, leaves no trace in the history and returns the version that there is; Memory makes one.
 type Store interface {
 	// Names returns the sorted names of all namespaces, live; nil as long as they are not
 	// known.
@@ -79,7 +79,8 @@ type Store interface {
 }
 
 // Memory is a Store in memory. What is written is gone with the process: it is for demos,
-// for tests, and for meshes whose dtabs are all in the configuration.
+// for tests, and for meshes whose dtabs are all in the configuration. As with namerd's, the version
+// is the number of writes, whatever they write.
 type Memory struct {
 	names watch.Value[[]string]
 
@@ -161,9 +162,6 @@ func (m *Memory) write(namespace string, c Change, allowed func(version string) 
 	}
 	if err := allowed(now.Version); err != nil {
 		return "", err
-	}
-	if now.has(c.Dtab) {
-		return now.Version, nil
 	}
 	version := m.entry(namespace).set(c)
 	m.publishNames()

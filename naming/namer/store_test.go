@@ -7,10 +7,10 @@ import (
 )
 
 func TestStores(t *testing.T) {
-	t.Run("memory", func(t *testing.T) { storetest.Test(t, memory(t, nil)) })
+	t.Run("memory", func(t *testing.T) { storetest.Test(t, memory(t, nil), true) })
 	t.Run("files", func(t *testing.T) {
 		f, stop := openFiles(t, t.TempDir())
 		defer stop()
-		storetest.Test(t, f)
+		storetest.Test(t, f, false)
 	})
 }
