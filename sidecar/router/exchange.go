@@ -213,7 +213,7 @@ func (x *exchange) offer(c *pool.Conn, a *added) error {
 			return nil
 		case x.minor == 1: // RFC 9110, section 15.2: never to an HTTP/1.0 client
 			x.asked = x.asked || x.res.Status == 100
-			writeResponse(x.s.w, &x.res, x.early(a.delivery))
+			writeResponse(x.s.w, &x.res, x.early())
 			if err := x.s.w.Flush(); err != nil {
 				x.closing = true
 				return errGone
@@ -223,10 +223,9 @@ func (x *exchange) offer(c *pool.Conn, a *added) error {
 }
 
 // early says how an answer goes on that is no answer to the request yet, or none any
-// more. No proxy makes such a one itself, and the one that delivers hides nothing from
-// the other.
-func (x *exchange) early(delivery bool) answerHead {
-	return answerHead{foreign: true, clear: !delivery && x.s.server.policy.Get().Server.ClearContext}
+// more. No proxy makes such a one itself.
+func (x *exchange) early() answerHead {
+	return answerHead{foreign: true, clear: x.s.server.hides()}
 }
 
 // abandon gives up the answer whose head is in x.res, and saves the connection

@@ -244,7 +244,7 @@ func countVia(h *wire.Header) int {
 
 // writeProblem writes a whole answer of the proxy's own.
 func writeProblem(w *http1.Writer, p *Problem, x *exchange) {
-	clear := x.s.server.policy.Get().Server.ClearContext
+	clear := x.s.server.hides()
 	body := ""
 	if !clear {
 		body = p.body()

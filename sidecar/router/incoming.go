@@ -57,7 +57,7 @@ type Incoming struct {
 func NewIncoming(cfg IncomingConfig) *Incoming {
 	in := &Incoming{cfg: cfg, server: newServer("incoming", cfg.Metrics, cfg.Logger)}
 	in.server.policy, in.server.grace, in.server.leaving = cfg.Policy, cfg.Grace, cfg.Leaving
-	in.server.begin, in.server.exchange = in.begin, in.exchange
+	in.server.begin, in.server.exchange, in.server.inner = in.begin, in.exchange, true
 	in.routes.Store(&map[[2]string]*telemetry.Route{})
 	return in
 }

@@ -20,7 +20,6 @@ import (
 
 	"github.com/tulle-mesh/tulle/certs/issuer"
 	"github.com/tulle-mesh/tulle/internal/watch"
-	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/router"
 	"github.com/tulle-mesh/tulle/sidecar/telemetry"
@@ -28,7 +27,7 @@ import (
 
 // startIncoming runs an incoming router that stands for ip, and returns a
 // client that speaks to it as another proxy would.
-func startIncoming(t *testing.T, ip string) (string, *http.Client) {
+func startIncoming(t *testing.T, ip string, words ...string) (string, *http.Client) {
 	t.Helper()
 	ca, err := issuer.NewLocal(time.Hour)
 	if err != nil {
@@ -41,7 +40,7 @@ func startIncoming(t *testing.T, ip string) (string, *http.Client) {
 	n := newLoopback(t)
 	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) { return n.dial(ctx, target.Address) })
 	in := router.NewIncoming(router.IncomingConfig{
-		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Identified: identified, Pools: pools, Policy: watch.New(policy.Default()),
+		TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, Identified: identified, Pools: pools, Policy: watch.New(says(t, words...)),
 		Metrics: telemetry.New(prometheus.NewRegistry()), Grace: time.Second,
 		Ours:   func(_ context.Context, candidate string) bool { return candidate == ip },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -60,6 +59,18 @@ func startIncoming(t *testing.T, ip string) (string, *http.Client) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: false}
 	t.Cleanup(func() { transport.CloseIdleConnections(); cancel(); wg.Wait() })
 	return "https://" + ln.Addr().String(), &http.Client{Transport: transport}
+}
+
+// With a policy for the whole mesh that an edge needs, the proxies still understand each
+// other: what reached no application can be sent elsewhere.
+func TestIncomingIsNoEdge(t *testing.T) {
+	proxy, c := startIncoming(t, "127.0.0.1", "server: {clearContext: true}")
+	for endpoint, code := range map[string]string{"10.9.9.9:80": "T401", refusing(t): "T403"} {
+		res, body := get(t, c, proxy+"/", "tulle-dst-endpoint", endpoint)
+		if h := res.Header; h.Get("tulle-code") != code || h.Get("l5d-retryable") != "true" || h.Get("l5d-err") == "" || body == "" {
+			t.Errorf("%s: %d %v %q", code, res.StatusCode, h, body)
+		}
+	}
 }
 
 func TestIncomingDelivers(t *testing.T) {

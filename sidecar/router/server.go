@@ -41,6 +41,7 @@ type server struct {
 	metrics *telemetry.Metrics
 	policy  *watch.Value[*policy.Policy]
 	grace   time.Duration // for requests under way when the server stops
+	inner   bool          // only proxies of the mesh ask it
 	// begin prepares a session, by the TLS handshake for example; nil if there is
 	// nothing to do. An error closes the connection.
 	begin func(context.Context, *session) error
@@ -185,7 +186,7 @@ func (srv *server) turnAway(nc net.Conn) {
 		srv.metrics.Error(srv.name, codeConnections)
 		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
 		answer := overloaded + overloadedWhy + overloadedEnd
-		if srv.policy.Get().Server.ClearContext {
+		if srv.hides() {
 			answer = overloaded + overloadedEnd
 		}
 		_, _ = nc.Write([]byte(answer))
@@ -195,6 +196,10 @@ func (srv *server) turnAway(nc net.Conn) {
 	}
 	_ = nc.Close()
 }
+
+// hides reports whether clients are to learn nothing of the mesh: at an edge, which a
+// server for other proxies is not, whatever the policy of the mesh says.
+func (srv *server) hides() bool { return !srv.inner && srv.policy.Get().Server.ClearContext }
 
 func limits(p *policy.Server) http1.Limits {
 	l := http1.DefaultLimits

@@ -39,10 +39,9 @@ func (x *exchange) upgrade() []byte {
 // tunnel passes the 101 in x.res on and carries what follows until either side
 // ends. It returns the status under which the request is counted.
 func (x *exchange) tunnel(p *pool.Pool, c *pool.Conn) int {
-	t := x.sending.t // nil where it is delivered
-	a := x.early(t == nil)
+	a := x.early()
 	a.connection, a.upgrade = "Upgrade", true
-	if t != nil {
+	if t := x.sending.t; t != nil { // else it is delivered, and the proxy before this one says it
 		a.class = x.class(t.classifier).Value()
 	}
 	writeResponse(x.s.w, &x.res, a)
