@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/watch"
@@ -168,6 +169,7 @@ func TestIdleServicesLeaveTheMetrics(t *testing.T) {
 		m.table.service("busy", m.backend(t, echo))
 		c := m.client(t)
 		series := func(service string) float64 {
+			synctest.Wait() // a request is counted when its answer has been sent
 			return m.count(t, "tulle_requests_total", "router", "edge", "service", "/svc/"+service, "result", "success")
 		}
 		get(t, c, "http://world/")
