@@ -68,6 +68,12 @@ func (n *Name) current() *result {
 	return nil
 }
 
+// Known reports whether Resolve would return at once.
+func (n *Name) Known() bool {
+	r := n.current()
+	return r != nil && r.settled()
+}
+
 // Resolve returns what the name means now. The first time, it waits for the
 // namer: up to Config.Timeout, then ErrTimeout, or ctx's error.
 func (n *Name) Resolve(ctx context.Context) (naming.BoundTree, error) {

@@ -107,9 +107,6 @@ func (in *Incoming) report(x *exchange, endpoint, selected string) *report {
 }
 
 func addresses(p *client.Picker) []string {
-	if p == nil {
-		return nil
-	}
 	all := make([]string, 0, p.Len())
 	for _, e := range p.All() {
 		all = append(all, e.Value.Endpoint.Address)
@@ -118,12 +115,16 @@ func addresses(p *client.Picker) []string {
 }
 
 // end answers a TRACE that goes no further, with a report if it wants one.
-func (o *Outgoing) end(ctx context.Context, x *exchange, r *routing) int {
+func (o *Outgoing) end(ctx context.Context, x *exchange, r *routing) (int, *Problem) {
 	text := ""
 	if x.diagnosis.report {
-		text = o.report(x, r, o.picker(ctx, r, x.started), "").String()
+		picker, problem := o.picker(ctx, r, x.started)
+		if problem != nil {
+			return 0, problem
+		}
+		text = o.report(x, r, picker, "").String()
 	}
-	return x.reply(text)
+	return x.reply(text), nil
 }
 
 // reply answers the request with a text.

@@ -31,9 +31,9 @@ func (r *routing) enclose(e *policy.Egress, id naming.Path) *Problem {
 }
 
 // fenced refuses a name some of whose addresses are not allowed; all of them must be, or
-// it would be a matter of luck. A nil picker has none.
+// it would be a matter of luck.
 func (r *routing) fenced(p *client.Picker) *Problem {
-	if r.fence == nil || p == nil {
+	if r.fence == nil {
 		return nil
 	}
 	for _, e := range p.All() {
@@ -55,7 +55,11 @@ func (o *Outgoing) found(ctx context.Context, x *exchange, r *routing) *Problem 
 	if r.fence == nil {
 		return nil
 	}
-	return r.fenced(o.picker(ctx, r, x.started))
+	picker, problem := o.picker(ctx, r, x.started)
+	if problem != nil {
+		return problem
+	}
+	return r.fenced(picker)
 }
 
 // hostOf returns the host that a bound name leads to, whatever transformers have made

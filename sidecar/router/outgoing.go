@@ -150,6 +150,8 @@ type routing struct {
 	due    int64 // when the answer must be there, in the time of package clock; 0: never
 	ours   bool  // due is by this proxy's policy, not by the caller's deadline
 	failed bool  // as the response classifier has it
+	// unbound is since when the request has waited for its name; 0: it has not.
+	unbound int64
 	// fence is what the addresses of the name must be allowed by; nil: nothing.
 	fence *policy.Egress
 }
@@ -198,7 +200,7 @@ func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status i
 		if problem := o.found(ctx, x, r); problem != nil {
 			return 0, problem
 		}
-		return o.end(ctx, x, r), nil
+		return o.end(ctx, x, r)
 	}
 	if string(x.req.Method) == "CONNECT" {
 		return o.connect(ctx, x, r)
@@ -277,13 +279,13 @@ func overrides(h *wire.Header) (naming.Dtab, *Problem) {
 
 // bind resolves the name to one replica set for this request.
 func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
+	if !r.name.Known() {
+		r.unbound = clock.Now()
+	}
 	tree, err := r.name.Resolve(ctx)
 	switch {
 	case errors.Is(err, bind.ErrTimeout):
-		late := cmp.Or(o.cfg.Advice.Late, "check that the proxy reaches the controller: see /admin/ready and the log of the proxy")
-		return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
-			Message: "Exceeded " + spell(o.cfg.Binder.Config().Timeout) + " binding timeout while resolving name: " + r.name.Service,
-			Hint:    late}
+		return o.unbound("resolving name: " + r.name.Service)
 	case err != nil:
 		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
 			Hint: "correct the rule of the dtab that leads to this name"}
@@ -324,6 +326,13 @@ func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 			Hint:    "take tls off the client's policy if clear text will do, or reach the service past this proxy"}
 	}
 	return nil
+}
+
+// unbound is the answer if it took too long to do something that a name needs.
+func (o *Outgoing) unbound(doing string) *Problem {
+	return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
+		Message: "Exceeded " + spell(o.cfg.Binder.Config().Timeout) + " binding timeout while " + doing,
+		Hint:    cmp.Or(o.cfg.Advice.Late, "check that the proxy reaches the controller: see /admin/ready and the log of the proxy")}
 }
 
 // remember returns the binding of a leaf of the name, from memory if it can.

@@ -41,7 +41,7 @@ const (
 	codeBadForwards   = "T115" // Max-Forwards of a TRACE is no whole number
 	codeBadChain      = "T116" // Proxy-Authorization names no proxy to go on to
 	codeNoRoute       = "T201" // the name binds to nothing, or to no endpoint
-	codeBindTimeout   = "T202" // the namer did not say in time what the name is
+	codeBindTimeout   = "T202" // what the name is, or where, was not known in time
 	codeBindError     = "T203" // the name cannot be bound
 	codeNoIdentity    = "T204" // the proxy has no certificate yet
 	codeMetadata      = "T205" // a cloud's metadata, which is not for others to ask for

@@ -11,7 +11,6 @@ import (
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
-	"github.com/tulle-mesh/tulle/sidecar/bind"
 	"github.com/tulle-mesh/tulle/sidecar/classify"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
@@ -79,8 +78,14 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 	if len(r.override) > 0 {
 		s.ctxDtab = r.override.String()
 	}
-	s.picker = o.picker(ctx, r, now)
-	if s.picker == nil || s.picker.Len() == 0 {
+	var problem *Problem
+	if s.picker, problem = o.picker(ctx, r, now); problem != nil {
+		if r.due > 0 && clock.Now() >= r.due {
+			return 0, s.late(true)
+		}
+		return 0, problem
+	}
+	if s.picker.Len() == 0 {
 		if cause := r.client.Cause(); cause != "" {
 			if metadata.Refused(cause) {
 				return 0, forbidden(r.client.ID + ": " + cause)
@@ -96,16 +101,26 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 	return s.run(ctx, now)
 }
 
-// picker returns the endpoints of the client, for which it waits if they are not
-// known yet; nil if they do not become known.
-func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) *client.Picker {
+// picker returns the endpoints of the client. If they are not known yet it waits for
+// them: for what is left of the time in which a name is to be bound, or of the
+// request's.
+func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) (*client.Picker, *Problem) {
 	if p := r.client.Current(now); p != nil {
-		return p
+		return p, nil
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, r.client.Policy().ConnectTimeout, bind.ErrTimeout)
+	at, timeout := clock.Now(), o.cfg.Binder.Config().Timeout
+	if r.unbound > 0 {
+		timeout -= time.Duration(at - r.unbound)
+	}
+	if r.due > 0 {
+		timeout = min(timeout, time.Duration(r.due-at))
+	}
+	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	p, _ := r.client.Picker(waiting)
-	return p
+	if p, _ := r.client.Picker(waiting); p != nil {
+		return p, nil
+	}
+	return nil, o.unbound("connecting to " + r.client.ID + " for name: " + r.name.Service)
 }
 
 // limit reads the deadline that came with the request and tightens it by the

@@ -105,8 +105,8 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	}
 	// From here on there is no way to tell the client what is wrong.
 	x.closing = true
-	picker := o.picker(ctx, r, x.started)
-	if picker == nil || r.fenced(picker) != nil {
+	picker, problem := o.picker(ctx, r, x.started)
+	if problem != nil || r.fenced(picker) != nil {
 		r.failed = true
 		return 502, nil
 	}
@@ -135,20 +135,20 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	return 502, nil
 }
 
-// unasked refuses a tunnel to a cloud's metadata, or to what is not allowed, while that
-// can still be said. Where a host of DNS leads is asked for that; of a name of the mesh
-// it is known.
+// unasked refuses a tunnel to a cloud's metadata, or to what is not allowed or has no
+// known addresses, while that can still be said.
 func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Problem {
-	if problem := o.found(ctx, x, r); problem != nil {
+	picker, problem := o.picker(ctx, r, x.started)
+	if problem == nil {
+		problem = r.fenced(picker)
+	}
+	if problem != nil {
 		return problem
 	}
-	if len(r.id) == 0 || r.id[0] != "$" {
-		return nil
+	if cause := r.client.Cause(); len(r.id) > 0 && r.id[0] == "$" && metadata.Refused(cause) {
+		return forbidden(r.client.ID + ": " + cause)
 	}
-	if o.picker(ctx, r, x.started) == nil || !metadata.Refused(r.client.Cause()) {
-		return nil
-	}
-	return forbidden(r.client.ID + ": " + r.client.Cause())
+	return nil
 }
 
 // sniff waits for what the client says first and tells what it is.
