@@ -23,12 +23,6 @@ func Delegate(d Dtab, p Path, resolve Resolver) Delegation {
 	return n
 }
 
-// Explain returns the steps by which Bind comes from p to the replica set called id:
-// those of the way that it tries first, nil if there is none.
-func Explain(d Dtab, p Path, resolve Resolver, id Path) []Step {
-	return Delegate(d, p, resolve).Steps(id)
-}
-
 // delegator walks as binder.bind does, which see.
 type delegator struct {
 	binder

@@ -237,7 +237,7 @@ func TestSteps(t *testing.T) {
 		{"/svc=>/ok | !; /svc=>/wait | /err | $", "/svc", "/ok", "/svc; /ok (/svc=>/ok | !)"},
 	} {
 		var got []string
-		for _, s := range naming.Explain(mustDtab(t, test.dtab), mustPath(t, test.path), resolve, mustPath(t, test.id)) {
+		for _, s := range naming.Delegate(mustDtab(t, test.dtab), mustPath(t, test.path), resolve).Steps(mustPath(t, test.id)) {
 			got = append(got, s.String())
 		}
 		if s := strings.Join(got, "; "); s != test.want {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
+	"github.com/tulle-mesh/tulle/naming/registry"
 )
 
 // Whoever invents overrides pushes out other overrides, never a plain name, nor what
@@ -302,6 +303,55 @@ func TestNamesAreReplaced(t *testing.T) {
 		synctest.Wait()
 		if got := leaf(t, n); got != "/#/io.l5d.k8s/ns/http/world" || first.followed() != 0 || second.followed() == 0 {
 			t.Errorf("%s; %d old and %d new names are followed", got, first.followed(), second.followed())
+		}
+	})
+}
+
+// The steps end with the name as a namer's own transformers leave it, or as it was before
+// those of the interpreter.
+func TestExplainTransformed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newWorld()
+		source.set("80/world", naming.StateBound)
+		namers, err := registry.New(registry.Config{Source: source, Namers: []registry.Namer{
+			{Kind: registry.Kubernetes, Prefix: naming.Path{"io.l5d.k8s"}},
+			{Kind: registry.Kubernetes, Prefix: naming.Path{"both"}, Transformers: []registry.Transformer{
+				{Kind: registry.Port, Port: "9102"}, {Kind: registry.SpecificHost, Host: "10.0.0.1"},
+			}},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, want := range map[string]string{
+			"/%/io.l5d.specificHost/10.0.0.1/%/io.l5d.port/9102/#/both/ns/80/world":        "/svc/both; /#/both/ns/80/world (/svc/both=>/#/both/ns/80/world)",
+			"/%/test/%/io.l5d.specificHost/10.0.0.1/%/io.l5d.port/9102/#/both/ns/80/world": "/svc/both; /#/both/ns/80/world (/svc/both=>/#/both/ns/80/world)",
+			"/%/test/#/io.l5d.k8s/ns/80/world":                                             "/svc/plain; /#/io.l5d.k8s/ns/80/world (/svc/plain=>/#/io.l5d.k8s/ns/80/world)",
+			"/#/io.l5d.k8s/ns/80/world":                                                    "/svc/plain; /#/io.l5d.k8s/ns/80/world (/svc/plain=>/#/io.l5d.k8s/ns/80/world)",
+			"/%/test/#/io.l5d.k8s/ns/80/other":                                             "",
+		} {
+			cfg := Config{Dtab: watch.New(dtab(t, "/svc/plain => /#/io.l5d.k8s/ns/80/world; /svc/both => /#/both/ns/80/world")), Names: watch.New[Names](namers)}
+			if strings.HasPrefix(id, "/%/test") {
+				cfg.Transform = &prefixing{}
+			}
+			b, service := start(t, cfg), "plain"
+			if strings.Contains(id, "both") {
+				service = "both"
+			}
+			n := name(t, b, "", service, nil)
+			if got := leaf(t, n); want != "" && got != id {
+				t.Errorf("%s is %s, want %s", service, got, id)
+			}
+			path, err := naming.ParsePath(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, s := range n.Explain(path) {
+				got = append(got, s.String())
+			}
+			if got := strings.Join(got, "; "); got != want {
+				t.Errorf("to %s it goes by\n%s, want\n%s", id, got, want)
+			}
 		}
 	})
 }

@@ -2,6 +2,7 @@ package bind
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -185,7 +186,7 @@ func (n *Name) move() {
 }
 
 // Explain returns the steps by which the name leads to the replica set called id
-// now, without those of transformers; nil if it does not, or if somebody else
+// now, without those of Config.Transform; nil if it does not, or if somebody else
 // evaluates. It is for people, not for each request.
 func (n *Name) Explain(id naming.Path) []naming.Step {
 	generation := n.binder.generation.Get()
@@ -193,20 +194,21 @@ func (n *Name) Explain(id naming.Path) []naming.Step {
 	if names == nil || n.binder.cfg.Remote != nil {
 		return nil
 	}
-	if len(id) > 0 && id[0] == "%" {
-		// What was transformed begins with the last of these.
-		at := len(id) - 1
-		for at > 0 && id[at] != "#" && id[at] != "$" {
-			at--
-		}
-		id = id[at:]
-	}
 	b := n.binder
 	p := b.passing(n)
 	defer b.leave(p)
 	a := b.ask(p, names, generation)
 	defer a.done()
-	return naming.Explain(n.rules(), n.path, names.Resolver(a.state), id)
+	d := naming.Delegate(n.rules(), n.path, names.Resolver(a.state))
+	// Of the transformers in an id, some may be its namer's.
+	for len(id) > 0 {
+		if steps := d.Steps(id); steps != nil || id[0] != "%" {
+			return steps
+		}
+		next := slices.IndexFunc(id[1:], func(e string) bool { return e == "%" || e == "#" || e == "$" })
+		id = id[1+max(next, 0):]
+	}
+	return nil
 }
 
 // passing returns a copy of n that is in no table and forgotten by leave.
