@@ -163,6 +163,11 @@ func (p *Proxy) newNamerd(in linkerd.Interpreter) (*namerd.Client, error) {
 	c := namerd.Config{
 		Address: in.Address, Namespace: in.Namespace, Retry: namerd.Retry{Base: in.RetryMin, Max: in.RetryMax}, Logger: p.log,
 	}
+	for _, r := range p.routes {
+		if r.namerd != nil && r.namerdAt == in.Address {
+			c.Beside = r.namerd
+		}
+	}
 	if in.TLS.CommonName != "" {
 		c.TLS = &namerd.TLS{Name: in.TLS.CommonName, Roots: func() (*x509.CertPool, error) { return authorities(in.TLS.Trust) }}
 		if _, err := c.TLS.Roots(); err != nil && (p.unset == nil || !errors.As(err, new(*fs.PathError))) {

@@ -1,12 +1,15 @@
 package sidecar
 
 import (
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -15,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/namer"
 	"github.com/tulle-mesh/tulle/naming/registry"
+	"github.com/tulle-mesh/tulle/sidecar/admin"
 )
 
 // one is a source that knows one name.
@@ -120,6 +124,54 @@ routers:
 	if code, body := ask(t, pages+"/delegator.json?router=out&path=/svc/red", ""); code != 502 || !strings.HasPrefix(body, "names are bound by the namerd at 127.0.0.1:"+port) {
 		t.Errorf("asked about a name without namerd: %d %s", code, body)
 	}
+}
+
+// Routers of one namerd that was not there at the start: what is not known is said, and all know it once one does.
+func TestNamerdComesLater(t *testing.T) {
+	red, _ := backend(t, "red")
+	addresses, ports := freePorts(t, 4)
+	pages := addresses[3]
+	router := func(i int, retry string) string {
+		return fmt.Sprintf(`
+- protocol: http
+  label: r%d
+  bindingTimeoutMs: 200
+  interpreter: {kind: io.l5d.namerd, dst: /$/inet/127.1/%s, namespace: shop, retry: %s}
+  servers: [{port: %s}]`, i, ports[2], retry, ports[i])
+	}
+	cfg := DefaultConfig()
+	cfg.Config = write(t, "linkerd.yaml", "admin: {port: "+ports[3]+"}\nrouters:"+router(0, "{baseSeconds: 1, maxSeconds: 1}")+router(1, "{baseSeconds: 600}"))
+	serve(t, cfg, pages, slog.New(slog.DiscardHandler))
+	for _, out := range addresses[:2] {
+		if code, body := ask(t, out, "red"); code != 502 || !strings.Contains(body, "T202: ") {
+			t.Errorf("without namerd: %d %s", code, body)
+		}
+	}
+	_, ready := ask(t, pages+"/admin/ready", "")
+	if !regexp.MustCompile(`^ready; the namerd of router r0, 127\.0\.0\.1:\d+, has not been heard since the start \d+s ago: its names are not known; the namerd of router r1, `).MatchString(ready) {
+		t.Error(ready)
+	}
+	var state struct{ Namers []admin.Namer }
+	_, body := ask(t, pages+"/namer_state", "")
+	if err := json.Unmarshal([]byte(body), &state); err != nil || len(state.Namers) != 2 || state.Namers[0].Router != "r0" || state.Namers[1].Router != "r1" || state.Namers[1].Namespace != "shop" {
+		t.Errorf("%v %s", err, body)
+	}
+	ln, err := net.Listen("tcp", addresses[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := &http.Server{Handler: redAt(t, red)}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = there.Serve(ln) }()
+	t.Cleanup(func() { _ = there.Close(); <-done })
+	for _, out := range addresses[:2] {
+		eventually(t, "namerd is found", func() bool { code, _ := ask(t, out, "red"); return code == 200 })
+	}
+	_ = there.Close()
+	eventually(t, "namerd is missed", func() bool {
+		_, ready := ask(t, pages+"/admin/ready", "")
+		return strings.Count(ready, " is away: routing goes on with what was known") == 2
+	})
 }
 
 // A namerd behind TLS that asks who it is: as long as it refuses, the proxy says so, and

@@ -98,9 +98,13 @@ func (p *Proxy) note() string {
 		if r.namerd == nil {
 			continue
 		}
-		if now := r.namerd.State(); now.Refused {
+		switch now := r.namerd.State(); {
+		case now.Refused:
 			all = append(all, fmt.Sprintf("the namerd of router %s, %s, %v (hint: %s): only what was known is routed", r.label, r.namerdAt, now.Err, now.Hint))
-		} else if now.Err != nil {
+		case now.Err != nil && now.Since.IsZero():
+			all = append(all, fmt.Sprintf("the namerd of router %s, %s, has not been heard since the start %s ago: its names are not known",
+				r.label, r.namerdAt, time.Since(p.made).Round(time.Second)))
+		case now.Err != nil:
 			all = append(all, fmt.Sprintf("the namerd of router %s, %s, is away: routing goes on with what was known", r.label, r.namerdAt))
 		}
 	}
@@ -163,7 +167,7 @@ func (p *Proxy) namerState() admin.NamerState {
 			continue
 		}
 		now := r.namerd.State()
-		shown := admin.Namer{Address: r.namerdAt, Connected: now.Connected}
+		shown := admin.Namer{Address: r.namerdAt, Router: r.label, Namespace: r.namerdOf, Connected: now.Connected}
 		if !now.Connected && !now.Since.IsZero() {
 			silent := time.Since(now.Since).Seconds()
 			shown.SilentSeconds = &silent

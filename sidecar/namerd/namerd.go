@@ -60,6 +60,9 @@ type Config struct {
 	// Streams bounds the connections, for names and for replica sets each. What finds no
 	// room has failed until there is some.
 	Streams int
+	// Beside is another Client of the same namerd, if there is one: once one of them finds it
+	// again after it was away, so do all.
+	Beside *Client
 	// TLS is how namerd is trusted; nil speaks in clear text.
 	TLS *TLS
 	// Token returns the bearer token to show, read for every request, for it is replaced
@@ -87,7 +90,7 @@ type Client struct {
 	open     int // streams that are up
 	refusals uint64
 	state    State
-	back     chan struct{} // closed when namerd is back after it was away
+	back     *comeback // shared with those beside
 }
 
 // State is how it stands with namerd.
@@ -139,8 +142,12 @@ func New(c Config) (*Client, error) {
 	if c.TLS != nil {
 		t.DialTLSContext = c.dialTLS
 	}
+	back := &comeback{next: make(chan struct{})}
+	if c.Beside != nil {
+		back = c.Beside.back
+	}
 	return &Client{
-		cfg: c, base: base, transport: t, back: make(chan struct{}),
+		cfg: c, base: base, transport: t, back: back,
 		names: newTopics[bound](c.Streams), sets: newTopics[naming.Replicas](c.Streams),
 	}, nil
 }

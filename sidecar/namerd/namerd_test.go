@@ -468,6 +468,44 @@ func TestQuickReturn(t *testing.T) {
 	})
 }
 
+// Clients that ask one namerd come back together, for routers of one proxy are to go by the same rules.
+func TestReturnTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.up()
+		first, stop := c.client(nil)
+		defer stop()
+		clients := []*namerd.Client{first}
+		for range 2 {
+			n, stop := c.client(func(cfg *namerd.Config) { cfg.Beside = clients[len(clients)-1] })
+			defer stop()
+			clients = append(clients, n)
+		}
+		var names []*name
+		for _, n := range clients {
+			names = append(names, c.bind(n, "/svc/cart", ""))
+		}
+		time.Sleep(time.Minute)
+		for i, n := range clients {
+			c.expect("at first", names[i], v1)
+			c.down()
+			time.Sleep(2 * time.Hour) // the next attempt is minutes away
+			c.write(rules + ";/svc/cart=>/srv/cart-v2")
+			c.up()
+			other := c.bind(n, "/svc/other", "") // is asked for at once
+			time.Sleep(time.Second)
+			synctest.Wait()
+			for _, cart := range names {
+				c.expect(fmt.Sprint("client ", i, " came back"), cart, v2)
+			}
+			other.release()
+			c.write(rules)
+			synctest.Wait()
+		}
+		c.down()
+	})
+}
+
 func TestConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)

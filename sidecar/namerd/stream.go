@@ -145,7 +145,7 @@ func (c *Client) keep(ctx context.Context, s *stream) {
 	base := c.cfg.Retry.Base
 	wait := base
 	for {
-		back := c.whenBack() // before it is asked, so that it is not missed
+		back := c.back.wait() // before it is asked, so that it is not missed
 		opened, err := c.read(ctx, s)
 		if ctx.Err() != nil {
 			return
@@ -255,11 +255,23 @@ func whole(data []byte, _ bool) (advance int, line []byte, err error) {
 	return 0, nil, nil
 }
 
-// whenBack is closed when namerd is there after it was not.
-func (c *Client) whenBack() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.back
+// comeback tells all who wait for a namerd that it is there after it was not.
+type comeback struct {
+	mu   sync.Mutex
+	next chan struct{} // closed then
+}
+
+func (b *comeback) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next
+}
+
+func (b *comeback) now() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.next)
+	b.next = make(chan struct{})
 }
 
 // opened is called when namerd has answered, and closed when that answer is over.
@@ -269,11 +281,10 @@ func (c *Client) opened() {
 	news := !c.state.Connected
 	if news {
 		c.state = State{Connected: true, Since: time.Now()}
-		close(c.back)
-		c.back = make(chan struct{})
 	}
 	c.mu.Unlock()
 	if news {
+		c.back.now()
 		c.cfg.Logger.Info("namerd connected", "namerd", c.cfg.Address)
 	}
 }
