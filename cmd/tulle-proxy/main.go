@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -66,9 +65,12 @@ else is right, and with 1 otherwise.`,
 			}
 		}
 		switch err := settings.Load(); {
-		case *validate && cfg == nothing(cfg.LogLevel) && !cmd.Flags().Changed("settings") && os.Getenv(setting.Prefix+"SETTINGS") == "":
-			return cli.Misused(errors.New("there is nothing to validate: neither a configuration nor a setting of a proxy is given\n" +
-				"hint: tulle-proxy -validate linkerd.yaml checks a configuration of Linkerd 1.x, and tulle-proxy --validate the settings of a proxy that come with it; --help lists them"))
+		case cfg == nothing(cfg.LogLevel) && !cmd.Flags().Changed("settings") && os.Getenv(setting.Prefix+"SETTINGS") == "":
+			what, hint := "run", "tulle-proxy linkerd.yaml runs a configuration of Linkerd 1.x; a proxy of the mesh is run in its pod or on its node, with the settings that come with it"
+			if *validate {
+				what, hint = "validate", "tulle-proxy -validate linkerd.yaml checks a configuration of Linkerd 1.x, and tulle-proxy --validate the settings of a proxy that come with it"
+			}
+			return cli.Misused(fmt.Errorf("there is nothing to %s: neither a configuration nor a setting of a proxy is given\nhint: %s; --help lists them", what, hint))
 		case err != nil:
 			return err
 		}

@@ -76,6 +76,11 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 	if _, err := start(t, "-validate", "--log-level", "debug"); cli.ExitCode(err) != cli.ExitUsage || !strings.Contains(err.Error(), "\nhint: tulle-proxy -validate linkerd.yaml") {
 		t.Errorf("without a file: %v", err)
 	}
+	for _, args := range [][]string{nil, {"--log-level", "debug"}, {"--serving"}} {
+		if _, err := start(t, args...); cli.ExitCode(err) != cli.ExitUsage || strings.Count(err.Error(), "\n") != 1 || !strings.Contains(err.Error(), "\nhint: tulle-proxy linkerd.yaml runs ") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
 	if _, err := start(t, "-validate", "--node", "n1"); cli.ExitCode(err) != 1 || !strings.Contains(err.Error(), "pod-ip") {
 		t.Errorf("with a setting: %v", err)
 	}
