@@ -91,7 +91,9 @@ type BoundBranch struct {
 //
 // Alternatives go left to right: Neg moves on to the next, everything else is the answer,
 // and a pending or failing branch makes the whole pending or failing. Of a union, branches
-// that are Neg, Fail, pending or failing are left out as long as one branch has an answer.
+// that are Neg, Fail, pending or failing are left out as long as one branch leads somewhere.
+// If none does, a failing branch makes it failing unless another is Neg or Fail, and else a
+// pending one makes it pending.
 //
 // Rules are tried one by one, the last that matches first, and what an earlier one means is
 // not looked at before all later ones are Neg. One Bind allocates a few megabytes at most and

@@ -152,7 +152,7 @@ func TestParseTree(t *testing.T) {
 			naming.Union{{.5, leaf("a")}, {2, leaf("b")}, {.001, naming.Union{{1, leaf("c")}, {1, naming.Neg}}}},
 			"0.50*/a & 2.00*/b & 0.00*(/c & ~)",
 		},
-		{"1.001*/a & /b", naming.Union{{1.001, leaf("a")}, {1, leaf("b")}}, "/a & /b"},
+		{"1.001*/a & /b", naming.Union{{1.001, leaf("a")}, {1, leaf("b")}}, "1.00*/a & /b"},
 		{
 			"/a # first\n | # then\n /b#c",
 			naming.Alt{leaf("a"), leaf("b#c")},
@@ -193,10 +193,10 @@ func TestParseDtab(t *testing.T) {
 // The forms of printing: for headers, for our own programs, and for namerd's clients.
 func TestExact(t *testing.T) {
 	for in, want := range map[string][3]string{
-		"/a=>0.001*/b & 0.999*/c":      {"/a=>0.00*/b & /c", "/a=>0.001*/b & 0.999*/c", "/a=>0.001*/b & 0.999*/c"},
+		"/a=>0.001*/b & 0.999*/c":      {"/a=>0.00*/b & 1.00*/c", "/a=>0.001*/b & 0.999*/c", "/a=>0.001*/b & 0.999*/c"},
 		"/a=>1.*/b & 9*/c;/d=>.5*/e&$": {"/a=>/b & 9.00*/c;/d=>0.50*/e & $", "/a=>/b & 9*/c;/d=>0.5*/e & $", "/a=>/b & 9.00*/c;/d=>0.50*/e & $"},
 		"/a=>(~|/b&2*(!|/c))|/d|1.004*/e & 0*/f": {
-			"/a=>(~ | /b & 2.00*(! | /c)) | /d | /e & 0.00*/f",
+			"/a=>(~ | /b & 2.00*(! | /c)) | /d | 1.00*/e & 0.00*/f",
 			"/a=>(~ | /b & 2*(! | /c)) | /d | 1.004*/e & 0*/f",
 			"/a=>(~ | /b & 2.00*(! | /c)) | /d | 1.004*/e & 0.00*/f",
 		},

@@ -64,9 +64,9 @@ func (l Leaf) String() string  { return Path(l).String() }
 // String prints the alternatives joined by " | ".
 func (a Alt) String() string { return printed(a) }
 
-// String prints the branches joined by " & ". Weights have two decimals, so a weight below
-// 0.005 prints as 0.00, and one that rounds to 1.00 is left out: that is what Linkerd 1.x
-// prints. Dtab.Exact and Dtab.Lossless round nothing.
+// String prints the branches joined by " & ". Weights other than 1 have two decimals, so
+// 1.001 prints as 1.00 and a weight below 0.005 as 0.00: that is what Linkerd 1.x prints.
+// Dtab.Exact and Dtab.Lossless round nothing.
 func (u Union) String() string { return printed(u) }
 
 func printed(t Tree) string {
@@ -99,8 +99,8 @@ func (u Union) print(b *strings.Builder, decimals int) {
 		if i > 0 {
 			b.WriteString(" & ")
 		}
-		if s := printWeight(w.Weight, decimals); s != "1.00" && s != "1" {
-			b.WriteString(s)
+		if w.Weight != 1 {
+			b.WriteString(printWeight(w.Weight, decimals))
 			b.WriteByte('*')
 		}
 		switch w.Tree.(type) {

@@ -52,6 +52,9 @@ func (p *Proxy) delegate(ctx context.Context, q admin.Question) ([]byte, error) 
 	}
 	caller := q.Caller
 	if caller == "" {
+		if p.file != nil { // whose routers have no rule for /caller
+			return ask.answer(ctx)
+		}
 		caller = p.cfg.DefaultNamespace
 		if p.mesh != nil && p.cfg.Namespace != "" {
 			caller = p.cfg.Namespace

@@ -70,6 +70,8 @@ routers:
 		{second, "red", nil, 200, "red /svc/red"},
 		// As Linkerd has it, everybody's rules count, but not past clearContext.
 		{second, "disco", []string{"l5d-dtab", "/svc/disco => /svc/red"}, 200, "red /svc/disco"},
+		// What the mesh's rules may lead to is no rule of Linkerd's.
+		{out, "127.0.0.1:" + red, []string{"l5d-dtab", "/svc => /caller"}, 502, "T201"},
 		{in + "/disco/x", "any", nil, 200, "blue /entry/disco"},
 		{in + "/disco/x", "any", []string{"l5d-dtab", "/entry/disco => $"}, 200, "blue /entry/disco"},
 		{filed, "red", nil, 200, "red /svc/red"},
@@ -98,6 +100,8 @@ routers:
 		"/delegator.json?namespace=filed&path=/svc/x":       {`"id":"/#/io.l5d.fs/disco"`},
 		"/delegator.json?namespace=out&path=/svc/red&dtab=": {`{"type":"neg","path":"/svc/red"}`},
 		"/delegator.json?path=/%23/io.l5d.fs/disco":         {`"id":"/#/io.l5d.fs/disco"`},
+		"/delegator.json?namespace=out&path=/caller/x":      {`{"type":"neg","path":"/caller/x"}`},
+		"/delegator.json?path=/caller/x":                    {`{"type":"neg","path":"/caller/x"}`},
 	} {
 		for _, want := range wants {
 			if status, body := ask(t, pages+page, ""); status != 200 || !strings.Contains(body, want) {

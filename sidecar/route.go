@@ -91,7 +91,11 @@ func (r *route) open(p *Proxy, c router.OutgoingConfig) {
 	c.Label, c.Grace, c.Leaving, c.Logger = r.label, p.grace, p.leaving, p.log
 	c.Advice = p.advice(r)
 	if c.Namespace == nil {
-		c.Namespace = func(context.Context, string) (string, error) { return p.cfg.DefaultNamespace, nil }
+		namespace := p.cfg.DefaultNamespace
+		if p.file != nil { // Linkerd 1.x has no rule for /caller
+			namespace = ""
+		}
+		c.Namespace = func(context.Context, string) (string, error) { return namespace, nil }
 	}
 	if c.Identified == nil {
 		identified := make(chan struct{})
