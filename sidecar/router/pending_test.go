@@ -64,6 +64,9 @@ func TestAddressesThatDoNotCome(t *testing.T) {
 						t.Errorf("it took %s", time.Since(began))
 					}
 					complete(t, "T202", res, body, []int{502}, true)
+					if n := m.count(t, "tulle_requests_total", "service", "/svc/world"); n != 0 {
+						t.Errorf("a name that leads nowhere is counted %v times", n)
+					}
 					if !strings.HasPrefix(strings.Replace(body, ":80\n", "\n", 1), want+"\n") {
 						t.Errorf("it says %q", body)
 					}
