@@ -48,7 +48,7 @@ func report(c *linkerd.Config) string {
 // served yet: testdata/examples.txt has all of it.
 func TestExamples(t *testing.T) {
 	files, err := filepath.Glob(examples + "/*.yaml")
-	if err != nil || len(files) != 11 {
+	if err != nil || len(files) != 12 {
 		t.Fatalf("%v %v", files, err)
 	}
 	var got strings.Builder
