@@ -180,14 +180,15 @@ type risk struct {
 	lost, unknown int
 }
 
-// risk returns what requests that have somewhere to go now could lose that. Those that wait for a
-// namer anyway have nothing to lose.
+// risk returns what requests that have somewhere to go now could lose that. Where a namer does not
+// know that, proxies may still route to endpoints that it told them before.
 func (p plan) risk() (r risk) {
 	for _, n := range p.Names {
+		before, after := slices.Contains(n.Unknown, "before"), slices.Contains(n.Unknown, "after")
 		switch {
 		case n.Lost:
 			r.lost++
-		case slices.Contains(n.Unknown, "after") && len(n.Before) > 0:
+		case after && len(n.Before) > 0, before && !after && !whole(n.After):
 			r.unknown++
 		default:
 			continue
@@ -195,6 +196,15 @@ func (p plan) risk() (r risk) {
 		r.names = append(r.names, n)
 	}
 	return r
+}
+
+// whole reports whether all requests go to these, but for what is lost by rounding.
+func whole(leaves []leaf) bool {
+	var sum float64
+	for _, l := range leaves {
+		sum += l.Share
+	}
+	return sum > 1-1e-4
 }
 
 // in says what would happen to names, whichever they are: in use, mostly.

@@ -207,7 +207,18 @@ func TestPlanOfPendingNames(t *testing.T) {
 	if got := m.run("/svc => ~", "apply", "shop", "-"); got.code != 2 || !strings.Contains(got.stderr, "error: 1 name in use would be lost, and 1 more might be, so shop is not written\n") {
 		t.Errorf("%+v", got)
 	}
-	// What waits for a namer now has nothing to lose.
+	// Proxies may hold endpoints of what the namer does not know now: all or a part of the requests would lose them.
+	const gone = `{"path":"/svc/gone","before":[],"after":[],"unknown":["before"],"reason":"no rule and no namer answers it"}`
+	const half = `{"path":"/svc/half","before":[],"after":[{"id":"/#/x","share":0.5}],"unknown":["before"],"changed":true,"reason":"a branch of a union has no endpoints: $"}`
+	for _, answer = range []string{gone, half} {
+		if got := m.run("/svc => ~", "plan", "shop", "-"); got.code != 2 || !strings.Contains(got.stderr, "error: 1 name might be lost\n") {
+			t.Errorf("%+v", got)
+		}
+		if got := m.run("/svc => ~", "apply", "shop", "-"); got.code != 2 || !strings.Contains(got.stderr, "error: 1 name in use might be lost, so shop is not written\n") {
+			t.Errorf("%+v", got)
+		}
+	}
+	// What has somewhere to go afterwards, or waits before and after, is written.
 	answer = names["now"] + "," + names["both"]
 	if got := m.run("/svc => ~", "apply", "shop", "-"); got != (result{0, "", omitted + "shop: written, 1 rule; 2 names, 0 changed, 0 lost, 2 not known; names seen by http://namer\n"}) {
 		t.Errorf("%+v", got)
