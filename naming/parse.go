@@ -1,6 +1,7 @@
 package naming
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -24,6 +25,18 @@ func (e *ParseError) Error() string {
 	_, size := utf8.DecodeRuneInString(e.Input[e.Offset:])
 	return fmt.Sprintf("%s expected but %s found at '%s[%s]%s'", e.Expected, e.Found,
 		e.Input[:e.Offset], e.Input[e.Offset:e.Offset+size], e.Input[e.Offset+size:])
+}
+
+// Brief says what err says, but of a *ParseError only where it is and what is wrong there: for logs,
+// and for those who are not to read the rest of a text that may be anything.
+func Brief(err error) string {
+	var wrong *ParseError
+	if !errors.As(err, &wrong) {
+		return err.Error()
+	}
+	before := wrong.Input[:min(wrong.Offset, len(wrong.Input))]
+	line := 1 + strings.Count(before, "\n")
+	return fmt.Sprintf("line %d, column %d: %s expected but %s found", line, len(before)-strings.LastIndexByte(before, '\n'), wrong.Expected, wrong.Found)
 }
 
 // ParsePath reads a path such as /svc/world, with white space and comments allowed around

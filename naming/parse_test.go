@@ -2,6 +2,7 @@ package naming_test
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -207,5 +208,22 @@ func TestExact(t *testing.T) {
 		if got := [3]string{d.String(), d.Exact(), d.Lossless()}; err != nil || got != want {
 			t.Errorf("ParseDtab(%q) prints\n%q, %v; want\n%q", in, got, err, want)
 		}
+	}
+}
+
+// Brief is no longer, whatever the text is.
+func TestBrief(t *testing.T) {
+	for in, want := range map[string]string{
+		"/a=>/b\n  x" + strings.Repeat("y", 1000): "line 2, column 3: ",
+		"/a=>": "line 1, column 5: ",
+		"x":    "line 1, column 1: ",
+	} {
+		_, err := naming.ParseDtab(in)
+		if got := naming.Brief(fmt.Errorf("read: %w", err)); !strings.HasPrefix(got, want) || len(got) > 100 {
+			t.Errorf("%.20q: %s", in, got)
+		}
+	}
+	if got := naming.Brief(errors.New("other")); got != "other" {
+		t.Error(got)
 	}
 }

@@ -2,9 +2,9 @@ package kubernetes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 
@@ -25,7 +25,7 @@ import (
 )
 
 // ConfigMaps are the rules of ConfigMaps, for proxies that route by them: of those ConfigMaps alone that
-// NewConfigMaps was told. A key whose value does not parse has the rules that did last, for as long as the
+// NewConfigMaps was told. A key whose value does not parse, or is binary data, has the rules that did last, for as long as the
 // ConfigMaps are watched. It is safe for concurrent use.
 type ConfigMaps struct {
 	log *slog.Logger
@@ -42,12 +42,18 @@ type configMap struct {
 	exists   bool                // whether there is
 	failed   string              // why it cannot be read, empty if it can
 	reason   metav1.StatusReason // of that: attempts of one kind are told once
-	data     map[string]string   // its keys
+	data     map[string]keyValue // its keys
 	parsed   map[string]dtab     // by key
 	followed map[string]*followedKey
 }
 
-// dtab is the value of a key.
+// keyValue is what a key has.
+type keyValue struct {
+	text   string
+	binary bool // of binaryData, whatever it is
+}
+
+// dtab is what is made of the value of a key.
 type dtab struct {
 	good  *string // as the last value that parsed is printed; nil if none did
 	wrong string  // why the value is not that, empty if it is
@@ -135,18 +141,18 @@ func (m *configMap) feed(client kubernetes.Interface) feed.Feed {
 		},
 		Trim: func(object any) (any, error) {
 			if o, ok := object.(*corev1.ConfigMap); ok {
-				return &corev1.ConfigMap{ObjectMeta: trimMeta(o.ObjectMeta), Data: o.Data}, nil
+				return &corev1.ConfigMap{ObjectMeta: trimMeta(o.ObjectMeta), Data: o.Data, BinaryData: keysOf(o.BinaryData)}, nil
 			}
 			return object, nil
 		},
 		Apply: func(o runtime.Object) {
 			if o := o.(*corev1.ConfigMap); o.Name == m.Name {
-				m.apply(true, o.Data)
+				m.apply(true, o.Data, o.BinaryData)
 			}
 		},
 		Remove: func(_, name string) {
 			if name == m.Name {
-				m.apply(false, nil)
+				m.apply(false, nil, nil)
 			}
 		},
 		Known: func() []types.NamespacedName {
@@ -185,22 +191,40 @@ func (m *configMap) tried(ctx context.Context, err error) {
 	m.publishAll()
 }
 
+// keysOf leaves the values out.
+func keysOf(binary map[string][]byte) map[string][]byte {
+	keys := maps.Clone(binary)
+	for key := range keys {
+		keys[key] = nil
+	}
+	return keys
+}
+
 // apply takes in the ConfigMap as it is now.
-func (m *configMap) apply(exists bool, data map[string]string) {
+func (m *configMap) apply(exists bool, text map[string]string, binary map[string][]byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.exists = exists
-	for key, text := range data {
+	data := make(map[string]keyValue, len(text)+len(binary))
+	for key := range binary {
+		data[key] = keyValue{binary: true}
+	}
+	for key, t := range text {
+		data[key] = keyValue{text: t}
+	}
+	for key, v := range data {
 		old, known := m.data[key]
-		if known && old == text {
+		if known && old == v {
 			continue
 		}
 		next := dtab{good: m.parsed[key].good}
 		if next.good == nil && m.read && !known {
 			next.good = new(string) // there was no such key, which is to have no rules
 		}
-		if d, err := naming.ParseDtab(text); err != nil {
-			next.wrong = "does not parse: " + place(err)
+		if v.binary {
+			next.wrong = "is binary data; put the rules into data, as text"
+		} else if d, err := naming.ParseDtab(v.text); err != nil {
+			next.wrong = "does not parse: " + naming.Brief(err) // and no more of it, which proxies are not to read
 		} else {
 			exact := d.Exact()
 			next.good = &exact
@@ -264,16 +288,4 @@ func (m *configMap) rules(key string) *api.Rules {
 		return nil
 	}
 	return r
-}
-
-// place says where a text is no dtab and why, and not what else is in it: a key that has no dtab is not for
-// proxies to read.
-func place(err error) string {
-	var wrong *naming.ParseError
-	if !errors.As(err, &wrong) {
-		return err.Error()
-	}
-	before := wrong.Input[:min(wrong.Offset, len(wrong.Input))]
-	line := 1 + strings.Count(before, "\n")
-	return fmt.Sprintf("line %d, column %d: %s expected but %s found", line, len(before)-strings.LastIndexByte(before, '\n'), wrong.Expected, wrong.Found)
 }

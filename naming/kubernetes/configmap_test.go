@@ -63,7 +63,7 @@ func TestConfigMap(t *testing.T) {
 		for i := 0; i < len(pairs); i += 2 {
 			all[pairs[i]] = pairs[i+1]
 		}
-		return func() { m.apply(true, all) }
+		return func() { m.apply(true, all, nil) }
 	}
 	const broken = "/svc => /b ;\n/srv => ( ;"
 	step("before all is read", "unknown", data())
@@ -77,10 +77,17 @@ func TestConfigMap(t *testing.T) {
 	step("the key goes", "", data("x", "y"))
 	step("it comes and does not parse: no rules is what there was", ": "+wrong, data("dtab", broken))
 	step("back", "/svc=>/c", data("dtab", "/svc=>/c"))
-	step("deleted", "", func() { m.apply(false, nil) })
+	binary := map[string][]byte{"dtab": []byte("/svc=>/d")}
+	const inBinary = "key dtab of ConfigMap shop/rules is binary data; put the rules into data, as text"
+	step("binary data", "/svc=>/c: "+inBinary, func() { m.apply(true, nil, binary) })
+	step("back from that", "/svc=>/c", data("dtab", "/svc=>/c"))
+	step("the key goes again", "", data("x", "y"))
+	step("it comes as binary data", ": "+inBinary, func() { m.apply(true, nil, keysOf(binary)) })
+	step("back again", "/svc=>/c", data("dtab", "/svc=>/c"))
+	step("deleted", "", func() { m.apply(false, nil, nil) })
 	step("made anew", "/svc=>/c", data("dtab", "/svc=>/c"))
-	if n := strings.Count(log.String(), "rules are not taken"); n != 2 {
-		t.Errorf("%d lines about what does not parse:\n%s", n, log.String())
+	if n := strings.Count(log.String(), "rules are not taken"); n != 4 {
+		t.Errorf("%d lines about what is wrong:\n%s", n, log.String())
 	}
 	if strings.Count(log.String(), "/srv => (") != 0 {
 		t.Error("what a key has is in the log")
@@ -109,7 +116,7 @@ func TestConfigMap(t *testing.T) {
 func TestConfigMapNeverParsed(t *testing.T) {
 	c, _ := newConfigMaps()
 	m := c.all[shopRules]
-	m.apply(true, map[string]string{"dtab": "/svc"})
+	m.apply(true, map[string]string{"dtab": "/svc"}, nil)
 	m.markRead()
 	rules, release := c.Rules(of("dtab"))
 	defer release()
@@ -135,7 +142,11 @@ func TestConfigMapFailed(t *testing.T) {
 		{func() { m.tried(t.Context(), errors.New("refused")) }, "none: the controller cannot read ConfigMap shop/rules: no route; it tries again"},
 		{func() { m.tried(t.Context(), forbidden) }, "none: the controller may not read ConfigMap shop/rules: " + forbidden.Error() + "; give"},
 		{func() { m.tried(t.Context(), apierrors.NewForbidden(corev1.Resource("configmaps"), "otherwise", nil)) }, "none: the controller may not read ConfigMap shop/rules: " + forbidden.Error() + "; give"},
-		{func() { m.tried(t.Context(), nil); m.apply(true, map[string]string{"dtab": "/a=>/b"}); m.markRead() }, "/a=>/b"},
+		{func() {
+			m.tried(t.Context(), nil)
+			m.apply(true, map[string]string{"dtab": "/a=>/b"}, nil)
+			m.markRead()
+		}, "/a=>/b"},
 		{func() { m.tried(t.Context(), away) }, "/a=>/b"},
 		{func() { m.tried(t.Context(), forbidden) }, "/a=>/b: the controller may not read"},
 		{func() { m.tried(t.Context(), nil) }, "/a=>/b"},
@@ -177,7 +188,7 @@ func TestConfigMapIsTheLastThatParsed(t *testing.T) {
 			if d, err := naming.ParseDtab(data["k"]); err == nil {
 				want = d.Exact()
 			}
-			m.apply(rapid.Bool().Draw(t, "exists"), data)
+			m.apply(rapid.Bool().Draw(t, "exists"), data, nil)
 			if got := *v.Get().Text; got != want {
 				t.Fatalf("got %q, want %q", got, want)
 			}

@@ -33,7 +33,8 @@ type FilesConfig struct {
 
 // Files is a Store in a directory of files <namespace>.dtab, which may be edited by hand as well:
 // a file holds the rules as text, with comments, which a write through the Store does not keep.
-// One that does not parse changes nothing, the last rules that did go on, even over a restart.
+// One that does not parse, or cannot be read, changes nothing: the last rules that did go on, even
+// over a restart, and other namespaces are not affected.
 //
 // Versions and histories are in the directory's .history. Several processes may have one
 // directory, and give the same answers; they lock it with flock(2). A directory that cannot be
@@ -56,6 +57,7 @@ type fileEntry struct {
 	last     fs.FileInfo // of the last look, nil: there was no file
 	settled  bool        // last is what the journal knows, or was found wrong
 	wrong    string      // sum of the content that was found wrong
+	problem  error       // why the file or its journal cannot be read, nil if they can
 }
 
 // NewFiles returns a Files that has read nothing. It does no I/O.
@@ -71,18 +73,20 @@ func (s *Files) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	failing := false
+	failing := ""
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
-		err := s.look()
-		if err != nil && !failing {
-			s.cfg.Logger.Error("dtabs are kept as they were", "dir", s.cfg.Dir, "error", err)
+		now := ""
+		if err := s.look(); err != nil {
+			if now = err.Error(); now != failing {
+				s.cfg.Logger.Error("dtabs are kept as they were", "dir", s.cfg.Dir, "error", now)
+			}
 		}
-		failing = err != nil
+		failing = now
 	}
 }
 
@@ -109,29 +113,24 @@ func (s *Files) look() error {
 	for name := range s.entries {
 		found[name] = true
 	}
-	var errs []error
 	for name := range found {
 		if err := s.lookAt(name); err != nil {
-			errs = append(errs, err)
+			return err
 		}
 	}
-	if len(errs) == 0 || s.looked {
-		s.looked = true
-		s.publish()
-	}
-	return errors.Join(errs...)
+	s.looked = true
+	s.publish()
+	return nil
 }
 
-// lookAt takes in one file if it is another than at the last look.
+// lookAt takes in one file if it is another than at the last look. What is wrong with it is the
+// entry's; it fails if the directory cannot be locked.
 func (s *Files) lookAt(name string) error {
-	info, err := os.Stat(s.path(name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read dtab: %w", err)
-	}
-	if err != nil {
-		info = nil
-	}
 	e := s.entry(name)
+	info, err := os.Stat(s.path(name))
+	if err != nil {
+		info, e.settled = nil, e.settled && errors.Is(err, fs.ErrNotExist)
+	}
 	still := sameFile(e.last, info) || !s.looked
 	if e.journal != nil && e.settled && still {
 		return nil
@@ -142,7 +141,8 @@ func (s *Files) lookAt(name string) error {
 		return err
 	}
 	defer unlock()
-	return s.refresh(name, e, still)
+	s.refresh(name, e, still)
+	return nil
 }
 
 func sameFile(a, b fs.FileInfo) bool {
@@ -154,36 +154,72 @@ func sameFile(a, b fs.FileInfo) bool {
 
 // refresh takes in the file and its journal as they are now. An edit is left for later unless
 // the file is known to keep still. It is called with the directory locked.
-func (s *Files) refresh(name string, e *fileEntry, still bool) error {
-	content, err := os.ReadFile(s.path(name))
-	gone := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !gone {
-		return fmt.Errorf("read dtab: %w", err)
+func (s *Files) refresh(name string, e *fileEntry, still bool) {
+	content, unread := readRules(s.path(name))
+	gone := errors.Is(unread, fs.ErrNotExist)
+	if gone {
+		unread = nil
 	}
 	j, err := readJournal(s.cfg.Dir, name)
-	if err != nil {
-		return err
+	switch {
+	case err != nil:
+		s.failed(name, e, fmt.Errorf("%w; restore it, or delete it to begin a new history with the rules of %s", err, s.path(name)))
+		if j = e.journal; j == nil {
+			return
+		}
+	default:
+		if e.journal != nil && e.journal.Writes > j.Writes {
+			j = e.journal // it could not be written
+		}
+		e.journal = j
+		s.failed(name, e, unread)
 	}
-	if e.journal != nil && e.journal.Writes > j.Writes {
-		j = e.journal // it could not be written
+	if e.settled = e.problem == nil; unread != nil {
+		return
 	}
-	e.journal, e.settled = j, true
 	if gone || sumOf(content) == j.Sum {
 		e.wrong = ""
 	}
 	switch {
 	case gone && len(j.Revisions) > 0:
-		if e.settled = still; still {
+		if e.settled = still && e.settled; still {
 			j.Revisions, j.Sum = nil, ""
 			s.remember(name, j)
 			s.cfg.Logger.Info("dtab deleted", "namespace", name, "by", "the file's removal")
 		}
 	case !gone && sumOf(content) != j.Sum && sumOf(content) != e.wrong:
-		if e.settled = still; still {
+		if e.settled = still && e.settled; still {
 			s.edited(name, e, content)
 		}
 	}
-	return nil
+}
+
+// failed takes in why a file or its journal cannot be read, nil if they can, and says so once.
+func (s *Files) failed(name string, e *fileEntry, err error) {
+	if err != nil && (e.problem == nil || e.problem.Error() != err.Error()) {
+		s.cfg.Logger.Error("dtab kept as it was", "namespace", name, "served", e.served(), "error", err)
+	}
+	e.problem = err
+}
+
+// readRules reads a file, and no directory or pipe of that name.
+func readRules(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		what := "no regular file"
+		if info.IsDir() {
+			what = "a directory"
+		}
+		return nil, fmt.Errorf("%s is %s; move it away, and put a file of rules into its place", path, what)
+	}
+	var content []byte
+	if err == nil {
+		content, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read dtab: %w; have it be a file that the namer may read", err)
+	}
+	return content, nil
 }
 
 // edited takes in what somebody wrote into the file.
@@ -194,11 +230,11 @@ func (s *Files) edited(name string, e *fileEntry, content []byte) {
 	}
 	if err != nil {
 		e.wrong = sumOf(content)
-		s.cfg.Logger.Error("dtab kept as it was", "file", s.path(name), "served", len(e.journal.Revisions) > 0, "error", err)
+		s.cfg.Logger.Error("dtab kept as it was", "file", s.path(name), "served", e.served(), "error", naming.Brief(err))
 		return
 	}
 	e.wrong = ""
-	if now, err := e.journal.newest(); err == nil && now.has(dtab) {
+	if now := e.journal.newest(); now.has(dtab) {
 		e.journal.Sum = sumOf(content) // nothing but comments and spaces
 	} else {
 		at := time.Now()
@@ -222,6 +258,9 @@ func (s *Files) remember(name string, j *journal) {
 		}
 	}
 }
+
+// served reports whether there are rules.
+func (e *fileEntry) served() bool { return e.journal != nil && len(e.journal.Revisions) > 0 }
 
 func (s *Files) path(name string) string { return filepath.Join(s.cfg.Dir, name+dtabSuffix) }
 
@@ -260,16 +299,12 @@ func (s *Files) publish() {
 	}
 	names := []string{}
 	for name, e := range s.entries {
-		next, err := &Versioned{}, error(nil)
+		next := (*Versioned)(nil) // there may be rules, nobody can say which
 		if e.journal != nil {
-			next, err = e.journal.newest()
-		}
-		switch {
-		case err != nil:
-			s.cfg.Logger.Error("dtab kept as it was", "namespace", name, "error", err)
-			next = e.dtab.Get()
-		case next.Version == "" && e.wrong != "":
-			next = nil // there are rules, nobody can say which
+			next = e.journal.newest()
+			if next.Version == "" && (e.wrong != "" || e.problem != nil) {
+				next = nil
+			}
 		}
 		if now := e.dtab.Get(); next != nil && (now == nil || now.Version != next.Version) {
 			e.dtab.Set(next)
@@ -298,20 +333,21 @@ func (s *Files) with(name string, still bool, f func(e *fileEntry, now *Versione
 	defer unlock()
 	known := s.entries[name] != nil
 	e := s.entry(name)
-	if err := s.refresh(name, e, still || !s.looked); err != nil {
-		return err
+	s.refresh(name, e, still || !s.looked)
+	if err = e.problem; e.journal != nil {
+		err = f(e, e.journal.newest())
 	}
-	now, err := e.journal.newest()
-	if err != nil {
-		return fmt.Errorf("read history of %s: %w", name, err)
-	}
-	err = f(e, now)
 	e.settled = false // the next look compares: last may be of before
-	if !known && e.watchers == 0 && e.journal.Writes == 0 && e.wrong == "" {
+	if !known && e.watchers == 0 && e.forgettable() {
 		delete(s.entries, name) // it was only asked for
 	}
 	s.publish()
 	return err
+}
+
+// forgettable reports whether there is nothing to know of a namespace.
+func (e *fileEntry) forgettable() bool {
+	return e.wrong == "" && (e.journal == nil || e.journal.Writes == 0)
 }
 
 // write stores a dtab, if allowed says so of the version of the present one.
@@ -321,7 +357,7 @@ func (s *Files) write(name string, c Change, allowed func(version string) error)
 		if err := allowed(now.Version); err != nil {
 			return err
 		}
-		if now.has(c.Dtab) && e.wrong == "" { // and its comments stay
+		if now.has(c.Dtab) && e.wrong == "" && e.problem == nil { // and its comments stay
 			version = now.Version
 			return nil
 		}
@@ -329,7 +365,7 @@ func (s *Files) write(name string, c Change, allowed func(version string) error)
 		if err := replace(s.path(name), content); err != nil {
 			return forbidden(err)
 		}
-		e.wrong = ""
+		e.wrong, e.problem = "", nil
 		e.journal.push(c, content, time.Now())
 		version = versionBytes(e.journal.Writes)
 		return forbidden(e.journal.save(s.cfg.Dir, name))
@@ -353,6 +389,8 @@ func (s *Files) Get(_ context.Context, namespace string) (v *Versioned, err erro
 		switch v = now; {
 		case now.Version != "":
 			return nil
+		case e.problem != nil:
+			return e.problem
 		case e.wrong != "":
 			return fmt.Errorf("read dtab: %s does not parse", s.path(namespace))
 		}
@@ -382,7 +420,10 @@ func (s *Files) Update(_ context.Context, namespace string, c Change, version st
 // Delete implements Store.
 func (s *Files) Delete(_ context.Context, namespace, _ string) error {
 	return s.with(namespace, true, func(e *fileEntry, now *Versioned) error {
-		if now.Version == "" && e.wrong == "" {
+		switch {
+		case now.Version == "" && e.problem != nil:
+			return e.problem
+		case now.Version == "" && e.wrong == "":
 			return ErrNotFound
 		}
 		if err := os.Remove(s.path(namespace)); err != nil {
@@ -402,7 +443,7 @@ func (s *Files) History(_ context.Context, namespace string) (past []Revision, e
 		for _, t := range e.journal.Revisions {
 			r, err := t.revision()
 			if err != nil {
-				return fmt.Errorf("read history of %s: %w", namespace, err)
+				return fmt.Errorf("read %s: %w", journalPath(s.cfg.Dir, namespace), err)
 			}
 			past = append(past, r)
 		}
@@ -429,7 +470,7 @@ func (s *Files) Watch(namespace string) (*watch.Value[*Versioned], func()) {
 	return &e.dtab, sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if e.watchers--; e.watchers == 0 && e.wrong == "" && (e.journal == nil || e.journal.Writes == 0) {
+		if e.watchers--; e.watchers == 0 && e.forgettable() {
 			delete(s.entries, namespace) // it only ever was asked for
 		}
 	})

@@ -134,7 +134,7 @@ func TestFiles(t *testing.T) {
 		// What does not parse changes nothing, over a restart too.
 		a.edit(t, "web", "/svc => ")
 		time.Sleep(settle)
-		if rules, v := a.get(t, "web"); rules != "/svc=>/e" || v != version(3) || !strings.Contains(a.log.String(), "end of input found at") {
+		if rules, v := a.get(t, "web"); rules != "/svc=>/e" || v != version(3) || !strings.Contains(a.log.String(), "column 9: a path, ") {
 			t.Fatalf("after a bad edit: %s %q, said %s", rules, v, a.log.String())
 		}
 		stopA()
@@ -199,6 +199,110 @@ func TestFiles(t *testing.T) {
 			if _, err := a.Put(t.Context(), name, change(t, "", "")); err == nil || v.Get().Version != "" {
 				t.Errorf("%q is a namespace", name)
 			}
+		}
+	})
+}
+
+// What is wrong with one file or its history is nothing to the others, and is said with its name.
+func TestFilesThatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		write := func(name, text string) {
+			t.Helper()
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("good.dtab", "/svc=>/a")
+		write("bad.dtab", "/svc=>/b")
+		write("wrong.dtab", "/svc=>/b")
+		write(".history/bad.json", "{")
+		write(".history/wrong.json", `{"writes":1,"revisions":[{"version":1,"dtab":"/svc"}]}`)
+		write(".history/dir.json", `{"writes":7,"revisions":[{"version":7,"dtab":"/svc=>/dir"}]}`)
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "dir.dtab"), 0o700), os.Mkdir(filepath.Join(dir, "new.dtab"), 0o700), os.Symlink("loop.dtab", filepath.Join(dir, "loop.dtab"))); err != nil {
+			t.Fatal(err)
+		}
+		f, stop := openFiles(t, dir)
+		defer stop()
+		synctest.Wait()
+		if rules, _ := f.get(t, "good"); rules != "/svc=>/a" || !slices.Equal(f.Names().Get(), []string{"dir", "good"}) {
+			t.Fatalf("good is %s of %v:\n%s", rules, f.Names().Get(), f.log.String())
+		}
+		if rules, v := f.get(t, "dir"); rules != "/svc=>/dir" || v != version(7) { // as if it did not parse
+			t.Errorf("dir is %s, %q", rules, v)
+		}
+		for name, want := range map[string]string{
+			"bad":   "/.history/bad.json: unexpected end of JSON input; restore it, or delete it to begin a new history with the rules of " + dir + "/bad.dtab",
+			"wrong": "/.history/wrong.json: dtab of version 1: line 1, column 5: ",
+			"new":   dir + "/new.dtab is a directory; move it away, and put a file of rules into its place",
+			"loop":  "/loop.dtab: too many levels of symbolic links; have it be a file that the namer may read",
+		} {
+			watched, release := f.Watch(name)
+			defer release()
+			if rules, _ := f.get(t, name); !strings.Contains(rules, want) || !strings.Contains(f.log.String(), want) || watched.Get() != nil {
+				t.Errorf("%s is %s, watched %v, said\n%s", name, rules, watched.Get(), f.log.String())
+			}
+			if _, err := f.Put(t.Context(), name, change(t, "/svc=>/c", "")); name != "loop" && (err == nil || errors.Is(err, namer.ErrNotFound)) {
+				t.Errorf("%s is written, %v", name, err)
+			}
+		}
+		if v, err := f.Put(t.Context(), "good", change(t, "/svc=>/good", "")); err != nil || v != version(2) {
+			t.Fatalf("put: %q, %v", v, err)
+		}
+
+		// A history that breaks is not needed any more; nor does another problem make this one silent.
+		write(".history/good.json", "{")
+		if rules, v := f.get(t, "good"); rules != "/svc=>/good" || v != version(2) || strings.Count(f.log.String(), "good.json") != 1 {
+			t.Errorf("with a broken history: %s, %q\n%s", rules, v, f.log.String())
+		}
+		if err := errors.Join(os.Remove(filepath.Join(dir, "good.dtab")), os.Mkdir(filepath.Join(dir, "good.dtab"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(settle)
+		if rules, v := f.get(t, "good"); rules != "/svc=>/good" || v != version(2) {
+			t.Errorf("with nothing to read: %s, %q", rules, v)
+		}
+		if err := os.Remove(filepath.Join(dir, "good.dtab")); err != nil {
+			t.Fatal(err)
+		}
+		write("good.dtab", "/svc=>/edited")
+		time.Sleep(settle)
+		if rules, v := f.get(t, "good"); rules != "/svc=>/edited" || v != version(3) {
+			t.Errorf("an edit beside a broken history: %s, %q", rules, v)
+		}
+		if text, _ := os.ReadFile(filepath.Join(dir, ".history/good.json")); !strings.Contains(string(text), "/edited") {
+			t.Errorf("the history is %s", text)
+		}
+
+		// What is put right is served.
+		if err := errors.Join(os.Remove(filepath.Join(dir, ".history/bad.json")), os.Remove(filepath.Join(dir, "new.dtab"))); err != nil {
+			t.Fatal(err)
+		}
+		write("new.dtab", "/svc=>/new")
+		time.Sleep(settle)
+		synctest.Wait()
+		if rules, v := f.get(t, "bad"); rules != "/svc=>/b" || v != version(1) {
+			t.Errorf("bad is %s, %q", rules, v)
+		}
+		if names := f.Names().Get(); !slices.Equal(names, []string{"bad", "dir", "good", "loop", "new"}) {
+			t.Errorf("names are %v", names)
+		}
+		if n := strings.Count(f.log.String(), "wrong.json: "); n != 1 {
+			t.Errorf("said %d times:\n%s", n, f.log.String())
+		}
+	})
+}
+
+// A file that is no dtab may be anything, and does not go to the log.
+func TestFilesLogNoContent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		f, stop := openFiles(t, dir)
+		defer stop()
+		f.edit(t, "key", "# a\n/svc=>/b ;\nsecret"+strings.Repeat("x", 1<<20-100))
+		time.Sleep(settle)
+		if log := f.log.String(); !strings.Contains(log, "line 3, column 1: ") || strings.Contains(log, "secret") || len(log) > 1000 {
+			t.Errorf("said %.2000s", log)
 		}
 	})
 }

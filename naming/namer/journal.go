@@ -50,17 +50,21 @@ func (j *journal) push(c Change, content []byte, at time.Time) {
 	j.Revisions = append([]taken{{j.Writes, at, c.By, c.Dtab.Exact()}}, j.Revisions[:min(len(j.Revisions), MaxHistory-1)]...)
 }
 
-// newest returns the present dtab: one without version if there is none.
-func (j *journal) newest() (*Versioned, error) {
+// newest returns the present dtab: one without version if there is none. It parses, as readJournal
+// has found.
+func (j *journal) newest() *Versioned {
 	if len(j.Revisions) == 0 {
-		return &Versioned{}, nil
+		return &Versioned{}
 	}
-	r, err := j.Revisions[0].revision()
-	return &r.Versioned, err
+	r, _ := j.Revisions[0].revision()
+	return &r.Versioned
 }
 
 func (t taken) revision() (Revision, error) {
 	dtab, err := naming.ParseDtab(t.Dtab)
+	if err != nil {
+		err = fmt.Errorf("dtab of version %d: %s", t.Version, naming.Brief(err))
+	}
 	return Revision{Versioned{dtab, versionBytes(t.Version)}, t.Time, t.By}, err
 }
 
@@ -68,18 +72,21 @@ func journalPath(dir, namespace string) string {
 	return filepath.Join(dir, journalDir, namespace+".json")
 }
 
-// readJournal returns an empty journal if there is none.
+// readJournal returns an empty journal if there is none. Its newest dtab parses.
 func readJournal(dir, namespace string) (*journal, error) {
-	j := &journal{}
-	content, err := os.ReadFile(journalPath(dir, namespace))
+	j, path := &journal{}, journalPath(dir, namespace)
+	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return j, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(content, j)
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	if err = json.Unmarshal(content, j); err == nil && len(j.Revisions) > 0 {
+		_, err = j.Revisions[0].revision()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read history of %s: %w", namespace, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return j, nil
 }

@@ -31,6 +31,7 @@ func readInterpreter(r *document.Reader, path string, n *yaml.Node) func(*router
 	}
 	return func(d *router) {
 		d.Interpreter, d.Transformers = i.Interpreter, i.transformers
+		d.interpreterAt = func(format string, args ...any) { r.Fault(n, path+": "+format, args...) }
 	}
 }
 
@@ -207,8 +208,8 @@ func configMapName(s string) (string, error) {
 
 // configMapKey reads a key of a ConfigMap.
 func configMapKey(s string) (string, error) {
-	if len(s) > maxName || !key.MatchString(s) {
-		return "", fmt.Errorf("%q is no key of a ConfigMap: it must be letters, digits, '-', '_' and '.', %d characters at most", s, maxName)
+	if len(s) > maxName || !key.MatchString(s) || s == "." || strings.HasPrefix(s, "..") {
+		return "", fmt.Errorf("%q is no key of a ConfigMap: it must be letters, digits, '-', '_' and '.', %d characters at most, and neither . nor begin with ..", s, maxName)
 	}
 	return s, nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/sidecar/linkerd"
 )
 
@@ -64,7 +65,7 @@ func TestWhatIsWrong(t *testing.T) {
 		{"routers: [{protocol: http, servers: [{announce: [x]}]}]", "routers[0].servers[0].announce is refused"},
 		{"routers: [{protocol: http, servers: [{tls: {certPath: a}}]}]", "routers[0].servers[0].tls.keyPath is not set"},
 		{"routers:\n- protocol: http\n  servers:\n  - overrides: mesh", `f:4: routers[0].servers[0].overrides: "mesh" is neither everyone nor local`},
-		{"routers: [{protocol: http, servers: [{overrides: true}]}]", "routers[0].servers[0].overrides: true is not text"},
+		{"routers: [{protocol: http, servers: [{overrides: true}]}]", "routers[0].servers[0].overrides: true is not text but read as true or false; quotes make it text"},
 		// Clients.
 		{router("client: {tls: {disableValidation: true, clientAuth: {certPath: a, keyPath: b}}}"), "incompatible"},
 		{router("client: {tls: {commonName: a, trustCerts: [b], trustCertsBundle: c}}"), "incompatible"},
@@ -99,6 +100,10 @@ func TestWhatIsWrong(t *testing.T) {
 		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a_b, filename: b}"), `f:3: routers[0].interpreter.name: "a_b" is no name of a ConfigMap`},
 		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: b/c}"), `f:3: routers[0].interpreter.filename: "b/c" is no key of a ConfigMap`},
 		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: b, namespace: a.b}"), `f:3: routers[0].interpreter.namespace: "a.b" is no name of a namespace of Kubernetes`},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: .}"), `"." is no key of a ConfigMap`},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: ..}"), `".." is no key of a ConfigMap`},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: ..b}"), `"..b" is no key of a ConfigMap`},
+		{router("interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: a, filename: " + strings.Repeat("b", 254) + "}"), "is no key of a ConfigMap"},
 		{router("interpreter: {kind: io.l5d.k8s.configmap}"), `"io.l5d.k8s.configmap" is none; did you mean io.l5d.k8s.configMap?`},
 		{router("interpreter: {kind: io.l5d.fs, dtabFile: ''}"), "it is empty, and must be the path of a file of rules"},
 		{router("interpreter: {kind: default, transformers: [{kind: io.l5d.port}]}"), "routers[0].interpreter.transformers[0].port is not set"},
@@ -115,6 +120,21 @@ func TestWhatIsWrong(t *testing.T) {
 		cfg, err := linkerd.Parse("f", []byte(c.text))
 		if err == nil || cfg != nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s\n got %v\nwant %s", c.text, err, c.want)
+		}
+	}
+}
+
+// The controller lets a proxy follow so many keys and no more; one key of two routers is one.
+func TestTooManyConfigMaps(t *testing.T) {
+	text := "routers:\n"
+	for i := range api.MaxConfigMaps + 2 {
+		text += fmt.Sprintf("- {protocol: http, label: r%d, interpreter: {kind: io.l5d.k8s.configMap, experimental: true, name: rules, filename: key%d}, servers: [{port: %d}]}\n", i, max(i-1, 0), 5000+i)
+		_, err := linkerd.Parse("f", []byte(text))
+		if i <= api.MaxConfigMaps && err != nil {
+			t.Fatalf("%d routers: %v", i+1, err)
+		}
+		if want := "f:83: routers[81].interpreter: its key is one too many: a proxy follows 80 keys of ConfigMaps at most; put rules into fewer keys, or run the routers in two proxies"; i > api.MaxConfigMaps && fmt.Sprint(err) != want {
+			t.Errorf("%d routers:\n got %v\nwant %s", i+1, err, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/internal/schema"
+	"github.com/tulle-mesh/tulle/naming/namer/api"
 	"github.com/tulle-mesh/tulle/naming/registry"
 )
 
@@ -31,6 +32,7 @@ func Parse(file string, content []byte) (*Config, error) {
 	}
 	c.checkServers(r, root)
 	c.checkNamers(r)
+	c.checkConfigMaps()
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
@@ -101,5 +103,20 @@ func (d *draft) checkNamers(r *document.Reader) {
 	}
 	if len(d.Namers) > 0 && len(d.routers) > 0 {
 		r.Warn(d.namers, "namers has no effect: the names of all routers bind at a namerd")
+	}
+}
+
+// checkConfigMaps refuses more keys of ConfigMaps than a controller lets one proxy follow.
+func (d *draft) checkConfigMaps() {
+	keys := map[api.ConfigMap]bool{}
+	for _, router := range d.routers {
+		in := router.Interpreter
+		if in.Kind != ConfigMap {
+			continue
+		}
+		if keys[api.ConfigMap{Namespace: in.Namespace, Name: in.Name, Key: in.Key}] = true; len(keys) > api.MaxConfigMaps {
+			router.interpreterAt("its key is one too many: a proxy follows %d keys of ConfigMaps at most; put rules into fewer keys, or run the routers in two proxies", api.MaxConfigMaps)
+			return
+		}
 	}
 }

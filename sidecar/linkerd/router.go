@@ -20,6 +20,8 @@ type router struct {
 	policy  policy.Policy // what its servers have in common
 	entries []entry
 	servers []*server
+	// interpreterAt says what is wrong with the interpreter; nil without one.
+	interpreterAt func(format string, args ...any)
 }
 
 func missing(r *document.Reader, n *yaml.Node, format string, args ...any) document.Warning {
