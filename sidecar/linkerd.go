@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/tulle-mesh/tulle/certs"
 	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/internal/document"
@@ -42,9 +40,7 @@ func (p *Proxy) makeFile(checked bool) error {
 	if p.file, err = linkerd.Parse(file, content); err != nil {
 		return err
 	}
-	if err := yaml.Unmarshal(l5d.YAML(content), &p.said); err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
-	}
+	p.said = l5d.Said(l5d.Root(&document.Reader{}, content))
 	if absent := p.file.Absent(); len(absent) > 0 && !checked {
 		return join(absent)
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -11,7 +13,6 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/internal/document"
@@ -22,12 +23,8 @@ import (
 	"github.com/tulle-mesh/tulle/naming/namer/namerd"
 )
 
-// file is a configuration that was read, and what pages show of it.
-type file struct {
-	*namerd.Config
-	said any
-	dir  int // line of storage.rootDir
-}
+// file is a configuration that was read.
+type file struct{ *namerd.Config }
 
 func read(path string) (*file, error) {
 	name, content, err := cli.ReadFile(path)
@@ -38,36 +35,7 @@ func read(path string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &file{Config: c}
-	if err := yaml.Unmarshal(l5d.YAML(content), &f.said); err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	var at struct {
-		Storage struct {
-			RootDir yaml.Node `yaml:"rootDir"`
-		}
-	}
-	if err := yaml.Unmarshal(l5d.YAML(content), &at); err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	f.dir = at.Storage.RootDir.Line
-	return f, nil
-}
-
-// absent returns the files that are named and cannot be read now, and the directory of dtabs if there is none.
-func (f *file) absent() []document.Warning {
-	all := f.Absent()
-	if f.Storage.Kind != namerd.Files {
-		return all
-	}
-	info, err := os.Stat(f.Storage.Dir)
-	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s is no directory", f.Storage.Dir)
-	}
-	if err != nil {
-		all = append(all, document.Warning{File: f.File, Line: f.dir, Text: fmt.Sprintf("storage.rootDir: %v", err)})
-	}
-	return all
+	return &file{c}, nil
 }
 
 // mode is who may use a server: whoever reaches it, as with namerd, unless the file says otherwise. Where the file says
@@ -82,16 +50,35 @@ func mode(s namerd.Server) string {
 	return access.Open
 }
 
-// open returns, by line of the file, what servers let in everyone from elsewhere without that being said.
-func (f *file) open() map[int]string {
-	all := map[int]string{}
+// warnings returns what has no effect and what servers let in without that being said, by line.
+func (f *file) warnings() []document.Warning {
+	all := slices.Clone(f.Warnings)
+	warn := func(line int, format string, args ...any) {
+		all = append(all, document.Warning{File: f.File, Line: line, Text: fmt.Sprintf(format, args...)})
+	}
+	if !onLoopback(f.Admin) {
+		warn(f.AdminLine, "whoever reaches %s reads all rules and may set the log level; admin: {ip: %s} leaves that to this machine", f.Admin, l5d.Loopback)
+	}
 	for _, s := range f.Servers {
-		if s.Access == "" && mode(s) == access.Open && !s.TLS.RequireClient {
-			all[s.Line] = fmt.Sprintf("whoever reaches %s may change routes, as with namerd; access: rbac asks for a token of Kubernetes, "+
+		switch {
+		case s.Access == "" && mode(s) == access.Open && !s.TLS.RequireClient:
+			warn(s.Line, "whoever reaches %s may change routes, as with namerd; access: rbac asks for a token of Kubernetes, "+
 				"and access: open says that it is meant", s.Address)
+		case s.Access == namerd.AccessRBAC && s.TLS.CertFile == "" && !onLoopback(s.Address):
+			warn(s.Line, "tokens go to %s in the clear, and whoever reads one on the way may use it; tls: {certPath: …, keyPath: …} keeps them secret", s.Address)
 		}
 	}
+	slices.SortStableFunc(all, func(a, b document.Warning) int { return cmp.Compare(a.Line, b.Line) })
 	return all
+}
+
+// tls returns that of a server, nil for none.
+func (f *file) tls(s namerd.Server, log *slog.Logger) (*tls.Config, error) {
+	config, err := newTLS(s.TLS, log)
+	if err != nil {
+		return nil, fmt.Errorf("%s:%d: %w", f.File, s.Line, err)
+	}
+	return config, nil
 }
 
 // onLoopback reports whether only this machine reaches an address.
@@ -107,17 +94,17 @@ func load(cfg Config, level *slog.LevelVar, log *slog.Logger) (*process, error) 
 		return nil, err
 	}
 	var errs []error
-	for _, w := range f.absent() {
+	for _, w := range f.Absent() {
 		errs = append(errs, errors.New(w.String()))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	for _, w := range f.Warnings {
+	for _, w := range f.warnings() {
 		log.Warn(w.Text, "file", w.File, "line", w.Line)
 	}
-	for _, line := range slices.Sorted(maps.Keys(f.open())) {
-		log.Warn(f.open()[line], "file", f.File, "line", line)
+	for _, w := range f.AbsentAddresses() {
+		log.Warn(w.Text+"; names lead to nothing there until it is", "file", w.File, "line", w.Line)
 	}
 	var reached *clients
 	if asksKubernetes(f.Config) {
@@ -147,17 +134,21 @@ func check(cmd *cobra.Command, cfg Config) error {
 			return cmp.Or(map[string]string{"POD_IP": "192.0.2.1"}[key], "example")
 		}, slog.New(slog.DiscardHandler))
 	}
+	if f != nil {
+		for _, s := range f.Servers {
+			if _, wrong := f.tls(s, slog.New(slog.DiscardHandler)); !errors.As(wrong, new(*fs.PathError)) { // which is absent
+				err = errors.Join(err, wrong)
+			}
+		}
+	}
 	if err != nil {
 		cmd.PrintErrln(err)
 		return cli.ErrReported
 	}
-	for _, w := range f.Warnings {
+	for _, w := range f.warnings() {
 		cmd.Printf("%s:%d: warning: %s\n", w.File, w.Line, w.Text)
 	}
-	for _, line := range slices.Sorted(maps.Keys(f.open())) {
-		cmd.Printf("%s:%d: warning: %s\n", f.File, line, f.open()[line])
-	}
-	absent := f.absent()
+	absent := append(f.Absent(), f.AbsentAddresses()...)
 	for _, w := range absent {
 		cmd.Printf("%s:%d: absent: %s; it must be there where the namer runs\n", w.File, w.Line, w.Text)
 	}

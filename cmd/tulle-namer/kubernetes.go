@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/tulle-mesh/tulle/internal/l5d"
 	"github.com/tulle-mesh/tulle/naming/kubernetes/access"
 	"github.com/tulle-mesh/tulle/naming/namer/namerd"
 	"github.com/tulle-mesh/tulle/naming/registry"
@@ -27,9 +28,6 @@ const (
 	callsPerSecond = 50
 	callsBurst     = 100
 )
-
-// kubectlProxy is where namerd finds Kubernetes unless it is told otherwise.
-const kubectlProxy = "localhost:8001"
 
 // clients are the ways to the API server.
 type clients struct {
@@ -57,7 +55,7 @@ func usesServices(c *namerd.Config) bool {
 // reach returns how the API server is reached: by a kubeconfig file, as the pod that this is, or where the file says, as
 // namerd does beside a kubectl proxy.
 func reach(kubeconfig string, c *namerd.Config, log *slog.Logger) (*rest.Config, error) {
-	said := cmp.Or(c.Kubernetes, kubectlProxy)
+	said := cmp.Or(c.Kubernetes, l5d.DefaultKubernetes)
 	config, counts := (*rest.Config)(nil), ""
 	switch {
 	case kubeconfig != "":
@@ -76,7 +74,7 @@ func reach(kubeconfig string, c *namerd.Config, log *slog.Logger) (*rest.Config,
 	}
 	if config == nil {
 		config = &rest.Config{Host: "http://" + said, Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }}
-	} else if said != kubectlProxy && said != "127.0.0.1:8001" {
+	} else if !l5d.SameAddress(said, l5d.DefaultKubernetes) {
 		log.Warn("host and port of Kubernetes have no effect: "+counts+" says where it is", "file", c.File, "said", said, "at", config.Host)
 	}
 	config.UserAgent = "tulle-namer"

@@ -24,11 +24,12 @@ func TestReach(t *testing.T) {
 		kubeconfig, inCluster, said string
 		host, warns                 string
 	}{
-		"beside kubectl proxy":                {said: "localhost:8001", host: "http://localhost:8001"},
-		"where the file says":                 {said: "k8s.corp.test:8080", host: "http://k8s.corp.test:8080"},
-		"nothing but access":                  {host: "http://localhost:8001"},
-		"by a kubeconfig":                     {kubeconfig: file, inCluster: "10.0.0.1", said: "localhost:8001", host: "https://192.0.2.1:6443"},
-		"by a kubeconfig, the file elsewhere": {kubeconfig: file, said: "other:8001", host: "https://192.0.2.1:6443", warns: "host and port of Kubernetes have no effect: the kubeconfig " + file + " says where it is"},
+		"beside kubectl proxy":                       {said: "localhost:8001", host: "http://localhost:8001"},
+		"where the file says":                        {said: "k8s.corp.test:8080", host: "http://k8s.corp.test:8080"},
+		"by a kubeconfig, the file at kubectl proxy": {kubeconfig: file, said: "127.0.0.1:8001", host: "https://192.0.2.1:6443"},
+		"nothing but access":                         {host: "http://localhost:8001"},
+		"by a kubeconfig":                            {kubeconfig: file, inCluster: "10.0.0.1", said: "localhost:8001", host: "https://192.0.2.1:6443"},
+		"by a kubeconfig, the file elsewhere":        {kubeconfig: file, said: "other:8001", host: "https://192.0.2.1:6443", warns: "host and port of Kubernetes have no effect: the kubeconfig " + file + " says where it is"},
 		// Here there is no service account, as in a pod that is given none.
 		"in a pod without a token": {inCluster: "10.0.0.1", said: "localhost:8001", host: "http://localhost:8001"},
 	} {

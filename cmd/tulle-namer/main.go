@@ -65,6 +65,7 @@ are not here and all else is right, and with 1 otherwise.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Misused(err) })
 	validate := cmd.Flags().Bool("validate", false, "check the configuration, open nothing, and exit with 0, 1 or 2")
+	cmd.InitDefaultHelpFlag() // which cobra does too late for -help
 	settings, err := setting.NewNamed(&cfg, cmd.Flags(), "settings")
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,8 +55,9 @@ func TestValidate(t *testing.T) {
 	} {
 		printed, err := start(t, args...)
 		lines := strings.Split(printed, "\n")
-		if err != nil || len(lines) != 4 || !strings.HasPrefix(lines[0], good+":6: warning: interfaces[0].kind io.l5d.thriftNameInterpreter has no effect: ") ||
-			!strings.HasPrefix(lines[1], good+":7: warning: whoever reaches 0.0.0.0:4180 may change routes, as with namerd; ") || lines[2] != "1 interface can be served" {
+		if err != nil || len(lines) != 5 || !strings.HasPrefix(lines[1], good+":6: warning: interfaces[0].kind io.l5d.thriftNameInterpreter has no effect: ") ||
+			!strings.HasPrefix(lines[0], good+":1: warning: whoever reaches 0.0.0.0:9991 reads all rules and may set the log level; ") ||
+			!strings.HasPrefix(lines[2], good+":7: warning: whoever reaches 0.0.0.0:4180 may change routes, as with namerd; ") || lines[3] != "1 interface can be served" {
 			t.Errorf("%v: %v\n%s", args, err, printed)
 		}
 	}
@@ -78,6 +80,15 @@ func TestValidate(t *testing.T) {
 		"no directory": {file: "interfaces: [{kind: io.l5d.httpController}]\nstorage:\n  kind: io.l5d.fs\n  rootDir: /no/such\n", err: cli.ErrAbsent,
 			says: ":4: absent: storage.rootDir: stat /no/such: no such file or directory; it must be there where the namer runs\n1 interface can be served\n"},
 		"in JSON": {file: "{\n\t\"storage\": {\"kind\": \"io.l5d.inMemory\"},\n\t\"interfaces\": [{\"kind\": \"io.l5d.httpController\"}]\n}\n", says: "1 interface can be served"},
+		"two in one line": {file: `{"storage": {"kind": "io.l5d.inMemory"}, "interfaces": [{"kind": "io.l5d.httpController", "ip": "0.0.0.0", "port": 1}, {"kind": "io.l5d.httpController", "ip": "::", "port": 2}]}`,
+			says: ":1: warning: whoever reaches 0.0.0.0:1 may change routes, as with namerd; "},
+		"the second in one line": {file: `{"storage": {"kind": "io.l5d.inMemory"}, "interfaces": [{"kind": "io.l5d.httpController", "ip": "0.0.0.0", "port": 1}, {"kind": "io.l5d.httpController", "ip": "::", "port": 2}]}`,
+			says: ":1: warning: whoever reaches [::]:2 may change routes, as with namerd; "},
+		"tokens in the clear": {file: "storage: {kind: io.l5d.inMemory}\ninterfaces:\n- {kind: io.l5d.httpController, ip: 0.0.0.0, access: rbac}\n",
+			says: ":3: warning: tokens go to 0.0.0.0:4180 in the clear, "},
+		"tokens on loopback": {file: "storage: {kind: io.l5d.inMemory}\ninterfaces:\n- {kind: io.l5d.httpController, access: rbac}\n", says: "1 interface can be served\n"},
+		"no directory of a namer": {file: "interfaces: [{kind: io.l5d.httpController}]\nstorage: {kind: io.l5d.inMemory}\nnamers:\n- kind: io.l5d.fs\n  rootDir: /no/such\n", err: cli.ErrAbsent,
+			says: ":5: absent: namers[0].rootDir: stat /no/such: no such file or directory; it must be there where the namer runs\n1 interface can be served\n"},
 		"no file": {err: cli.ErrReported, says: "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -99,6 +110,7 @@ func TestUsage(t *testing.T) {
 		code int
 		says string
 	}{
+		{[]string{"-help"}, 0, ""},
 		{nil, 64, "no configuration is given\nhint: tulle-namer namerd.yaml"},
 		{[]string{"-validate"}, 64, "no configuration is given"},
 		{[]string{"-config", good, good}, 64, "two configurations"},
@@ -110,7 +122,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"-kubeconfig", "/no/such/file", good}, 1, "read the kubeconfig: "},
 		{[]string{write(t, "a.yaml", strings.Replace(article, "4180", "4180, tls: {certPath: /a.pem, keyPath: /a.key}", 1))}, 1, ":7: interfaces[1].tls.certPath: open /a.pem: "},
 	} {
-		if _, err := start(t, tt.args...); cli.ExitCode(err) != tt.code || !strings.Contains(err.Error(), tt.says) {
+		if _, err := start(t, tt.args...); cli.ExitCode(err) != tt.code || !strings.Contains(fmt.Sprint(err), tt.says) {
 			t.Errorf("%v: exits with %d: %v", tt.args, cli.ExitCode(err), err)
 		}
 	}

@@ -97,8 +97,8 @@ func newProcess(f *file, reached *clients, getenv func(string) string, level *sl
 	seen := &namer.Seen{}
 	for _, s := range f.Servers {
 		server := p.serve("HTTP API", s.Address)
-		if server.TLS, err = newTLS(s.TLS, log); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", f.File, s.Line, err)
+		if server.TLS, err = f.tls(s, log); err != nil {
+			return nil, err
 		}
 		server.HTTP.Handler = run.Streams(server.HTTP, namer.NewAPI(namer.APIConfig{
 			Store: kept, Registry: names, Seen: seen, BoundNames: boundNames, Authorize: rules.Authorizer(mode(s)), Logger: log,
@@ -106,7 +106,7 @@ func newProcess(f *file, reached *clients, getenv func(string) string, level *sl
 	}
 	p.serve("admin", f.Admin).HTTP.Handler = admin.Handler(admin.Config{
 		Store: kept, Registry: names, Followed: ledger.Followed, BoundNames: boundNames, Names: seen.Names,
-		Configuration: func() any { return f.said }, Metrics: metrics, Ready: p.waiting, Level: level, Logger: log,
+		Configuration: func() any { return f.Said() }, Metrics: metrics, Ready: p.waiting, Level: level, Logger: log,
 	})
 	return p, nil
 }

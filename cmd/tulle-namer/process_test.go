@@ -142,7 +142,7 @@ func TestInMemory(t *testing.T) {
 	}
 	r := launch(t, `
 admin: {port: 0}
-storage: {kind: io.l5d.inMemory, namespaces: {internal: "/svc => /#/io.l5d.fs"}}
+storage: {kind: io.l5d.inMemory, namespaces: {internal: "/svc => /#/io.l5d.fs", 1: /a=>/b, null: /a=>/b, 2020-01-01: /a=>/b}}
 namers: [{kind: io.l5d.fs, rootDir: `+dir+`}]
 interfaces: [{kind: io.l5d.httpController, port: 0}]
 `, nil)
@@ -151,7 +151,7 @@ interfaces: [{kind: io.l5d.httpController, port: 0}]
 		status             int
 		answer             string
 	}{
-		{"GET", "/api/1/dtabs", "", 200, "[\"internal\"]\n"},
+		{"GET", "/api/1/dtabs", "", 200, "[\"1\",\"2020-01-01\",\"internal\",\"null\"]\n"},
 		{"GET", "/api/1/dtabs/internal", "", 200, "AAAAAAAAAAE=[{\"prefix\":\"/svc\",\"dst\":\"/#/io.l5d.fs\"}]\n"},
 		{"PUT", "/api/1/dtabs/internal", "/svc=>/#/io.l5d.fs;/a=>/b", 204, ""},
 		{"GET", "/api/1/bind/internal?path=/svc/web", "", 200, `{"type":"leaf","bound":{"addr":{"type":"bound","addrs":[{"ip":"127.0.0.1","port":8080,"meta":{}}],"meta":{}},"id":"/#/io.l5d.fs/web","path":"/"}}` + "\n"},
@@ -171,13 +171,13 @@ interfaces: [{kind: io.l5d.httpController, port: 0}]
 		t.Errorf("a name that a page had resolve to us: %d", status)
 	}
 	_, metrics := r.get("admin", "/metrics")
-	for _, want := range []string{"go_goroutines", "process_resident_memory_bytes", "tulle_namer_dtabs 0", `tulle_namer_store_errors_total{operation="put"} 0`,
+	for _, want := range []string{"go_goroutines", "process_resident_memory_bytes", "tulle_namer_dtabs 3", `tulle_namer_store_errors_total{operation="put"} 0`,
 		`tulle_namer_access_total{result="local"} 7`, `tulle_namer_access_total{result="unknown"} 1`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no metric %s", want)
 		}
 	}
-	if status, body := r.get("admin", "/config.json"); status != 200 || !strings.Contains(body, dir) {
+	if status, body := r.get("admin", "/config.json"); status != 200 || !strings.Contains(body, dir) || !strings.Contains(body, `"2020-01-01": "/a=>/b"`) || !strings.Contains(body, `"port": 0`) {
 		t.Errorf("%d %s", status, body)
 	}
 	if status, body := r.get("admin", "/admin/ping"); status != 200 || body != "pong" {

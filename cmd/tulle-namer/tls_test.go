@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
@@ -19,6 +21,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tulle-mesh/tulle/internal/cli"
 	"github.com/tulle-mesh/tulle/internal/logtest"
 	"github.com/tulle-mesh/tulle/naming/namer/namerd"
 )
@@ -171,13 +174,22 @@ func TestWrongCertificates(t *testing.T) {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	other := t.TempDir()
 	a.put(other)
+	if err := os.WriteFile(in("ca.key"), []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for want, files := range map[string]namerd.TLS{
 		"no such file":         {CertFile: in("none"), KeyFile: in("tls.key")},
 		"does not match":       {CertFile: in("tls.crt"), KeyFile: filepath.Join(other, "tls.key")},
 		"ca.key holds none in": {CertFile: in("tls.crt"), KeyFile: in("tls.key"), CAFile: in("ca.key")},
 	} {
-		if err := os.WriteFile(in("ca.key"), []byte("no certificate"), 0o600); err != nil {
-			t.Fatal(err)
+		checked, said := cli.ErrReported, want
+		if files.CertFile == in("none") {
+			checked, said = cli.ErrAbsent, ":3: absent: "
+		}
+		config := fmt.Sprintf("storage: {kind: io.l5d.inMemory}\ninterfaces:\n- {kind: io.l5d.httpController, tls: {certPath: %s, keyPath: %s, caCertPath: %s}}\n",
+			files.CertFile, files.KeyFile, cmp.Or(files.CAFile, in("ca.crt")))
+		if printed, err := start(t, "-validate", write(t, "namerd.yaml", config)); err != checked || !strings.Contains(printed, said) || !strings.Contains(printed, "namerd.yaml:3: ") {
+			t.Errorf("-validate: %v\n%s", err, printed)
 		}
 		if _, err := newTLS(files, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

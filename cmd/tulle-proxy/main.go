@@ -51,6 +51,7 @@ else is right, and with 1 otherwise.`,
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Misused(err) })
 	validate := cmd.Flags().Bool("validate", false, "check the settings and the policy, open nothing, and exit with 0 or 1")
 	serving := cmd.Flags().Bool("serving", false, "check whether the proxy that runs with these settings has its listeners, and exit with 0 or 1; for probes")
+	cmd.InitDefaultHelpFlag() // which cobra does too late for -help
 	settings, err := setting.NewNamed(&cfg, cmd.Flags(), "settings")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err != nil {

@@ -73,6 +73,9 @@ func TestValidateLinkerdConfiguration(t *testing.T) {
 			t.Errorf("%v: %v\n%s", args, err, printed)
 		}
 	}
+	if printed, err := start(t, "-help"); err != nil || !strings.Contains(printed, "--validate") {
+		t.Errorf("%v\n%s", err, printed)
+	}
 	if _, err := start(t, "-validate", "--log-level", "debug"); cli.ExitCode(err) != cli.ExitUsage || !strings.Contains(err.Error(), "\nhint: tulle-proxy -validate linkerd.yaml") {
 		t.Errorf("without a file: %v", err)
 	}

@@ -15,6 +15,7 @@
 package l5d
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -54,15 +55,20 @@ func Quiet[T any](f schema.Field[T]) schema.Field[T] {
 
 // IP is the address to listen at.
 func IP[T any](unset string, at func(*T) *string) schema.Field[T] {
-	return schema.Text("ip", unset, at, func(s string) (string, error) {
-		if s == "localhost" {
+	return schema.Scalar("ip", unset, at, func(n *yaml.Node) (string, error) {
+		if n.Value == "localhost" {
 			return Loopback, nil
 		}
-		ip, err := netip.ParseAddr(s)
+		ip, err := netip.ParseAddr(n.Value)
 		if err != nil {
-			return "", fmt.Errorf("%q is no IP address, such as %s or 0.0.0.0", s, Loopback)
+			return "", fmt.Errorf("%q is no IP address, such as %s or 0.0.0.0", n.Value, Loopback)
 		}
 		return ip.String(), nil
+	}, func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
 	})
 }
 
@@ -91,11 +97,68 @@ func Dtab(r *document.Reader, path string, n *yaml.Node) (naming.Dtab, bool) {
 	return nil, false
 }
 
+// Said returns the mapping root for who asks what a program was told, as what becomes JSON: keys
+// as they are written, and values too but for numbers, true, false and null. It is nil if root is
+// no mapping.
+func Said(root *yaml.Node) map[string]any {
+	if root == nil {
+		return nil
+	}
+	all, _ := said(root, 0).(map[string]any)
+	return all
+}
+
+// maxDepth bounds what is shown, far beyond what any key holds, of aliases that hold themselves.
+const maxDepth = 50
+
+func said(n *yaml.Node, depth int) any {
+	if n = document.Resolve(n); depth > maxDepth {
+		return nil
+	}
+	switch n.Kind {
+	case yaml.MappingNode:
+		all := make(map[string]any, len(n.Content)/2)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			all[n.Content[i].Value] = said(n.Content[i+1], depth+1)
+		}
+		return all
+	case yaml.SequenceNode:
+		all := make([]any, 0, len(n.Content))
+		for _, item := range n.Content {
+			all = append(all, said(item, depth+1))
+		}
+		return all
+	}
+	var value any
+	switch n.Tag {
+	case "!!null":
+		return nil
+	case "!!int", "!!float", "!!bool":
+		if err := n.Decode(&value); err == nil && json.Valid([]byte(fmt.Sprint(value))) { // unlike .inf
+			return value
+		}
+	}
+	return n.Value
+}
+
 // Absent returns those files that cannot be read now, with the line of their keys.
-func Absent(files []document.Mention) []document.Warning {
+func Absent(files []document.Mention) []document.Warning { return absent(files, readable) }
+
+// AbsentDirectories is Absent for directories.
+func AbsentDirectories(all []document.Mention) []document.Warning {
+	return absent(all, func(path string) error {
+		info, err := os.Stat(path)
+		if err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s is no directory", path)
+		}
+		return err
+	})
+}
+
+func absent(files []document.Mention, check func(path string) error) []document.Warning {
 	var all []document.Warning
 	for _, m := range files {
-		if err := readable(m.Path); err != nil {
+		if err := check(m.Path); err != nil {
 			all = append(all, document.Warning{File: m.File, Line: m.Line, Text: fmt.Sprintf("%s: %v", m.Key, err)})
 		}
 	}

@@ -1,6 +1,7 @@
 package l5d_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,7 +73,8 @@ func TestWords(t *testing.T) {
 
 func TestSaid(t *testing.T) {
 	for text, want := range map[string]string{
-		"ip: here": `f:1: ip: "here" is no IP address, such as 127.0.0.1 or 0.0.0.0`,
+		"ip: 127.1": `f:1: ip: "127.1" is no IP address, such as 127.0.0.1 or 0.0.0.0`,
+		"ip: here":  `f:1: ip: "here" is no IP address, such as 127.0.0.1 or 0.0.0.0`,
 		"admin: {security: {uiEnabled: false, pathBlacklist: [a]}}": "f:1: admin.security.uiEnabled: false is refused: the administration port hides no page; keep it on loopback by admin.ip\n" +
 			"f:1: admin.security.pathBlacklist is refused: the administration port hides no page; keep it on loopback by admin.ip",
 		"admin: {workerThreads: 2}": "f:1: admin.workerThreads has no effect: threads are the runtime's",
@@ -160,5 +162,24 @@ func TestAbsent(t *testing.T) {
 	want := []string{"f:3: tls.keyPath: open /nowhere/key: no such file or directory", "f:4: tls.caCertPath: " + dir + " is no file"}
 	if diff := cmp.Diff(want, got); diff != "" || said != "" {
 		t.Error(diff, said)
+	}
+}
+
+// What was said is shown as it was written, and always becomes JSON.
+func TestShown(t *testing.T) {
+	for text, want := range map[string]string{
+		"{1: a, null: 2, 2020-01-01: 2020-01-02, true: [x, 1.5, ~, yes, false]}": `{"1":"a","2020-01-01":"2020-01-02","null":2,"true":["x",1.5,null,"yes",false]}`,
+		"a: &b {c: '1'}\nd: *b": `{"a":{"c":"1"},"d":{"c":"1"}}`,
+		"[.inf, 0x1F, 1e3]":     "null",
+		"a: [.inf, .nan, 0x1F, 1e3, 18446744073709551615, !!binary aGk=]": `{"a":[".inf",".nan",31,1000,18446744073709551615,"aGk="]}`,
+		"": "null",
+	} {
+		root := l5d.Root(&document.Reader{}, []byte(text))
+		if got, err := json.Marshal(l5d.Said(root)); err != nil || string(got) != want {
+			t.Errorf("%s: %s %v", text, got, err)
+		}
+	}
+	if got, err := json.Marshal(l5d.Said(l5d.Root(&document.Reader{}, []byte("a: &a [*a]")))); err != nil {
+		t.Errorf("what holds itself: %s %v", got, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -76,6 +77,17 @@ const (
 	defaultHost = "localhost"
 	defaultPort = 8001
 )
+
+// SameAddress reports whether two are one, host:port, in either of the ways to write this machine's.
+func SameAddress(a, b string) bool {
+	spelled := func(address string) string {
+		if port, ok := strings.CutPrefix(address, "localhost:"); ok {
+			return Loopback + ":" + port
+		}
+		return address
+	}
+	return spelled(a) == spelled(b)
+}
 
 // KubernetesFields are two keys that say where the API of Kubernetes is, of a program that
 // asks there: that of DefaultKubernetes without them.

@@ -24,7 +24,7 @@ type Kind[T any] struct {
 
 // Kinds are all kinds of a T.
 type Kinds[T any] struct {
-	// Unset is the kind that holds without the key, as documented.
+	// Unset is the kind that holds without the key, as documented; "required" if there must be one.
 	Unset string
 	// NameOf returns the kind of a T.
 	NameOf func(T) string
@@ -55,7 +55,12 @@ func Kinded[P, T any](key, unset string, at func(*P) *T, nameOf func(T) string, 
 func (ks Kinds[T]) Read(r *document.Reader, path string, n *yaml.Node) (t T, ok bool) {
 	named := Child(n, "kind")
 	if named == nil {
-		if n.Kind == yaml.MappingNode {
+		if faultMerge(r, path, n) {
+			return t, false
+		}
+		if n.Tag == "!!null" && ks.Unset == "required" {
+			r.Fault(n, "%s: it has no value, and must have a kind, allowed: %s", path, strings.Join(ks.names(), ", "))
+		} else if n.Kind == yaml.MappingNode {
 			r.Fault(n, "%s.kind is not set, allowed: %s", path, strings.Join(ks.names(), ", "))
 		} else {
 			Read[T](r, path, n, nil, nil) // which says that it is no mapping

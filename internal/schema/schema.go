@@ -69,7 +69,11 @@ func Read[T any](r *document.Reader, path string, n *yaml.Node, fields []Field[T
 	if n.Tag == "!!null" {
 		r.Fault(n, "%s: it has no value; leave it out for the default", path)
 	}
+	faultMerge(r, path, n)
 	for key, value := range r.Entries(path, n) {
+		if key.Tag == mergeTag {
+			continue
+		}
 		at := document.Join(path, key.Value)
 		i := slices.IndexFunc(fields, func(f Field[T]) bool { return f.Key == key.Value })
 		if i < 0 {
@@ -89,6 +93,32 @@ func Read[T any](r *document.Reader, path string, n *yaml.Node, fields []Field[T
 		}
 	}
 	return settings, r.Faults() == before
+}
+
+// mergeTag is that of the key << of YAML.
+const mergeTag = "!!merge"
+
+// mergeKey returns the first merge key of a mapping, nil if there is none: what it would bring in is not read.
+func mergeKey(n *yaml.Node) *yaml.Node {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Tag == mergeTag {
+			return n.Content[i]
+		}
+	}
+	return nil
+}
+
+// faultMerge notes a merge key, if there is one.
+func faultMerge(r *document.Reader, path string, n *yaml.Node) bool {
+	key := mergeKey(n)
+	if key == nil {
+		return false
+	}
+	if path != "" {
+		path += ": "
+	}
+	r.Fault(key, "%smerge keys (<<) are not taken: write the keys themselves, or an alias for the whole value", path)
+	return true
 }
 
 // Apply returns value after all settings.
@@ -329,7 +359,7 @@ func Flag[T any](key string, unset bool, at func(*T) *bool) Field[T] {
 func Text[T any](key, unset string, at func(*T) *string, read func(string) (string, error)) Field[T] {
 	return Scalar(key, unset, at, func(n *yaml.Node) (string, error) {
 		if n.Tag != "!!str" {
-			return "", fmt.Errorf("%s is not text", n.Value)
+			return "", notText(n)
 		}
 		if read == nil {
 			return n.Value, nil
@@ -341,6 +371,14 @@ func Text[T any](key, unset string, at func(*T) *string, read func(string) (stri
 		}
 		return s
 	})
+}
+
+func notText(n *yaml.Node) error {
+	read := map[string]string{"!!int": "a number", "!!float": "a number", "!!bool": "true or false", "!!timestamp": "a date"}[n.Tag]
+	if read == "" {
+		return fmt.Errorf("%s is not text", n.Value)
+	}
+	return fmt.Errorf("%s is not text but read as %s; quotes make it text", n.Value, read)
 }
 
 // File is the path of a file that must be there once the program runs, which is
@@ -482,6 +520,9 @@ func Required[T any](f Field[T], keys ...string) Field[T] {
 // they are.
 func require(r *document.Reader, path string, n *yaml.Node, keys []string, kind string) bool {
 	ok := true
+	if mergeKey(n) != nil {
+		return false // which has been said
+	}
 	for _, key := range keys {
 		if Child(n, key) != nil {
 			continue

@@ -50,11 +50,12 @@ func checkPrefixes(r *document.Reader, namers []Namer, items []item) {
 	for i, n := range namers {
 		for j, other := range namers[:i] {
 			if begins(n.Prefix, other.Prefix) || begins(other.Prefix, n.Prefix) {
-				r.Fault(items[i].node, "prefix %s and prefix %s in line %d overlap; each must be its own", n.Prefix, other.Prefix, items[j].node.Line)
+				r.Fault(items[i].prefix(), "%s.prefix: %s and %s of %s in line %d overlap; each must be its own",
+					items[i].path, n.Prefix, other.Prefix, items[j].path, items[j].prefix().Line)
 			}
 		}
 		if len(n.Prefix) == 0 {
-			r.Fault(items[i].node, "the prefix / would take all names; it needs an element")
+			r.Fault(items[i].prefix(), "%s.prefix: / would take all names; it needs an element", items[i].path)
 		}
 	}
 }
@@ -63,6 +64,14 @@ func checkPrefixes(r *document.Reader, namers []Namer, items []item) {
 type item struct {
 	path string
 	node *yaml.Node
+}
+
+// prefix is where the namer's prefix stands, the namer if there is none.
+func (it item) prefix() *yaml.Node {
+	if n := schema.Child(it.node, "prefix"); n != nil {
+		return n
+	}
+	return it.node
 }
 
 // readNamers also returns where each namer stands.
@@ -172,7 +181,15 @@ func namerKinds(of whose) schema.Kinds[Namer] {
 	api := append(apiFields[Namer](of, namerHost, namerPort), schema.Text("labelSelector", "", func(n *Namer) *string { return &n.LabelSelector }, labelKey))
 	kind := func(name string, required []string, check func(*Namer) error, fields ...schema.Field[Namer]) schema.Kind[Namer] {
 		own := append([]schema.Field[Namer]{
-			pathField("prefix", "/"+name, func(n *Namer) *naming.Path { return &n.Prefix }, nil),
+			pathField("prefix", "/"+name, func(n *Namer) *naming.Path { return &n.Prefix }, func(p naming.Path) error {
+				if len(p) == 0 || p[0] != mark {
+					return nil
+				}
+				if p = p[1:]; len(p) == 0 {
+					p = naming.Path{name}
+				}
+				return fmt.Errorf("names of a namer begin with /# by themselves: write %s", p)
+			}),
 			{
 				Key: "transformers",
 				Read: func(r *document.Reader, path string, n *yaml.Node) func(*Namer) {

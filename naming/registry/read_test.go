@@ -113,7 +113,7 @@ func TestReadOwnNamers(t *testing.T) {
 		t.Errorf("%q %v %v", got, namers, r.Warnings())
 	}
 	wrong := "namerd.yaml:2: namers[0].kind: io.l5d.consul is not here: not supported; addresses of other registries can be kept in files, which io.l5d.fs follows, or in Services without selectors\n" +
-		"namerd.yaml:3: prefix /io.l5d.k8s and prefix /io.l5d.k8s in line 3 overlap; each must be its own"
+		"namerd.yaml:3: namers[4].prefix: /io.l5d.k8s and /io.l5d.k8s of namers[1] in line 3 overlap; each must be its own"
 	if err := r.Err(); err == nil || err.Error() != wrong {
 		t.Errorf("got %v\nwant %s", err, wrong)
 	}
@@ -175,11 +175,14 @@ func TestParse(t *testing.T) {
 	for text, want := range map[string]string{
 		"- {kind: io.l5d.fs, rootDir: /x}":                                     "namers.yaml:1: namers[0].rootDir is refused: the directory is a setting of each proxy",
 		"- kind: io.l5d.k8s.ns":                                                "namers[0].kind: io.l5d.k8s.ns is not here: proxies of the mesh are in many namespaces",
-		"- {kind: io.l5d.k8s, prefix: /}":                                      "namers.yaml:1: the prefix / would take all names",
-		"- {kind: io.l5d.k8s, prefix: /a}\n- {kind: io.l5d.k8s, prefix: /a/b}": "namers.yaml:2: prefix /a/b and prefix /a in line 1 overlap",
-		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.k8s.localnode}]}":   "namers.yaml:1: the transformer io.l5d.k8s.localnode depends on where a process runs",
-		"- {kind: io.l5d.k8s, sort: x}":                                        "namers[0].sort is not a key of a namer",
-		"a: [":                                                                 "namers.yaml: yaml:",
+		"- {kind: io.l5d.k8s, prefix: /}":                                      "namers.yaml:1: namers[0].prefix: / would take all names",
+		"- {kind: io.l5d.k8s, prefix: /a}\n- kind: io.l5d.k8s\n  prefix: /a/b": "namers.yaml:3: namers[1].prefix: /a/b and /a of namers[0] in line 1 overlap",
+		"- {kind: io.l5d.k8s, prefix: /#/io.l5d.y}":                            "namers.yaml:1: namers[0].prefix: names of a namer begin with /# by themselves: write /io.l5d.y",
+		"- {kind: io.l5d.k8s, prefix: '/#'}":                                   "namers.yaml:1: namers[0].prefix: names of a namer begin with /# by themselves: write /io.l5d.k8s",
+		"-":                                                                    "namers.yaml:1: namers[0]: it has no value, and must have a kind, allowed: io.l5d.k8s, ",
+		"- {kind: io.l5d.k8s, transformers: [{kind: io.l5d.k8s.localnode}]}": "namers.yaml:1: the transformer io.l5d.k8s.localnode depends on where a process runs",
+		"- {kind: io.l5d.k8s, sort: x}":                                      "namers[0].sort is not a key of a namer",
+		"a: [":                                                               "namers.yaml: yaml:",
 	} {
 		if _, _, err := registry.Parse("namers.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s:\n got %v\nwant %s", text, err, want)

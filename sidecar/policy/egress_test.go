@@ -61,7 +61,7 @@ func TestEgressRefuses(t *testing.T) {
 		"egress: [a.test]":                               "f:1: egress: it must hold keys and values",
 		"egress: {alow: []}":                             "did you mean allow?",
 		"egress: {allow: a.test}":                        "f:1: egress.allow: it must be a list",
-		"egress:\n  allow:\n  - 443":                     "f:3: egress.allow[0]: 443 is not text",
+		"egress:\n  allow:\n  - 443":                     "f:3: egress.allow[0]: 443 is not text but read as a number; quotes make it text",
 		"egress:\n  allow:\n  - a.test\n  - ''":          `f:4: egress.allow[1]: "" is no host; an entry is`,
 		"egress: {allow: ['*']}":                         `"*" is every name; leave egress out`,
 		"egress: {allow: ['https://a.test/']}":           `is a URL; an entry is a host (api.example.com)`,

@@ -201,7 +201,7 @@ p.yaml:4: server.addForwardedHeader.by.label is not set, which kind static needs
 p.yaml:4: server.addForwardedHeader.for.label is not known here: it is of kind static, and this is ip`},
 		"more texts": {"server:\n  timestampHeader: Host\n  httpAccessLog: 5\n  httpAccessLogAppend: true\n  addForwardedHeader: {by: {kind: static, label: \"a b\"}}\n  tracePropagator: {kind: b3}", `
 p.yaml:2: server.timestampHeader: Host: the proxy has its own use for it
-p.yaml:3: server.httpAccessLog: 5 is not text
+p.yaml:3: server.httpAccessLog: 5 is not text but read as a number; quotes make it text
 p.yaml:4: server.httpAccessLogAppend is not known here: it is always appended to
 p.yaml:5: server.addForwardedHeader.by.label: "a b" is no label: letters, digits, ".", "_" and "-"
 p.yaml:6: server.tracePropagator.kind: "b3" is none. Allowed: io.l5d.default, io.l5d.zipkin`},

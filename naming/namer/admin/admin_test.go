@@ -322,6 +322,8 @@ func TestOtherSites(t *testing.T) {
 		{"by IPv6 address", "GET", "/", "[::1]:9", "[::1]:9991", "", 200},
 		{"localhost", "GET", "/", "127.0.0.1:9", "LocalHost:1234", "", 200},
 		{"from another machine", "GET", "/", "10.0.0.9:9", "namerd.example.test:9991", "", 200},
+		{"by name from this machine's other address", "POST", "/logging.json?level=ERROR", "192.0.2.2:9", "evil.test:9991", "http://evil.test:9991", 403},
+		{"by address from another machine", "POST", "/logging.json?level=WARN", "192.0.2.9:9", "192.0.2.2:9991", "", 204},
 		{"another site posts", "POST", "/logging.json?level=DEBUG", "127.0.0.1:9", "localhost:9991", "https://evil.test", 403},
 		{"this one does", "POST", "/logging.json?level=DEBUG", "127.0.0.1:9", "localhost:9991", "http://localhost:9991", 204},
 		{"another port does", "POST", "/logging?level=DEBUG", "127.0.0.1:9", "localhost:9991", "http://localhost:8080", 403},

@@ -16,6 +16,8 @@ package namerd
 import (
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/tulle-mesh/tulle/internal/document"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/naming/registry"
@@ -35,6 +37,8 @@ type Config struct {
 	File string
 	// Admin is the address of the administration port, host:port; port 0 is one that is free.
 	Admin string
+	// AdminLine is that of its ip in the file, 0 if there is none.
+	AdminLine int
 	// Grace is how long requests may take to end when the process stops.
 	Grace   time.Duration
 	Storage Storage
@@ -49,6 +53,7 @@ type Config struct {
 	// Warnings are words that have no effect, by line.
 	Warnings []document.Warning
 
+	root  *yaml.Node
 	files []document.Mention
 }
 

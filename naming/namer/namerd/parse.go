@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -34,14 +33,54 @@ func Parse(file string, content []byte) (*Config, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
+	d.root = root
 	d.Admin, d.Grace = d.admin.Address(), d.admin.Grace
+	if ip := child(root, "admin", "ip"); ip != nil {
+		d.AdminLine = ip.Line
+	}
 	d.Warnings, d.files = r.Warnings(), r.Mentioned()
 	return &d.Config, nil
 }
 
+// Said returns what the file says, word by word, as what becomes JSON.
+func (c *Config) Said() map[string]any { return l5d.Said(c.root) }
+
 // Absent returns every file that the configuration names and that cannot be read now, such
-// as a certificate, with the line of its key.
-func (c *Config) Absent() []document.Warning { return l5d.Absent(c.files) }
+// as a certificate, with the line of its key; and the directory of dtabs likewise.
+func (c *Config) Absent() []document.Warning {
+	all := l5d.Absent(c.files)
+	if c.Storage.Kind == Files {
+		all = append(all, l5d.AbsentDirectories([]document.Mention{c.mention("storage.rootDir", child(c.root, "storage", "rootDir"))})...)
+	}
+	return all
+}
+
+// AbsentAddresses returns likewise the directories of addresses, of namers io.l5d.fs. They may
+// come later.
+func (c *Config) AbsentAddresses() []document.Warning {
+	var all []document.Mention
+	for i, n := range c.Namers {
+		if n.Kind == registry.Files {
+			item := document.Resolve(child(c.root, "namers").Content[i])
+			all = append(all, c.mention(fmt.Sprintf("namers[%d].rootDir", i), child(item, "rootDir")))
+		}
+	}
+	return l5d.AbsentDirectories(all)
+}
+
+func (c *Config) mention(key string, n *yaml.Node) document.Mention {
+	return document.Mention{File: c.File, Line: n.Line, Key: key, Path: n.Value}
+}
+
+// child returns what is below n at these keys, nil if there is nothing.
+func child(n *yaml.Node, keys ...string) *yaml.Node {
+	for _, key := range keys {
+		if n != nil {
+			n = schema.Child(n, key)
+		}
+	}
+	return n
+}
 
 // Leaves returns every key that a configuration may have, with what holds without it, each
 // once. Items of a list are below [].
@@ -177,17 +216,9 @@ func (d *draft) check(r *document.Reader, root *yaml.Node) {
 		d.Kubernetes = l5d.DefaultKubernetes
 	}
 	for _, api := range d.apis {
-		if first := d.apis[0]; spelled(api.Address) != spelled(first.Address) {
+		if first := d.apis[0]; !l5d.SameAddress(api.Address, first.Address) {
 			r.Fault(api.Node, "%s: the API of Kubernetes is at %s here and at %s for %s in line %d; there is one for all",
 				api.Path, api.Address, first.Address, first.Path, first.Node.Line)
 		}
 	}
-}
-
-// spelled is address, in one of the two ways to write this machine's.
-func spelled(address string) string {
-	if port, ok := strings.CutPrefix(address, "localhost:"); ok {
-		return l5d.Loopback + ":" + port
-	}
-	return address
 }

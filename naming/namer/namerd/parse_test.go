@@ -81,14 +81,14 @@ func TestParse(t *testing.T) {
 				c.Storage.Namespaces, c.Servers[0].Line = map[string]naming.Dtab{"a": dtab(t, "/svc=>/srv")}, 1
 			}},
 		"the article's": {article, func(c *namerd.Config) {
-			c.Admin, c.Kubernetes = "0.0.0.0:9991", "localhost:8001"
+			c.Admin, c.AdminLine, c.Kubernetes = "0.0.0.0:9991", 2, "localhost:8001"
 			c.Storage = namerd.Storage{Kind: namerd.Kubernetes, Namespace: "default"}
 			c.Namers = []registry.Namer{kubernetes}
 			c.Servers = []namerd.Server{{Address: "0.0.0.0:4180", Line: 17}}
 			c.Warnings = []document.Warning{{File: "f", Line: 14, Text: "interfaces[0].kind io.l5d.thriftNameInterpreter has no effect: " +
 				"Thrift is not spoken: proxies of Tulle ask over HTTP, and those of Linkerd 1.x do with the interpreter io.l5d.namerd.http"}}
 		}},
-		"administration": {with("admin: {ip: localhost, port: 0, shutdownGraceMs: 500}"), func(c *namerd.Config) { c.Admin, c.Grace = "127.0.0.1:0", 500*time.Millisecond }},
+		"administration": {with("admin: {ip: localhost, port: 0, shutdownGraceMs: 500}"), func(c *namerd.Config) { c.Admin, c.AdminLine, c.Grace = "127.0.0.1:0", 3, 500*time.Millisecond }},
 		"rules in memory": {stored("\n  kind: io.l5d.inMemory\n  namespaces:\n    internal: |\n      /srv => /#/io.l5d.k8s/default/http ; # all\n      /svc => /srv ;\n    empty: ''"), func(c *namerd.Config) {
 			c.Storage.Namespaces = map[string]naming.Dtab{"internal": dtab(t, "/srv=>/#/io.l5d.k8s/default/http;/svc=>/srv"), "empty": nil}
 			c.Servers[0].Line = 1
@@ -159,8 +159,12 @@ func TestWhatIsWrong(t *testing.T) {
 		{with("routers: []"), "f:3: routers is not known here: it is of a linkerd.yaml, which tulle-proxy runs"},
 		{with("usage: {}"), "f:3: usage is not known here: it is of a linkerd.yaml, which tulle-proxy runs"},
 		// Storage.
-		{stored(""), "f:2: storage: it has no value; …"},
+		{stored(""), "f:2: storage: it has no value, and must have a kind, allowed: io.l5d.inMemory, io.l5d.k8s, io.l5d.fs"},
 		{stored("{}"), "f:2: storage.kind is not set, allowed: io.l5d.inMemory, io.l5d.k8s, io.l5d.fs"},
+		{"x: &a {kind: io.l5d.inMemory}\n" + stored("{<<: *a}"), "f:1: x is not a key of a namerd configuration\n" +
+			"f:3: storage: merge keys (<<) are not taken: write the keys themselves, or an alias for the whole value"},
+		{opened("- &a {kind: io.l5d.httpController}\n- {kind: io.l5d.httpController, tls: {<<: *a}}"),
+			"f:4: interfaces[1].tls: merge keys (<<) are not taken: …"},
 		{stored("io.l5d.k8s"), "f:2: storage: it must hold keys and values"},
 		{stored("{kind: io.l5d.inmemry}"), `f:2: storage.kind: "io.l5d.inmemry" is none; did you mean io.l5d.inMemory? Allowed: io.l5d.inMemory, io.l5d.k8s, io.l5d.fs`},
 		{stored("{kind: io.l5d.zk, zkAddrs: []}"), "f:2: storage.kind: io.l5d.zk is not here: dtabs can be objects of Kubernetes, by kind io.l5d.k8s, or files of a directory, " +
@@ -184,8 +188,8 @@ func TestWhatIsWrong(t *testing.T) {
 		{with("namers: {}"), "f:3: namers: it must be a list of namers, each with a kind"},
 		{with("namers: [{kind: io.l5d.consul}]"), "f:3: namers[0].kind: io.l5d.consul is not here: not supported; …"},
 		{with("namers: [{kind: io.l5d.k8ss}]"), `f:3: namers[0].kind: "io.l5d.k8ss" is none; did you mean io.l5d.k8s? …`},
-		{with("namers:\n- kind: io.l5d.k8s\n- {kind: io.l5d.fs, rootDir: d, prefix: /io.l5d.k8s/shop}"), "f:5: prefix /io.l5d.k8s/shop and prefix /io.l5d.k8s in line 4 overlap; each must be its own"},
-		{with("namers: [{kind: io.l5d.k8s, prefix: /}]"), "f:3: the prefix / would take all names; it needs an element"},
+		{with("namers:\n- kind: io.l5d.k8s\n- {kind: io.l5d.fs, rootDir: d, prefix: /io.l5d.k8s/shop}"), "f:5: namers[1].prefix: /io.l5d.k8s/shop and /io.l5d.k8s of namers[0] in line 4 overlap; each must be its own"},
+		{with("namers: [{kind: io.l5d.k8s, prefix: /}]"), "f:3: namers[0].prefix: / would take all names; it needs an element"},
 		{with("namers: [{kind: io.l5d.k8s, transformers: [{kind: io.l5d.port}]}]"), "f:3: namers[0].transformers[0].port is not set, which kind io.l5d.port needs"},
 		// Where Kubernetes is.
 		{stored("{kind: io.l5d.k8s}\nnamers:\n- kind: io.l5d.k8s\n  port: 80"), "f:4: namers[0]: the API of Kubernetes is at localhost:80 here and at localhost:8001 for storage in line 2; there is one for all"},
