@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -78,7 +79,7 @@ type Config struct {
 	Namespace string // of Kubernetes, where the objects are
 	// Registerer gets tulle_namer_access_total, required.
 	Registerer prometheus.Registerer
-	Logger     *slog.Logger // required; gets a line for each refusal of the API server's
+	Logger     *slog.Logger // required; gets a line for each refusal of the API server's, and a warning if rights are missing here
 }
 
 // NewClient returns a client for the questions of Rules. It has a rate of its own: strangers must not use up that of
@@ -102,6 +103,7 @@ type Rules struct {
 
 	mu      sync.Mutex
 	answers map[question]answer
+	lacking bool // rights of its own, as has been said
 }
 
 type question struct {
@@ -205,7 +207,12 @@ func (a *Rules) ask(ctx context.Context, q question, token string) answer {
 	if fresh.user, err = a.review(ctx, token, q.verb, q.dtab); err != nil {
 		if !errors.As(err, &fresh.err) {
 			// What exactly failed is not for strangers.
-			fresh.err = &refusal{http.StatusServiceUnavailable, resultFailed, "the API server could not be asked about the token: try again"}
+			text := "the API server could not be asked about the token: try again"
+			if apierrors.IsForbidden(err) {
+				text = "the namer may not ask the API server about tokens: its log says which rights it lacks"
+				a.lacks(err)
+			}
+			fresh.err = &refusal{http.StatusServiceUnavailable, resultFailed, text}
 		}
 		a.log.Info("refuse a caller of the namer API", "user", fresh.user, "verb", q.verb, "dtab", q.dtab, "reason", err)
 		if fresh.err.result == resultFailed {
@@ -216,6 +223,9 @@ func (a *Rules) ask(ctx context.Context, q question, token string) answer {
 	fresh.good = now.Add(trust)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if q.verb != "" && (fresh.err == nil || fresh.err.result == resultDenied) { // for which both questions were answered
+		a.lacking = false
+	}
 	if len(a.answers) >= maxAnswers {
 		maps.DeleteFunc(a.answers, func(_ question, old answer) bool { return now.After(old.good) })
 	}
@@ -224,6 +234,17 @@ func (a *Rules) ask(ctx context.Context, q question, token string) answer {
 	}
 	a.answers[q] = fresh
 	return fresh
+}
+
+// lacks says that the namer may not ask, unless it has and could not since.
+func (a *Rules) lacks(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.lacking {
+		a.lacking = true
+		a.log.Warn("the namer lacks rights in Kubernetes, so that nobody with a token is let in: it must be allowed to create "+
+			"tokenreviews.authentication.k8s.io and subjectaccessreviews.authorization.k8s.io", "error", err)
+	}
 }
 
 // review asks the API server whose the token is and, if there is a verb, whether that user may. The user may be known with an error, too.

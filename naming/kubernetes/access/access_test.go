@@ -3,6 +3,7 @@ package access
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -31,6 +32,7 @@ type judge struct {
 	*fake.Clientset
 	reviews int // of tokens and of access
 	away    bool
+	forbids string // a resource that may not be created
 }
 
 func newJudge() *judge {
@@ -40,6 +42,9 @@ func newJudge() *judge {
 			j.reviews++
 			if j.away {
 				return true, nil, apierrors.NewServiceUnavailable("etcd is away")
+			}
+			if what := action.GetResource().GroupResource(); what.Resource == j.forbids {
+				return true, nil, apierrors.NewForbidden(what, "", errors.New("no"))
 			}
 			return true, review(action.(clienttesting.CreateAction).GetObject().DeepCopyObject()), nil
 		}
@@ -193,4 +198,51 @@ func TestAccessRemembers(t *testing.T) {
 			t.Errorf("%d answers are remembered", n)
 		}
 	})
+}
+
+// A right that is missing here is no fault of the caller's, and is said until it is there.
+func TestRightsAreMissing(t *testing.T) {
+	for _, lacks := range []string{"tokenreviews", "subjectaccessreviews"} {
+		j := newJudge()
+		var log bytes.Buffer
+		a, err := New(Config{Client: j, Namespace: "tulle", Registerer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func(token string, status int) {
+			t.Helper()
+			_, err := a.authorize(RBAC, request("10.0.0.1:1", "Bearer "+token), "list", "")
+			if e, ok := err.(*refusal); (status != 0) != ok || ok && e.status != status {
+				t.Errorf("%s: %v, want %d", token, err, status)
+			}
+		}
+		said := func(want int) {
+			t.Helper()
+			const text = `level=WARN msg="the namer lacks rights in Kubernetes, so that nobody with a token is let in: it must be allowed to create ` +
+				`tokenreviews.authentication.k8s.io and subjectaccessreviews.authorization.k8s.io" error="`
+			if n := strings.Count(log.String(), text); n != want || strings.Count(log.String(), "level=WARN") != want {
+				t.Errorf("without %s it is said %d times, want %d:\n%s", lacks, n, want, &log)
+			}
+		}
+		j.away = true
+		ask("ops", 503)
+		said(0)
+		j.away, j.forbids = false, lacks
+		ask("ops", 503)
+		ask("ci", 503)
+		said(1)
+		j.away = true
+		ask("ops", 503)
+		j.away = false
+		if lacks == "subjectaccessreviews" {
+			ask("x", 401) // for which the other right is enough
+		}
+		ask("ops", 503)
+		said(1)
+		j.forbids = ""
+		ask("ops", 0)
+		j.forbids = lacks
+		ask("ci", 503)
+		said(2)
+	}
 }
