@@ -26,6 +26,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/internal/run"
 	"github.com/tulle-mesh/tulle/webhook"
@@ -37,7 +38,7 @@ import (
 var api *cluster.API
 
 func TestMain(m *testing.M) {
-	os.Exit(suite.API(m, &api, func(ctx context.Context) (*cluster.API, error) { return cluster.StartAPI(ctx, cluster.Options{}) }))
+	os.Exit(apitest.Run(m, &api, func(ctx context.Context) (*cluster.API, error) { return cluster.StartAPI(ctx, cluster.Options{}) }))
 }
 
 // roots is what sidecars would trust the controller by.

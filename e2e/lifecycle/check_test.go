@@ -36,7 +36,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/settings"
 )
@@ -271,7 +271,7 @@ const web = `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web
 
 // Each fault of an installation has its code, and none where there is no fault.
 func TestCheck(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	m := &mesh{api: api, address: address(t)}
 	m.injector(t)
 	m.proxy(t)

@@ -8,12 +8,12 @@ import (
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
 
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 )
 
 // Rights to read ConfigMaps are in namespaces of others: they come and go with the value, and with Tulle.
 func TestConfigMapRights(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	certManager(t, api)
 	for _, name := range []string{"shop", "l5d"} {
 		kubectl(t, api, "", "create", "namespace", name)

@@ -8,12 +8,12 @@ import (
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
 
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 )
 
 // An installation goes over to the API server's policies of host mode and back, and leaves nothing of either.
 func TestHostModePolicy(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	certManager(t, api)
 	install(t, api, map[string]any{"injector": map[string]any{"probe": false}}) // whose namespace would not go without a controller for that
 	rollOut(t, api, 2)

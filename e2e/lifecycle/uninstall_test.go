@@ -8,7 +8,7 @@ import (
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
 
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 )
 
 const pods = `
@@ -39,7 +39,7 @@ spec: {containers: [{name: app, image: app}]}
 const aDtab = `{"apiVersion":"l5d.io/v1alpha1","kind":"DTab","metadata":{"name":"default","namespace":"tulle"},"dentries":[{"prefix":"/svc","dst":"/host"}]}`
 
 func TestUninstall(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	certManager(t, api)
 	install(t, api, nil)
 	// Pods and dtabs come with the webhooks away, which nobody answers here.

@@ -11,7 +11,7 @@ import (
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
 
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 )
 
 // An upgrade makes of what kubectl applied, either way, what another install would: fields and objects that are not in
@@ -19,7 +19,7 @@ import (
 func TestUpgrade(t *testing.T) {
 	for _, way := range [][]string{nil, {"--server-side"}} {
 		t.Run("apply "+strings.Join(way, ""), func(t *testing.T) {
-			api := suite.StartAPI(t)
+			api := apitest.Start(t)
 			certManager(t, api)
 			install(t, api, nil, way...)
 			rollOut(t, api, 2)
@@ -97,7 +97,7 @@ func TestUpgrade(t *testing.T) {
 }
 
 func TestUpgradeRefuses(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	upgrade := func(args ...string) error {
 		_, _, err := tulle(t, api, installing.UpgradeCommand(), "", args...)
 		return err

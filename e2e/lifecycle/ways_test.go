@@ -17,7 +17,7 @@ import (
 
 	installing "github.com/tulle-mesh/tulle/cmd/tulle/install"
 
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 )
 
 // objects reads YAML documents by kind and name.
@@ -39,7 +39,7 @@ func objects(t *testing.T, text string) map[string]map[string]any {
 // Helm's engine on the chart's folder, kustomize as it is in kubectl, and tulle install give the same objects, field by
 // field.
 func TestThreeWays(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	var text bytes.Buffer
 	c := installing.Command()
 	c.SetArgs([]string{})

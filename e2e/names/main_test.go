@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
 	"github.com/tulle-mesh/tulle/manifests"
 )
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(suite.API(m, &api, start))
+	os.Exit(apitest.Run(m, &api, start))
 }
 
 // start starts an API server that knows DTabs.

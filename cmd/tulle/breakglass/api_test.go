@@ -17,7 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 )
 
 // tulle runs a command line as a user of the API server.
@@ -33,7 +33,7 @@ func tulle(ctx context.Context, api *cluster.API, args ...string) (stdout, stder
 }
 
 func TestCommand(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	if _, _, err := tulle(t.Context(), api); err == nil || !strings.Contains(err.Error(), "no MutatingWebhookConfiguration") {
 		t.Errorf("without Tulle: %v", err)
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/e2e/chart"
 	"github.com/tulle-mesh/tulle/e2e/cluster"
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 	"github.com/tulle-mesh/tulle/webhook"
 )
 
@@ -129,7 +129,7 @@ func want(t *testing.T, got, substring string) {
 }
 
 func TestExplainLive(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	s := &server{api, t}
 	ctx, client := t.Context(), api.Client()
 	if err := api.Apply(ctx, shop); err != nil {

@@ -8,14 +8,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/e2e/chart"
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
 
 // Where the API server does host mode by a policy, that is what explain says, and which pods are still the injector's.
 func TestExplainHostModePolicy(t *testing.T) {
-	api := suite.StartAPI(t)
+	api := apitest.Start(t)
 	s := &server{api, t}
 	web := func(annotation string) string {
 		return `

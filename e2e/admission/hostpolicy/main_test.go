@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/e2e/cluster"
-	"github.com/tulle-mesh/tulle/e2e/cluster/suite"
+	"github.com/tulle-mesh/tulle/e2e/cluster/apitest"
 	"github.com/tulle-mesh/tulle/webhook"
 	"github.com/tulle-mesh/tulle/webhook/hostpolicy"
 )
@@ -31,7 +31,7 @@ import (
 var api *cluster.API
 
 func TestMain(m *testing.M) {
-	os.Exit(suite.API(m, &api, func(ctx context.Context) (*cluster.API, error) { return cluster.StartAPI(ctx, cluster.Options{}) }))
+	os.Exit(apitest.Run(m, &api, func(ctx context.Context) (*cluster.API, error) { return cluster.StartAPI(ctx, cluster.Options{}) }))
 }
 
 // patience is how long tests wait for what takes milliseconds on a machine that is idle.

@@ -6,40 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-
-	"github.com/tulle-mesh/tulle/e2e/cluster"
 )
-
-// API is Run with an API server around the tests, which start starts. They find it at api.
-func API(m Tests, api **cluster.API, start func(context.Context) (*cluster.API, error)) int {
-	return Run(m, Config{
-		Up: func(ctx context.Context) (err error) {
-			*api, err = start(ctx)
-			return err
-		},
-		Down: func(context.Context) error {
-			if *api == nil {
-				return nil
-			}
-			return (*api).Close()
-		},
-	})
-}
-
-// StartAPI starts an API server for one test.
-func StartAPI(t *testing.T) *cluster.API {
-	t.Helper()
-	api, err := cluster.StartAPI(t.Context(), cluster.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return api
-}
 
 // Go runs something until the test ends, or until stop is called. It is an error of the test if it ends with one.
 func Go(t *testing.T, what func(context.Context) error) (stop func()) {
