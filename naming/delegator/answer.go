@@ -18,8 +18,8 @@ import (
 // patience is how long a name may be waited for, as in Linkerd 1.x.
 const patience = 2 * time.Second
 
-// maxQuestion bounds the body of a question.
-const maxQuestion = 1 << 20
+// maxQuestion bounds the body of a question, in bytes: the longest dtab that is stored, as people edit it.
+const maxQuestion = 2 << 20
 
 // Question is what delegator.json is asked.
 type Question struct {

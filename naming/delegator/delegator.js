@@ -138,10 +138,27 @@ function show(n, taken, weight, share = 1, above = undefined) {
   return li;
 }
 
+const LONG = 4000; // characters of an address: servers refuse much longer ones
+
+// send asks a question, whose rules may be many.
+function send(q) {
+  if (!q.has("dtab") || ("" + q).length <= LONG) return fetch("delegator.json?" + q);
+  const all = Object.fromEntries(q);
+  all.dtab = all.dtab.replace(/[ \t]+/g, " "); // they are aligned
+  return fetch("delegator.json", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(all) });
+}
+
+// remember has the page's address say what is asked, but for rules that are too long for one.
+function remember(q) {
+  const all = new URLSearchParams(q);
+  if (("" + q).length > LONG) all.delete("dtab");
+  history.replaceState(null, "", "?" + all);
+}
+
 // ask returns the answer to a question as what to show.
 async function ask(q, prefix) {
   try {
-    const res = await fetch("delegator.json?" + q), text = await res.text();
+    const res = await send(q), text = await res.text();
     if (!res.ok) return [make("p", "bad", text)];
     const n = JSON.parse(text), [said, bad] = verdict(n);
     return [make("h2", bad ? "bad" : "", prefix ? prefix + " " + said : said[0].toUpperCase() + said.slice(1)), make("ul", "tree", show(n, true))];
@@ -160,7 +177,7 @@ async function explain() {
     const value = id === "dtab" ? rules() : f.value.trim();
     if (id === "dtab" ? name !== undefined ? changed() : value !== "" || !router()?.appends : value !== "") q.set(f.name, value);
   }
-  history.replaceState(null, "", "?" + q);
+  remember(q);
   result.replaceChildren("…");
   let questions = [[q, ""]];
   if (name !== undefined) { // which are not known to whoever answers

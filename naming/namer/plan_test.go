@@ -118,12 +118,14 @@ func TestPlanKnowsRulesOfProxies(t *testing.T) {
 			"bind/shop" + query("path", "/svc/x", "watch", "true", "dtab", "/host/x=>/k/cart-v1"),
 			"bind/shop" + query("path", "/svc/x", "watch", "true", "dtab", "/host/x => /k/cart-v1"), // the same
 			"resolve/shop" + query("path", "/svc/x", "watch", "true", "dtab", "/host/x=>0.001*/k/cart-v1 & /k/cart-v2"),
+			"bind/shop" + query("path", "/svc/y", "watch", "true", "dtab", "/host/y=>/k/cart-v1"),
 			"addr/shop" + query("path", cart1, "watch", "true"),
 		} {
 			_, stop := reader(t, h, "/api/1/"+uri)
 			defer stop()
 		}
 		synctest.Wait()
+		// The pages explain by the stored rules alone, which do not say what y means.
 		if names := seen.Names("shop"); len(names) != 1 || names[0].Path != "/svc/x" {
 			t.Errorf("in use are %v", names)
 		}
@@ -133,7 +135,8 @@ func TestPlanKnowsRulesOfProxies(t *testing.T) {
 		}
 		want := "/svc/x  [] [] false\n" +
 			"/svc/x /host/x=>/k/cart-v1 [{" + cart1 + " 1}] [] true\n" +
-			"/svc/x /host/x=>0.001*/k/cart-v1 & /k/cart-v2 [{" + cart1 + " 0.000999} {" + cart2 + " 0.999001}] [] true\n"
+			"/svc/x /host/x=>0.001*/k/cart-v1 & /k/cart-v2 [{" + cart1 + " 0.000999} {" + cart2 + " 0.999001}] [] true\n" +
+			"/svc/y /host/y=>/k/cart-v1 [{" + cart1 + " 1}] [] true\n"
 		if got != want {
 			t.Errorf("got\n%swant\n%s", got, want)
 		}

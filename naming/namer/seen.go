@@ -38,17 +38,20 @@ const (
 )
 
 // Names returns the names that the dtab of a namespace is used for, sorted by path and by the
-// namespace of the caller; each once, whatever rules it comes with.
+// namespace of the caller. Names that come with rules of their own are not among them: the dtab
+// does not say what they mean.
 func (s *Seen) Names(dtabNamespace string) []api.Name {
 	used, _ := s.used(dtabNamespace)
 	var all []api.Name
 	for _, n := range used {
-		all = append(all, n.Name)
+		if n.rules == "" {
+			all = append(all, n.Name)
+		}
 	}
-	return slices.Compact(all)
+	return all
 }
 
-// used returns the names with their rules, likewise, and how many uses of others are omitted.
+// used returns all names, with their rules, likewise sorted, and how many uses of others are omitted.
 func (s *Seen) used(dtabNamespace string) (all []usedName, omitted int) {
 	s.mu.Lock()
 	for n := range s.users {

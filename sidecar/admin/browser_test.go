@@ -64,6 +64,7 @@ func TestPlaygroundInABrowser(t *testing.T) {
 	}{
 		"leads":    {url.Values{"router": {"out"}, "path": {"/svc/cart"}}, []string{"It leads to /#/io.l5d.k8s/shop/http/cart", "10.0.0.1:80", "[fd00::1]:80", `by /svc =&gt; /srv/canary`, "there is no such thing", "chosen"}, "leads nowhere"},
 		"Linkerd":  {url.Values{"namespace": {"out"}, "path": {"/svc/cart"}, "dtab": {"/svc => !"}}, []string{"It leads nowhere: a rule stops here"}, "10.0.0.1"},
+		"long":     {url.Values{"router": {"out"}, "path": {"/svc/cart"}, "dtab": {strings.Repeat("# x\n", 3000) + "/svc => !"}}, []string{"It leads nowhere: a rule stops here"}, "10.0.0.1"},
 		"nobody":   {url.Values{"router": {"<b>x"}, "path": {"/svc/cart"}}, []string{`no router has the label "&lt;b&gt;x"; there are: out`, `id="effect"></small>`}, "<b>x"},
 		"far":      {url.Values{"router": {"far"}}, []string{"these take the place of the router's own, after those of the namerd at namerd.test:4180"}, "leads"},
 		"to begin": {nil, []string{`value="out"`, "these take the place of the router's own"}, "leads"},

@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -61,6 +62,20 @@ func TestInABrowser(t *testing.T) {
 	}
 }
 
+// scripted returns the pages with a script that does something at its end.
+func scripted(pages http.Handler, does string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, ".js") {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		script := httptest.NewRecorder()
+		pages.ServeHTTP(script, r)
+		w.Header().Set("Content-Type", "text/javascript")
+		_, _ = io.WriteString(w, script.Body.String()+"\nsetTimeout(() => { "+does+" }, 500);\n")
+	})
+}
+
 // What people do there: the script of the page has a click at its end.
 func TestClicksInABrowser(t *testing.T) {
 	w := seeded(t)
@@ -82,21 +97,50 @@ func TestClicksInABrowser(t *testing.T) {
 		"back": {"?path=/svc/cart&dtab=/svc=>!", `document.getElementById("stored").click()`, []string{"as they are stored", "It leads to /$/inet/127.1/8080"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if !strings.HasSuffix(r.URL.Path, ".js") {
-					pages.ServeHTTP(w, r)
-					return
-				}
-				script := httptest.NewRecorder()
-				pages.ServeHTTP(script, r)
-				w.Header().Set("Content-Type", "text/javascript")
-				_, _ = io.WriteString(w, script.Body.String()+"\nsetTimeout(() => { "+c.does+" }, 500);\n")
-			}))
+			s := httptest.NewServer(scripted(pages, c.does))
 			defer s.Close()
 			dom := browser.New(t).DOM(s.URL + "/dtab/default" + c.query)
 			for _, want := range c.shows {
 				if !strings.Contains(dom, want) {
 					t.Errorf("it does not show %q:\n%s", want, dom)
+				}
+			}
+		})
+	}
+}
+
+// Rules that are too many for an address are asked about, and tried, all the same.
+func TestManyRulesInABrowser(t *testing.T) {
+	w := seeded(t)
+	var many strings.Builder
+	for i := range 50000 {
+		fmt.Fprintf(&many, "/host/n%d=>/x;", i)
+	}
+	for _, last := range []string{"/svc=>!", "/svc=>/$/inet/127.1/8080"} {
+		dtab, err := naming.ParseDtab(many.String() + last)
+		if err == nil {
+			_, err = w.store.Put(t.Context(), "default", namer.Change{Dtab: dtab, By: "alice"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pages := admin.Handler(w.config)
+	for name, c := range map[string]struct {
+		does  string
+		shows []string
+	}{
+		"stored": {`document.getElementById("ask").requestSubmit()`, []string{"It leads to /$/inet/127.1/8080"}},
+		"past":   {`document.querySelector("a.past").click(); document.getElementById("ask").requestSubmit()`, []string{"With these rules it leads nowhere: a rule stops here", "As stored it leads to /$/inet/127.1/8080", "<title>?path=%2Fsvc%2Fcart</title>", `class="past" href="?"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(scripted(pages, `document.getElementById("path").value = "/svc/cart"; `+c.does+"; document.title = location.search"))
+			defer s.Close()
+			dom := browser.New(t).DOM(s.URL + "/dtab/default")
+			for _, want := range c.shows {
+				if !strings.Contains(dom, want) {
+					_, result, _ := strings.Cut(dom, `id="result"`)
+					t.Errorf("it does not show %q:\n%.3000s", want, result)
 				}
 			}
 		})

@@ -103,6 +103,9 @@ type past struct {
 	Dtab     naming.Dtab
 }
 
+// maxAddress is how long an address may be, in bytes: servers refuse much longer ones.
+const maxAddress = 4000
+
 // maxChips is how many names are shown at once; all can be chosen.
 const maxChips = 12
 
@@ -137,8 +140,12 @@ func (p playground) show(w http.ResponseWriter) {
 		d.add("<details><summary>What the rules were</summary>\n<table>\n")
 		for _, old := range p.Past {
 			rules := delegator.Lines(old.Dtab)
-			d.add(`<tr><td>%s</td><td>%s</td><td>%s</td><td><a class="past" href="?dtab=%s" data-rules="%s">try them</a></td></tr>`+"\n",
-				old.When, old.By, count(len(old.Dtab), "rule"), url.QueryEscape(rules), rules)
+			address := "?dtab=" + url.QueryEscape(rules)
+			if len(address) > maxAddress {
+				address = "?" // the script has the rules from the link itself
+			}
+			d.add(`<tr><td>%s</td><td>%s</td><td>%s</td><td><a class="past" href="%s" data-rules="%s">try them</a></td></tr>`+"\n",
+				old.When, old.By, count(len(old.Dtab), "rule"), address, rules)
 		}
 		d.add("</table>\n</details>\n")
 	}
