@@ -1,6 +1,7 @@
 package namerd_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -317,6 +318,11 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("%+v", s)
 			}
 		}
+		if _, err := json.Marshal(c.Said()); err != nil {
+			t.Error(err)
+		}
+		c.Absent()
+		c.AbsentAddresses()
 		if _, err := registry.New(registry.Config{Namers: c.Namers, Distinct: true, Source: nowhere{}, Getenv: func(string) string { return "here" }}); err != nil {
 			t.Error(err)
 		}
