@@ -209,7 +209,7 @@ func configMapName(s string) (string, error) {
 // configMapKey reads a key of a ConfigMap.
 func configMapKey(s string) (string, error) {
 	if len(s) > maxName || !key.MatchString(s) || s == "." || strings.HasPrefix(s, "..") {
-		return "", fmt.Errorf("%q is no key of a ConfigMap: it must be letters, digits, '-', '_' and '.', %d characters at most, and neither . nor begin with ..", s, maxName)
+		return "", fmt.Errorf("%q is no key of a ConfigMap: it must be letters, digits, '-', '_' and '.', %d characters at most; and not '.', nor '..' at its beginning, which lead out of a folder", s, maxName)
 	}
 	return s, nil
 }
