@@ -69,9 +69,9 @@ type Config struct {
 //	/admin/ping, /admin/ready
 //	/metrics                    also /admin/metrics/prometheus
 //
-// A caller from this machine must say localhost or an address in Host, and from anywhere for a
-// POST; and no page of another site may POST: the pages are for people with a port-forward, whose
-// browsers show other sites too.
+// A caller from this machine must say localhost or an address in Host, and so must whoever sets
+// something; and no page of another site may POST: the pages are for people with a port-forward,
+// whose browsers show other sites too.
 func Handler(c Config) http.Handler {
 	p := &pages{c}
 	mux := http.NewServeMux()
@@ -109,21 +109,13 @@ func Handler(c Config) http.Handler {
 // pages is the handlers.
 type pages struct{ Config }
 
-// local refuses callers from this machine who found it by a name that anybody could have resolve to it, and from
-// elsewhere those who would set something.
+// local refuses callers from this machine who found it by a name that anybody could have resolve to it.
 func local(pages http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-		if !namer.PlainHost(r.Host) {
-			switch {
-			case peer.Addr().Unmap().IsLoopback():
-				http.Error(w, fmt.Sprintf("from this machine the pages are reached as localhost or by an address, not as %q", r.Host), http.StatusForbidden)
-				return
-			case r.Method != http.MethodGet && r.Method != http.MethodHead:
-				// The peer may be a browser on this machine all the same, by an address other than loopback.
-				http.Error(w, fmt.Sprintf("a %s is sent to localhost or to an address, not to %q", r.Method, r.Host), http.StatusForbidden)
-				return
-			}
+		if peer.Addr().Unmap().IsLoopback() && !namer.PlainHost(r.Host) {
+			http.Error(w, fmt.Sprintf("from this machine the pages are reached as localhost or by an address, not as %q", r.Host), http.StatusForbidden)
+			return
 		}
 		pages.ServeHTTP(w, r)
 	})

@@ -327,6 +327,7 @@ func TestOtherSites(t *testing.T) {
 		{"another site posts", "POST", "/logging.json?level=DEBUG", "127.0.0.1:9", "localhost:9991", "https://evil.test", 403},
 		{"this one does", "POST", "/logging.json?level=DEBUG", "127.0.0.1:9", "localhost:9991", "http://localhost:9991", 204},
 		{"another port does", "POST", "/logging?level=DEBUG", "127.0.0.1:9", "localhost:9991", "http://localhost:8080", 403},
+		{"by name from another machine, about long rules", "POST", "/dtab/delegator.json", "192.0.2.9:9", "namerd.example.test:9991", "", 415},
 		{"another site asks", "POST", "/dtab/delegator.json", "127.0.0.1:9", "localhost:9991", "https://evil.test", 403},
 	} {
 		got := ask(h, c.method, c.path, "", "", func(r *http.Request) {

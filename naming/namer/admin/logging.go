@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tulle-mesh/tulle/naming/delegator"
+	"github.com/tulle-mesh/tulle/naming/namer"
 )
 
 // rootLogger is the name of the one logger that there is, as in Linkerd 1.x.
@@ -35,6 +36,11 @@ func levelOf(name string) (slog.Level, error) {
 
 // set sets the level that a request says, or answers why not.
 func (p *pages) set(w http.ResponseWriter, r *http.Request) (ok bool) {
+	if !namer.PlainHost(r.Host) {
+		// Who asks may be a browser on this machine, by an address other than loopback.
+		http.Error(w, fmt.Sprintf("the level is set at localhost or at an address, not at %q", r.Host), http.StatusForbidden)
+		return false
+	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, "the form cannot be read: "+err.Error(), http.StatusBadRequest)
