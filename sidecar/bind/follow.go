@@ -34,9 +34,10 @@ const (
 	spare = 1000
 )
 
-// errFull is the result of an evaluation for which there was no room, and that nobody
-// remembers.
-var errFull = errors.New("this proxy follows too many names at the moment")
+// ErrFull is returned by Resolve when the name asks about more than there is room to
+// follow. It says nothing of the name: nobody remembers it, and once others have gone
+// the name has room.
+var ErrFull = errors.New("this proxy follows too many names at the moment")
 
 // asking is one evaluation of a name.
 type asking struct {
@@ -73,7 +74,7 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 	}
 	if !ok {
 		a.refused = true
-		return naming.Replicas{State: naming.StateFailed, Cause: errFull.Error()}
+		return naming.Replicas{State: naming.StateFailed, Cause: ErrFull.Error()}
 	}
 	// Without the lock: whoever sets the value may hold one of theirs and call changed.
 	value, release := a.names.Replicas(text)

@@ -135,7 +135,7 @@ func (n *Name) evaluate() *result {
 		r.tree, r.err = b.cfg.Transform.Apply(r.tree, resolver)
 	}
 	if a.refused { // it is never current
-		r.generation, r.tree, r.err = 0, naming.BoundTree{}, errFull
+		r.generation, r.tree, r.err = 0, naming.BoundTree{}, ErrFull
 	}
 	return r
 }

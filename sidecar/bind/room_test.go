@@ -166,13 +166,13 @@ func TestGuestsThatWaitAreBounded(t *testing.T) {
 		}
 		names.set("80/over", naming.StateBound)
 		refused := name(t, b, "ns", "world", *dtab(t, "/svc => /#/io.l5d.k8s/ns/80/world & /#/io.l5d.k8s/ns/80/over"))
-		if tree, err := refused.Resolve(t.Context()); !errors.Is(err, errFull) {
+		if tree, err := refused.Resolve(t.Context()); !errors.Is(err, ErrFull) {
 			t.Errorf("while so many wait an override is %v, %v", tree, err)
 		}
 		cancel()
 		refusals := 0
 		for range cap(full) {
-			if errors.Is(<-full, errFull) {
+			if errors.Is(<-full, ErrFull) {
 				refusals++
 			}
 		}
