@@ -81,6 +81,7 @@ type Client struct {
 	value   *watch.Value[naming.Replicas]
 	release func()
 	used    atomic.Int64 // in the time of package clock
+	waiting int          // how many are in Picker for the first replica set; guarded by set.mu
 	picker  atomic.Pointer[Picker]
 	policy  atomic.Pointer[policy.Client]
 	guest   atomic.Bool // only guests have asked for it; set with set.mu held
@@ -92,6 +93,9 @@ type Client struct {
 
 // Policy returns what holds for this client now, not to be changed.
 func (c *Client) Policy() *policy.Client { return c.policy.Load() }
+
+// Known reports whether the replica set has ever been known.
+func (c *Client) Known() bool { return c.picker.Load() != nil }
 
 // Closed reports whether the client has been forgotten: it follows its replica
 // set no more, and Set.Get makes another.
@@ -155,12 +159,20 @@ func (c *Client) adopt(p *policy.Client) {
 	c.update()
 }
 
+// ErrClosed is returned by Picker of a client that was forgotten before its replica set
+// was known; Set.Get makes another.
+var ErrClosed = errors.New("the proxy has forgotten this client")
+
 // Picker returns the current picker. Until the replica set is known for the
-// first time it waits for it, or for ctx.
+// first time it waits for it, or for ctx; meanwhile the client is in use.
 func (c *Client) Picker(ctx context.Context) (*Picker, error) {
 	if p := c.picker.Load(); p != nil {
 		return p, nil
 	}
+	if !c.set.enter(c) {
+		return nil, ErrClosed
+	}
+	defer c.set.leave(c)
 	if _, err := c.value.Wait(ctx, func(r naming.Replicas) bool { return r.State != naming.StatePending }); err != nil {
 		return nil, err
 	}
@@ -168,7 +180,7 @@ func (c *Client) Picker(ctx context.Context) (*Picker, error) {
 	if p := c.picker.Load(); p != nil {
 		return p, nil
 	}
-	return nil, errors.New("the proxy is stopping")
+	return nil, ErrClosed
 }
 
 // Current returns the current picker, or nil while the replica set is not known,

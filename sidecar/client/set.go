@@ -34,7 +34,8 @@ type Config struct {
 	Policy  *watch.Value[*policy.Policy] // never nil inside
 	Metrics *telemetry.Metrics
 	// Limit is how many clients are kept, so that callers who invent names cannot
-	// fill the memory; and as many more that only guests have asked for. 0: DefaultLimit.
+	// fill the memory; and as many more that only guests have asked for. Those whose
+	// replica sets are being waited for are kept in any case. 0: DefaultLimit.
 	Limit   int
 	IdleTTL time.Duration // how long an unused client follows its replica set; 0: DefaultIdleTTL
 }
@@ -75,16 +76,46 @@ func (s *Set) Get(id string, guest bool) *Client {
 	default:
 		c.guest.Store(false)
 	}
-	if idlest := excess(clients, c, s.cfg.Limit); idlest != nil {
-		delete(clients, idlest.ID)
-		s.forget(idlest) // requests that have its picker still end well
-	}
+	s.trim(clients, c)
 	s.clients.Store(&clients)
 	return c
 }
 
+// trim makes room if there are too many of c's like.
+func (s *Set) trim(clients map[string]*Client, c *Client) {
+	if idlest := excess(clients, c, s.cfg.Limit); idlest != nil {
+		delete(clients, idlest.ID)
+		s.forget(idlest) // requests that have its picker still end well
+	}
+}
+
+// enter and leave are around a wait for c's replica set, in which c is not forgotten. It
+// is false if c has been.
+func (s *Set) enter(c *Client) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Closed() {
+		return false
+	}
+	c.waiting++
+	return true
+}
+
+func (s *Set) leave(c *Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.waiting--
+	c.used.Store(clock.Now())
+	// Who waits may have made more than there are to be.
+	if known := *s.clients.Load(); c.waiting == 0 && len(known) > s.cfg.Limit {
+		clients := maps.Clone(known)
+		s.trim(clients, c)
+		s.clients.Store(&clients)
+	}
+}
+
 // excess returns who has to leave if c has just become one too many: of its like,
-// the one that is idle for longest.
+// the one that is idle for longest. Nobody has to who is waited for.
 func excess(clients map[string]*Client, c *Client, limit int) (idlest *Client) {
 	n := 0
 	for _, v := range clients {
@@ -92,7 +123,7 @@ func excess(clients map[string]*Client, c *Client, limit int) (idlest *Client) {
 			continue
 		}
 		n++
-		if v != c && (idlest == nil || v.used.Load() < idlest.used.Load()) {
+		if v != c && v.waiting == 0 && (idlest == nil || v.used.Load() < idlest.used.Load()) {
 			idlest = v
 		}
 	}
@@ -136,7 +167,7 @@ func (s *Set) sweep(since int64) {
 	defer s.mu.Unlock()
 	kept := map[string]*Client{}
 	for id, c := range *s.clients.Load() {
-		if c.used.Load() < since {
+		if c.waiting == 0 && c.used.Load() < since {
 			s.forget(c)
 			continue
 		}

@@ -127,7 +127,7 @@ func startBinding(t *testing.T, n network, cfg router.OutgoingConfig, rules bind
 	pools := pool.NewSet(func(ctx context.Context, target pool.Target) (net.Conn, error) { return n.dial(ctx, target.Address) })
 	rules.Dtab, rules.Names = m.dtab, watch.New[bind.Names](m.table)
 	binder := bind.New(rules)
-	m.clients = client.NewSet(client.Config{Source: m.table, Pools: pools, Policy: m.policy, Metrics: metrics})
+	m.clients = client.NewSet(client.Config{Source: m.table, Pools: pools, Policy: m.policy, Metrics: metrics, Limit: rules.Paths, IdleTTL: rules.IdleTTL})
 	cfg.Binder, cfg.Clients, cfg.Metrics, cfg.Policy = binder, m.clients, metrics, m.policy
 	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if cfg.Identified == nil {

@@ -18,7 +18,12 @@ const pending = "/$/inet/slow.test/80"
 
 func whilePending(t *testing.T, words string, test func(*testing.T, *mesh)) {
 	t.Helper()
-	inVirtual(t, router.OutgoingConfig{Grace: 5 * time.Second}, bind.Config{Timeout: 4 * time.Second}, func(t *testing.T, m *mesh) {
+	whilePendingWith(t, bind.Config{Timeout: 4 * time.Second}, words, test)
+}
+
+func whilePendingWith(t *testing.T, limits bind.Config, words string, test func(*testing.T, *mesh)) {
+	t.Helper()
+	inVirtual(t, router.OutgoingConfig{Grace: 5 * time.Second}, limits, func(t *testing.T, m *mesh) {
 		rules, err := naming.ParseDtab("/svc => " + pending)
 		if err != nil {
 			t.Fatal(err)
@@ -40,6 +45,32 @@ func TestAddressesThatComeLate(t *testing.T) {
 			t.Errorf("after %s: %d %s", time.Since(began), res.StatusCode, body)
 		}
 	})
+}
+
+// They are waited for even if the name is otherwise idle, or one too many.
+func TestAddressesThatComeToAnIdleName(t *testing.T) {
+	for name, limits := range map[string]bind.Config{
+		"idle":         {Timeout: 10 * time.Second, IdleTTL: time.Second},
+		"one too many": {Timeout: 10 * time.Second, Paths: 1},
+	} {
+		whilePendingWith(t, limits, "", func(t *testing.T, m *mesh) {
+			at, c := m.backend(t, func(http.ResponseWriter, *http.Request) {}), m.client(t)
+			m.table.service("other", at)
+			rules := naming.Dtab{}.Concat(*m.dtab.Get()...)
+			rules = rules.Concat(naming.Dentry{Prefix: naming.Prefix{"svc", "other"}, Dst: naming.Leaf{"#", "io.l5d.k8s", "ns", "http", "other"}})
+			m.dtab.Set(&rules)
+			time.AfterFunc(time.Second, func() {
+				if res, _, err := try(m.client(t), "GET", "http://other/", nil); err != nil || res.StatusCode != 200 {
+					t.Error(res, err)
+				}
+			})
+			time.AfterFunc(5*time.Second, func() { m.table.value(pending).Set(naming.Of(naming.Endpoint{Address: at, Weight: 1})) })
+			began := time.Now()
+			if res, body := get(t, c, "http://world/"); res.StatusCode != 200 || time.Since(began) != 5*time.Second {
+				t.Errorf("%s: after %s: %d %s", name, time.Since(began), res.StatusCode, body)
+			}
+		})
+	}
 }
 
 func TestAddressesThatDoNotCome(t *testing.T) {

@@ -117,7 +117,12 @@ func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) (*client.P
 	}
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if p, _ := r.client.Picker(waiting); p != nil {
+	p, err := r.client.Picker(waiting)
+	if errors.Is(err, client.ErrClosed) { // it was idle until a moment ago
+		r.binding = o.remember(r, naming.Bound{ID: r.id, Residual: r.rest})
+		p, _ = r.client.Picker(waiting)
+	}
+	if p != nil {
 		return p, nil
 	}
 	return nil, o.unbound("connecting to " + r.client.ID + " for name: " + r.name.Service)
