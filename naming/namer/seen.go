@@ -106,6 +106,18 @@ func (s *Seen) remove(dtabNamespace string, n api.Name) {
 	decrease(s.users, seenName{dtabNamespace, usedName{Name: n}})
 }
 
+// omit says that there are so many more uses of names that are not taken note of.
+func (s *Seen) omit(dtabNamespace string, more int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.omitted == nil {
+		s.omitted = map[string]int{}
+	}
+	if s.omitted[dtabNamespace] += more; s.omitted[dtabNamespace] == 0 {
+		delete(s.omitted, dtabNamespace)
+	}
+}
+
 func increase[K comparable](counts *map[K]int, key K) {
 	if *counts == nil {
 		*counts = map[K]int{}

@@ -28,8 +28,14 @@ const extendEvery = time.Second
 
 var heartbeatLine = []byte("{}\n")
 
-// maxNames bounds what one proxy may watch, ten times what a proxy keeps bound.
+// maxNames bounds what one proxy may watch, and the names in use that are noted for it: ten
+// times what a router of a proxy keeps bound. What is beyond is refused, as much again at most;
+// a stream that ended for it would come back and bring it all again.
 const maxNames = 10_000
+
+// errBeyond is the cause of what fails as it is beyond.
+var errBeyond = fmt.Errorf("this proxy follows more than %d names: "+
+	"the namer tells of this one as soon as another is followed no more", maxNames)
 
 // Source knows replica sets and pods. Its methods neither block nor fail and may be called
 // concurrently; release may be called more than once.
@@ -134,6 +140,7 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w:      w,
 		in:     bufio.NewScanner(r.Body),
 		names:  map[string]*subscription{},
+		beyond: map[string]*subscription{},
 		wake:   make(chan struct{}, 1),
 	}
 	s.in.Buffer(nil, api.MaxLine)
@@ -167,6 +174,7 @@ func (h *Stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer stop()
 	}
 	log := h.cfg.Logger.With("proxy", hello.Proxy, "node", hello.Node)
+	s.log = log
 	log.Info("proxy connected", "mode", hello.Mode)
 	// First, so that a proxy that has its dtab and begins to serve has these, too.
 	s.followText("policy", h.cfg.Policy, func(text, version string) *api.FromNamer {
@@ -207,10 +215,14 @@ type session struct {
 	out    *http.ResponseController
 	in     *bufio.Scanner
 	dtab   string // the namespace of the proxy's dtab
+	log    *slog.Logger
 
 	// By the reader alone, until it is gone.
 	names    map[string]*subscription
+	beyond   map[string]*subscription // those that fail until one of names goes
 	used     map[api.Name]bool
+	omitted  int             // how many are in use beside them
+	warned   bool            // of names that are beyond
 	extended time.Time       // when the time to read was
 	always   []*subscription // the policy, the namers, the dtab, the ConfigMaps and the pods
 
@@ -331,30 +343,64 @@ func (s *session) followPods(node string) {
 	}))
 }
 
-// follow begins to watch a name. What cannot be watched fails at once, and for good.
-func (s *session) follow(name string) {
-	if s.names[name] != nil {
+// watch follows a name, which fails as long as there are too many.
+func (s *session) watch(name string) {
+	switch {
+	case s.names[name] != nil || s.beyond[name] != nil:
+	case len(s.names) < maxNames:
+		s.follow(name)
+	case len(s.beyond) < maxNames:
+		if !s.warned {
+			s.warned = true
+			s.log.Warn("proxy follows too many names", "limit", maxNames)
+		}
+		s.beyond[name] = s.subscribe("beyond "+name, func() *topic { return refused(name, errBeyond) })
+	}
+}
+
+// unwatch forgets a name, and follows another one that failed for want of room.
+func (s *session) unwatch(name string) {
+	if drop(s, s.beyond, name) || !drop(s, s.names, name) {
 		return
 	}
+	for next := range s.beyond {
+		drop(s, s.beyond, next)
+		s.follow(next)
+		break
+	}
+}
+
+// drop reports whether the name was one of those subscriptions.
+func drop(s *session, names map[string]*subscription, name string) bool {
+	sub := names[name]
+	if sub == nil {
+		return false
+	}
+	s.unsubscribe(sub)
+	delete(names, name)
+	return true
+}
+
+// follow begins to follow a name. What cannot be followed fails at once, and for good.
+func (s *session) follow(name string) {
 	s.names[name] = s.subscribe("replicas "+name, func() *topic {
-		var value *watch.Value[naming.Replicas]
-		release := func() {}
-		if id, err := naming.ParsePath(name); err != nil {
-			value = watch.New(naming.Replicas{State: naming.StateFailed, Cause: err.Error()})
-		} else {
-			value, release = s.stream.cfg.Source.Replicas(id)
+		id, err := naming.ParsePath(name)
+		if err != nil {
+			return refused(name, err)
 		}
-		return newTopic(value, release, naming.Replicas.Equal, func(r naming.Replicas) *api.FromNamer {
-			return &api.FromNamer{Replicas: &api.Replicas{Name: name, Replicas: r}}
-		})
+		value, release := s.stream.cfg.Source.Replicas(id)
+		return replicas(name, value, release)
 	})
 }
 
-func (s *session) unfollow(name string) {
-	if sub := s.names[name]; sub != nil {
-		s.unsubscribe(sub)
-		delete(s.names, name)
-	}
+func refused(name string, cause error) *topic {
+	return replicas(name, watch.New(naming.Replicas{State: naming.StateFailed, Cause: cause.Error()}), func() {})
+}
+
+func replicas(name string, value *watch.Value[naming.Replicas], release func()) *topic {
+	return newTopic(value, release, naming.Replicas.Equal, func(r naming.Replicas) *api.FromNamer {
+		return &api.FromNamer{Replicas: &api.Replicas{Name: name, Replicas: r}}
+	})
 }
 
 // run serves the stream and returns why it ended. No goroutine and no subscription is left.
@@ -368,12 +414,15 @@ func (s *session) run(ctx context.Context) error {
 	cancel(s.writeAll(ctx))
 	s.out.SetReadDeadline(time.Unix(1, 0)) // wakes the reader, whatever it waits for
 	<-reader
-	for name := range s.names {
-		s.unfollow(name)
+	for _, names := range []map[string]*subscription{s.beyond, s.names} {
+		for name := range names {
+			drop(s, names, name)
+		}
 	}
 	for n := range s.used {
 		s.stream.cfg.Seen.remove(s.dtab, n)
 	}
+	s.omit(-s.omitted)
 	for _, sub := range s.always {
 		s.unsubscribe(sub)
 	}
@@ -410,41 +459,47 @@ func (s *session) readAll(ctx context.Context) error {
 			return err
 		}
 		if m.Unwatch != "" {
-			s.unfollow(m.Unwatch)
+			s.unwatch(m.Unwatch)
 		}
 		if m.Watch != "" {
-			if len(s.names) >= maxNames {
-				return fmt.Errorf("watch %s: more than %d names are watched", m.Watch, maxNames)
-			}
-			s.follow(m.Watch)
+			s.watch(m.Watch)
 		}
 		if m.Use != nil && s.stream.cfg.Seen != nil {
-			if err := s.use(m.Use); err != nil {
-				return err
-			}
+			s.use(m.Use)
 		}
 	}
 }
 
 // use takes note of which names the proxy began and ceased to use.
-func (s *session) use(u *api.Use) error {
+func (s *session) use(u *api.Use) {
+	seen := s.stream.cfg.Seen
 	for _, n := range u.Remove {
-		if s.used[n] {
+		switch {
+		case s.used[n]:
 			delete(s.used, n)
-			s.stream.cfg.Seen.remove(s.dtab, n)
+			seen.remove(s.dtab, n)
+		case s.omitted > 0:
+			s.omit(-1)
 		}
 	}
 	for _, n := range u.Add {
-		if s.used[n] || len(n.Path)+len(n.Namespace) > maxUsed {
-			continue
+		switch {
+		case s.used[n]:
+		case len(s.used) >= maxNames || len(n.Path)+len(n.Namespace) > maxUsed:
+			s.omit(1)
+		default:
+			s.used[n] = true
+			seen.add(s.dtab, n)
 		}
-		if len(s.used) >= maxNames {
-			return fmt.Errorf("use %s: more than %d names are in use", n.Path, maxNames)
-		}
-		s.used[n] = true
-		s.stream.cfg.Seen.add(s.dtab, n)
 	}
-	return nil
+}
+
+// omit says that the proxy uses so many more names that are not noted.
+func (s *session) omit(more int) {
+	if more != 0 {
+		s.omitted += more
+		s.stream.cfg.Seen.omit(s.dtab, more)
+	}
 }
 
 // writeAll sends what is dirty, many messages a flush, and heartbeats when nothing is.
