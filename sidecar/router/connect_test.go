@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/naming"
 )
 
 // connect asks for a tunnel and reads the answer.
@@ -254,5 +256,32 @@ func TestIncomingConnect(t *testing.T) {
 			}
 		}
 		_ = conn.Close()
+	}
+}
+
+// Where there is nothing a tunnel could lead to it is refused as a request is, while
+// that can still be said.
+func TestConnectToNoAddresses(t *testing.T) {
+	for _, replicas := range []naming.Replicas{
+		naming.Of(), {State: naming.StateNeg}, {State: naming.StateFailed, Cause: "no such host"},
+	} {
+		want := "T201"
+		if replicas.Cause != "" {
+			want = "T203"
+		}
+		whilePending(t, "", func(t *testing.T, m *mesh) {
+			m.table.value(pending).Set(replicas)
+			plain, text := get(t, m.client(t), "http://world/")
+			_, res := m.connect(t, "world:80")
+			body, err := io.ReadAll(io.LimitReader(res.Body, max(res.ContentLength, 0)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			complete(t, want, plain, text, []int{502}, want == "T201")
+			complete(t, want, res, string(body), []int{502}, want == "T201")
+			if strings.Replace(string(body), "world:80\n", "world\n", 1) != text {
+				t.Errorf("a tunnel is refused with %q, a request with %q", body, text)
+			}
+		})
 	}
 }

@@ -124,7 +124,7 @@ func (o *Outgoing) exchange(ctx context.Context, x *exchange) {
 		r.failed = problem.Status != statusGone
 	}
 	// Names that lead nowhere get no series: anybody can invent them.
-	if r.binding != nil && (problem == nil || problem.Code != codeNoRoute && problem.Code != codeBindTimeout) {
+	if r.binding != nil && r.client.Known() && (problem == nil || problem.Code != codeNoRoute && problem.Code != codeBindTimeout) {
 		route = r.route
 	}
 	route.Observe(!r.failed, took(x))

@@ -149,5 +149,8 @@ func TestAddressesAndTheDeadline(t *testing.T) {
 		if res.Header.Get("tulle-code") != "T304" || time.Since(began) != time.Second {
 			t.Errorf("after %s: %d %s", time.Since(began), res.StatusCode, body)
 		}
+		if n := m.count(t, "tulle_requests_total", "service", "/svc/world"); n != 0 {
+			t.Errorf("a name that leads nowhere is counted %v times", n)
+		}
 	})
 }

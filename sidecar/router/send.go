@@ -86,14 +86,7 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 		return 0, problem
 	}
 	if s.picker.Len() == 0 {
-		if cause := r.client.Cause(); cause != "" {
-			if metadata.Refused(cause) {
-				return 0, forbidden(r.client.ID + ": " + cause)
-			}
-			return 0, &Problem{Status: 502, Code: codeBindError, Message: r.client.ID + ": " + cause,
-				Hint: "name another destination, or send this request past the proxy by no_proxy"}
-		}
-		return 0, o.noRoute(r)
+		return 0, o.deserted(r)
 	}
 	if problem := r.fenced(s.picker); problem != nil {
 		return 0, problem
@@ -126,6 +119,19 @@ func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) (*client.P
 		return p, nil
 	}
 	return nil, o.unbound("connecting to " + r.client.ID + " for name: " + r.name.Service)
+}
+
+// deserted is the answer for a client that has no endpoints.
+func (o *Outgoing) deserted(r *routing) *Problem {
+	cause := r.client.Cause()
+	switch {
+	case cause == "":
+		return o.noRoute(r)
+	case metadata.Refused(cause):
+		return forbidden(r.client.ID + ": " + cause)
+	}
+	return &Problem{Status: 502, Code: codeBindError, Message: r.client.ID + ": " + cause,
+		Hint: "name another destination, or send this request past the proxy by no_proxy"}
 }
 
 // limit reads the deadline that came with the request and tightens it by the

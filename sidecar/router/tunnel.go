@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/internal/clock"
-	"github.com/tulle-mesh/tulle/internal/metadata"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/client"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
@@ -135,20 +134,17 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	return 502, nil
 }
 
-// unasked refuses a tunnel to a cloud's metadata, or to what is not allowed or has no
-// known addresses, while that can still be said.
+// unasked refuses a tunnel to what a request would not be sent to either: a cloud's
+// metadata, what is not allowed, or what has no addresses.
 func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Problem {
 	picker, problem := o.picker(ctx, r, x.started)
-	if problem == nil {
-		problem = r.fenced(picker)
-	}
-	if problem != nil {
+	switch {
+	case problem != nil:
 		return problem
+	case picker.Len() == 0:
+		return o.deserted(r)
 	}
-	if cause := r.client.Cause(); len(r.id) > 0 && r.id[0] == "$" && metadata.Refused(cause) {
-		return forbidden(r.client.ID + ": " + cause)
-	}
-	return nil
+	return r.fenced(picker)
 }
 
 // sniff waits for what the client says first and tells what it is.
