@@ -101,7 +101,8 @@ type Binder struct {
 type room struct {
 	table *table
 	limit int
-	left  int // may be added before it is to be counted again
+	left  int   // may be added before it is to be counted again
+	again int64 // in the time of package clock: not to be counted before
 }
 
 // New returns a Binder with nothing bound.
@@ -115,8 +116,7 @@ func New(c Config) *Binder {
 	b := &Binder{
 		cfg: c, generation: watch.New(uint64(1)), names: newTable(c.Paths), guests: newTable(c.Paths), follows: map[string]*follow{},
 	}
-	b.plain = room{b.names, perName * c.Paths, perName * c.Paths}
-	b.guest = room{b.guests, perName * c.Paths / 2, perName * c.Paths / 2}
+	b.furnish(max(minRoom, perName*c.Paths))
 	// For as long as both live.
 	c.Dtab.Notify(b.moved)
 	if c.Stored != nil {
@@ -124,6 +124,12 @@ func New(c Config) *Binder {
 	}
 	c.Names.Notify(b.renamed)
 	return b
+}
+
+// furnish says how many bound names may be followed: half of it for guests beside it.
+func (b *Binder) furnish(limit int) {
+	b.plain = room{table: b.names, limit: limit, left: limit}
+	b.guest = room{table: b.guests, limit: limit / 2, left: limit / 2}
 }
 
 // Run forgets idle names until ctx ends, and then all.

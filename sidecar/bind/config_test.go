@@ -22,6 +22,7 @@ func TestGuestsEvictNobody(t *testing.T) {
 		names := newWorld()
 		names.set("80/keep", naming.StateBound)
 		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: names.names(), Paths: 10})
+		b.furnish(perName * 10)
 		keep := name(t, b, "ns", "keep", nil)
 		want := leaf(t, keep)
 		for i := range 200 {

@@ -2,7 +2,9 @@ package bind
 
 import (
 	"errors"
+	"time"
 
+	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/internal/watch"
 	"github.com/tulle-mesh/tulle/naming"
 )
@@ -28,10 +30,16 @@ const (
 	// asks about a few, so only invented ones get this far. Those with an override have
 	// half of that beside it.
 	perName = 4
-	// spare is what names with an override may follow on top while somebody waits for
-	// them: what one evaluation can ask about, but not each of a thousand, for the namer
+	// minRoom is how many there may be however few names are kept, or a few that are in
+	// constant use and ask about many push each other out.
+	minRoom = perName * DefaultPaths
+	// spare is what may be followed on top while all that is followed is being waited
+	// for: what one evaluation can ask about, but not each of a thousand, for the namer
 	// has to watch it all.
 	spare = 1000
+	// pause is how long no room is looked for after there was little: it takes long, and
+	// others wait meanwhile.
+	pause = 10 * time.Millisecond
 )
 
 // ErrFull is returned by Resolve when the name asks about more than there is room to
@@ -65,7 +73,11 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 		defer b.mu.Unlock()
 		return a.note(f)
 	}
-	stops, ok := b.room(a.n.guest)
+	var stops []func()
+	ok := !a.refused // as nobody remembers the result, no more of it is followed
+	if ok {
+		stops, ok = b.room(a.n.guest)
+	}
 	b.mu.Unlock()
 	// Which may wait for evaluations of names that nobody asked for when they were
 	// forgotten, so never for this one.
@@ -195,8 +207,8 @@ func (b *Binder) unfollow() (stops []func()) {
 // room makes room to follow one more name: what no name needs goes first, and then the
 // names that are idle for longest, with what they alone need. Names with an override
 // and those without do not push each other out. It is false if there is no room as all
-// that is followed is being waited for, which holds up only names with an override. It
-// is called with mu held, and what it returns without.
+// that is followed is being waited for. It is called with mu held, and what it returns
+// without.
 func (b *Binder) room(guest bool) (stops []func(), ok bool) {
 	r := &b.plain
 	if guest {
@@ -205,6 +217,10 @@ func (b *Binder) room(guest bool) (stops []func(), ok bool) {
 	if r.left > 0 {
 		r.left--
 		return nil, true
+	}
+	now := clock.Now()
+	if now < r.again {
+		return nil, false
 	}
 	stops = b.unfollow()
 	held := 0
@@ -234,8 +250,13 @@ func (b *Binder) room(guest bool) (stops []func(), ok bool) {
 		}
 		stops = append(stops, b.unfollow()...)
 	}
-	r.left = max(r.limit-held-1, 0)
-	return stops, !guest || held < r.limit+spare
+	// Of what is spare a part at a time, too, so that it is left for those who wait.
+	rest, part := r.limit+spare-held-1, r.limit/8
+	r.left = max(r.limit-held-1, min(rest, part), 0)
+	if rest < part {
+		r.again = now + int64(pause)
+	}
+	return stops, rest >= 0
 }
 
 // holds reports whether f takes of the room of names with an override, or of that of

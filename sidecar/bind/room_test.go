@@ -45,6 +45,7 @@ func TestInventedNamesKeepNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := newWorld()
 		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 100})
+		b.furnish(perName * 100)
 		names.there("keep")
 		names.there("web")
 		keep := name(t, b, "ns", "keep", nil)
@@ -80,6 +81,7 @@ func TestOneNameHasRoom(t *testing.T) {
 		names := newWorld()
 		names.there("world")
 		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 1})
+		b.furnish(perName)
 		for range 3 {
 			if got := leaf(t, name(t, b, "ns", "world", nil)); got != "/#/io.l5d.k8s/ns/p6/world" {
 				t.Errorf("it is %s", got)
@@ -101,6 +103,7 @@ func TestGuestsHaveRoomOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := newWorld()
 		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 30})
+		b.furnish(perName * 30)
 		for i := range 20 { // all the room that there is
 			names.there(fmt.Sprintf("s%d", i))
 			_ = leaf(t, name(t, b, "ns", fmt.Sprintf("s%d", i), nil))
@@ -140,6 +143,7 @@ func TestGuestsThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := newWorld()
 		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: names.names(), Paths: 1})
+		b.furnish(perName)
 		branches := make([]string, 334)
 		override := func(i int) naming.Dtab {
 			for k := range branches {
@@ -179,8 +183,161 @@ func TestGuestsThatWaitAreBounded(t *testing.T) {
 		if refusals != cap(full)-3 {
 			t.Errorf("%d of %d were refused", refusals, cap(full))
 		}
+		time.Sleep(pause) // virtual
 		if tree, err := refused.Resolve(t.Context()); err != nil || len(tree.Branches) != 2 {
 			t.Errorf("after they have gone it is %v, %v", tree, err)
+		}
+	})
+}
+
+// A few names in constant use stay, though each asks about many others.
+func TestFewNamesStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 100})
+		var first []*Name
+		for round := range 4 {
+			for i := range 100 {
+				id := fmt.Sprintf("s%d", i)
+				if round == 0 {
+					names.there(id)
+					first = append(first, name(t, b, "ns", id, nil))
+				} else if n := name(t, b, "ns", id, nil); n != first[i] || !n.Known() {
+					t.Fatalf("in round %d %s is evaluated again", round, id)
+				}
+				_ = leaf(t, first[i])
+			}
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
+
+// Who waits goes on to follow what it waits for, however long ago it was asked for.
+func TestWhoWaitsIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: names.names()})
+		b.furnish(16)
+		slow := name(t, b, "ns", "slow", nil)
+		done := make(chan error, 1)
+		go func() {
+			_, err := slow.Resolve(t.Context())
+			done <- err
+		}()
+		synctest.Wait()
+		for i := range 100 {
+			time.Sleep(time.Millisecond)
+			id := fmt.Sprintf("s%d", i)
+			names.set("80/"+id, naming.StateBound)
+			_ = leaf(t, name(t, b, "ns", id, nil))
+			if n := b.following(); n > 16 {
+				t.Fatalf("%d are followed", n)
+			}
+		}
+		if name(t, b, "ns", "slow", nil) != slow || slow.Known() {
+			t.Errorf("it was forgotten, or is known: %v", slow.Known())
+		}
+		names.set("80/slow", naming.StateBound)
+		if err := <-done; err != nil || !slow.Known() {
+			t.Errorf("it is known: %v, %v", slow.Known(), err)
+		}
+	})
+}
+
+// looks counts how often room was looked for, as each name adds one to what is followed.
+type looks struct {
+	b *Binder
+	n int
+}
+
+func (l *looks) during(f func()) {
+	before := l.b.plain.left
+	if f(); l.b.plain.left != before-1 {
+		l.n++
+	}
+}
+
+// Room is made for many names at a time, and what several of them share goes with the last.
+func TestRoomIsSeldomLookedFor(t *testing.T) {
+	for _, rules := range []string{base, "/svc => /own & /shared; /own => /#/io.l5d.k8s/ns/80; /shared/* => /#/io.l5d.k8s/ns/80/all"} {
+		synctest.Test(t, func(t *testing.T) {
+			names := newWorld()
+			names.set("80/all", naming.StateBound)
+			b := start(t, Config{Dtab: watch.New(dtab(t, rules)), Names: names.names()})
+			b.furnish(80)
+			l := looks{b: b}
+			for i := range 400 {
+				id := fmt.Sprintf("s%d", i)
+				names.set("80/"+id, naming.StateBound)
+				l.during(func() {
+					if _, err := name(t, b, "ns", id, nil).Resolve(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+				if n := b.following(); n > 80 {
+					t.Fatalf("%s: after %d names %d are followed", rules, i+1, n)
+				}
+				time.Sleep(time.Second)
+			}
+			if l.n == 0 || l.n > 320/10+2 {
+				t.Errorf("%s: room was looked for %d times", rules, l.n)
+			}
+		})
+	}
+}
+
+// Names without an override that wait have a limit, too, and beyond it room is looked for
+// every now and then, not for each.
+func TestNamesThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 80
+		names := newWorld()
+		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: names.names(), Paths: 2 * spare})
+		b.furnish(limit)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 2*spare)
+		l := looks{b: b}
+		for i := range limit + spare {
+			n := name(t, b, "ns", fmt.Sprintf("s%d", i), nil)
+			l.during(func() {
+				go func() {
+					_, err := n.Resolve(ctx)
+					ended <- err
+				}()
+				synctest.Wait()
+			})
+			if len(ended) > 0 {
+				t.Fatalf("after %d: %v", i, <-ended)
+			}
+		}
+		if n := b.following(); n != limit+spare || l.n > spare/(limit/8)+1 {
+			t.Errorf("%d are followed, room was looked for %d times", n, l.n)
+		}
+		names.set("80/late", naming.StateBound)
+		late := name(t, b, "ns", "late", nil)
+		if _, err := late.Resolve(t.Context()); !errors.Is(err, ErrFull) || late.Known() {
+			t.Errorf("one more is known: %v, %v", late.Known(), err)
+		}
+		if got := leaf(t, name(t, b, "ns", "late", *dtab(t, "/x => /y"))); got != "/#/io.l5d.k8s/ns/80/late" {
+			t.Errorf("meanwhile with an override it is %s", got)
+		}
+		cancel()
+		for range limit + spare {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("who waited: %v", err)
+			}
+		}
+		names.set("80/last", naming.StateBound)
+		last := name(t, b, "ns", "last", nil)
+		if _, err := last.Resolve(t.Context()); !errors.Is(err, ErrFull) {
+			t.Errorf("room is looked for at once: %v", err)
+		}
+		time.Sleep(pause) // virtual
+		if got := leaf(t, last); got != "/#/io.l5d.k8s/ns/80/last" {
+			t.Errorf("after they have gone it is %s", got)
+		}
+		if n := b.following(); n > limit {
+			t.Errorf("then %d are followed", n)
 		}
 	})
 }
