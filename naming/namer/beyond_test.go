@@ -48,7 +48,7 @@ func TestTooManyNames(t *testing.T) {
 		}
 		failed := beyond()
 		if len(failed) != 2 || !c.Connected() || n.dialled() != 1 {
-			t.Fatalf("beyond are %v, connected %v, %d connections", failed, c.Connected(), n.dialled())
+			t.Fatalf("%d are beyond, connected %v, %d connections", len(failed), c.Connected(), n.dialled())
 		}
 		// What is beyond may go, too, and makes no room.
 		releases[failed[0]]()
@@ -56,14 +56,14 @@ func TestTooManyNames(t *testing.T) {
 		follow(most + 2)
 		synctest.Wait()
 		if got := beyond(); len(got) != 2 {
-			t.Fatalf("then beyond are %v", got)
+			t.Fatalf("then %d are beyond", len(got))
 		}
 		for i := range 2 {
 			releases[i]()
 			delete(values, i)
 			synctest.Wait()
 			if got := beyond(); len(got) != 1-i {
-				t.Fatalf("after %d have gone, beyond are %v", i+1, got)
+				t.Fatalf("after %d have gone, %d are beyond", i+1, len(got))
 			}
 		}
 		stop()

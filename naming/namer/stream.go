@@ -29,8 +29,8 @@ const extendEvery = time.Second
 var heartbeatLine = []byte("{}\n")
 
 // maxNames bounds what one proxy may watch, and the names in use that are noted for it: ten
-// times what a router of a proxy keeps bound. What is beyond is refused, as much again at most;
-// a stream that ended for it would come back and bring it all again.
+// times what a router of a proxy keeps bound. What is beyond is refused, and what is as much
+// again beyond that has no answer; a stream that ended for it would come back with all of it.
 const maxNames = 10_000
 
 // errBeyond is the cause of what fails as it is beyond.

@@ -190,8 +190,13 @@ func TestGuestsThatWaitAreBounded(t *testing.T) {
 	})
 }
 
-// A few names in constant use stay, though each asks about many others.
+// A few names in constant use stay, though each asks about many others; many have more room.
 func TestFewNamesStay(t *testing.T) {
+	for paths, want := range map[int]int{1: 4000, 1000: 4000, 2000: 8000} {
+		if b := New(Config{Dtab: watch.New(dtab(t, six)), Names: newWorld().names(), Paths: paths}); b.plain.limit != want || b.guest.limit != want/2 {
+			t.Errorf("for %d names there is room for %d, and %d of guests", paths, b.plain.limit, b.guest.limit)
+		}
+	}
 	synctest.Test(t, func(t *testing.T) {
 		names := newWorld()
 		b := start(t, Config{Dtab: watch.New(dtab(t, six)), Names: names.names(), Paths: 100})
@@ -315,11 +320,17 @@ func TestNamesThatWaitAreBounded(t *testing.T) {
 		}
 		names.set("80/late", naming.StateBound)
 		late := name(t, b, "ns", "late", nil)
-		if _, err := late.Resolve(t.Context()); !errors.Is(err, ErrFull) || late.Known() {
-			t.Errorf("one more is known: %v, %v", late.Known(), err)
+		for range 2 {
+			if _, err := late.Resolve(t.Context()); !errors.Is(err, ErrFull) || late.Known() || b.following() > limit+spare {
+				t.Errorf("one more is known: %v, %v; %d are followed", late.Known(), err, b.following())
+			}
+			time.Sleep(pause) // virtual; then room is looked for
 		}
 		if got := leaf(t, name(t, b, "ns", "late", *dtab(t, "/x => /y"))); got != "/#/io.l5d.k8s/ns/80/late" {
 			t.Errorf("meanwhile with an override it is %s", got)
+		}
+		if _, err := name(t, b, "ns", "later", nil).Resolve(t.Context()); !errors.Is(err, ErrFull) {
+			t.Errorf("another one has room: %v", err)
 		}
 		cancel()
 		for range limit + spare {
