@@ -118,7 +118,7 @@ func addresses(p *client.Picker) []string {
 func (o *Outgoing) end(ctx context.Context, x *exchange, r *routing) (int, *Problem) {
 	text := ""
 	if x.diagnosis.report {
-		picker, problem := o.picker(ctx, r, x.started)
+		picker, problem := o.picker(ctx, x, r)
 		if problem != nil {
 			return 0, problem
 		}

@@ -55,7 +55,7 @@ func (o *Outgoing) found(ctx context.Context, x *exchange, r *routing) *Problem 
 	if r.fence == nil {
 		return nil
 	}
-	picker, problem := o.picker(ctx, r, x.started)
+	picker, problem := o.picker(ctx, x, r)
 	if problem != nil {
 		return problem
 	}

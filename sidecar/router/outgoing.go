@@ -196,6 +196,9 @@ func (o *Outgoing) route(ctx context.Context, x *exchange, r *routing) (status i
 	if problem := o.bind(ctx, x, r); problem != nil {
 		return 0, problem
 	}
+	if problem := x.limit(&r.service.terms.Load().Service, r); problem != nil {
+		return 0, problem
+	}
 	if x.diagnosis.endsHere() {
 		if problem := o.found(ctx, x, r); problem != nil {
 			return 0, problem
@@ -277,18 +280,42 @@ func overrides(h *wire.Header) (naming.Dtab, *Problem) {
 	return all, nil
 }
 
-// bind resolves the name to one replica set for this request.
-func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
+// resolve returns what the name means. It waits for that as long as names are waited for,
+// if the request has the time.
+func (o *Outgoing) resolve(ctx context.Context, x *exchange, r *routing) (naming.BoundTree, *Problem) {
 	if !r.name.Known() {
 		r.unbound = clock.Now()
+		says := o.cfg.Policy.Get().Service(r.name.Service)
+		if problem := x.limit(&says, r); problem != nil {
+			return naming.BoundTree{}, problem
+		}
+		if r.due > 0 {
+			waiting, cancel := context.WithTimeout(ctx, time.Duration(r.due-r.unbound))
+			defer cancel()
+			ctx = waiting
+		}
 	}
 	tree, err := r.name.Resolve(ctx)
 	switch {
+	case err == nil:
+		return tree, nil
+	case r.due > 0 && errors.Is(err, context.DeadlineExceeded):
+		return tree, x.overdue(r)
 	case errors.Is(err, bind.ErrTimeout):
-		return o.unbound("resolving name: " + r.name.Service)
-	case err != nil:
-		return &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
-			Hint: "correct the rule of the dtab that leads to this name"}
+		return tree, o.unbound("resolving name: "+r.name.Service, o.cfg.Advice.Late)
+	case errors.Is(err, bind.ErrFull):
+		return tree, &Problem{Status: 503, Code: codeBindError, Message: err.Error(), Retryable: true,
+			Hint: "try again soon: too many requests, such as those with rules of their own in l5d-dtab, wait for names that are not known yet"}
+	}
+	return tree, &Problem{Status: 502, Code: codeBindError, Message: err.Error(), Retryable: true,
+		Hint: "correct the rule of the dtab that leads to this name"}
+}
+
+// bind resolves the name to one replica set for this request.
+func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
+	tree, problem := o.resolve(ctx, x, r)
+	if problem != nil {
+		return problem
 	}
 	leaf, ok := tree.Leaf, true
 	if tree.Kind != naming.BoundLeaf {
@@ -328,11 +355,12 @@ func (o *Outgoing) bind(ctx context.Context, x *exchange, r *routing) *Problem {
 	return nil
 }
 
-// unbound is the answer if it took too long to do something that a name needs.
-func (o *Outgoing) unbound(doing string) *Problem {
+// unbound is the answer if it took too long to do something that a name needs. hint is
+// what to do, if that is not the mesh's.
+func (o *Outgoing) unbound(doing, hint string) *Problem {
 	return &Problem{Status: 502, Code: codeBindTimeout, Retryable: true,
 		Message: "Exceeded " + spell(o.cfg.Binder.Config().Timeout) + " binding timeout while " + doing,
-		Hint:    cmp.Or(o.cfg.Advice.Late, "check that the proxy reaches the controller: see /admin/ready and the log of the proxy")}
+		Hint:    cmp.Or(hint, "check that the proxy reaches the controller: see /admin/ready and the log of the proxy")}
 }
 
 // remember returns the binding of a leaf of the name, from memory if it can.

@@ -1,7 +1,10 @@
 package router_test
 
 import (
+	"bufio"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -73,19 +76,25 @@ func TestAddressesThatComeToAnIdleName(t *testing.T) {
 	}
 }
 
+// asks are the ways to ask for a name whose addresses are needed.
+var asks = map[string]func(*testing.T, *mesh) (*http.Response, string){
+	"a request": func(t *testing.T, m *mesh) (*http.Response, string) { return get(t, m.client(t), "http://world/") },
+	"a TRACE that ends here": func(t *testing.T, m *mesh) (*http.Response, string) {
+		return do(t, m.client(t), "TRACE", "http://world/", nil, "Max-Forwards", "0", "l5d-add-context", "true")
+	},
+	"a tunnel": func(t *testing.T, m *mesh) (*http.Response, string) {
+		_, res := m.connect(t, "world:80")
+		body, _ := io.ReadAll(io.LimitReader(res.Body, res.ContentLength))
+		return res, string(body)
+	},
+}
+
 func TestAddressesThatDoNotCome(t *testing.T) {
-	const want = "Exceeded 4.seconds binding timeout while connecting to " + pending + " for name: /svc/world"
-	for name, ask := range map[string]func(*testing.T, *mesh) (*http.Response, string){
-		"a request": func(t *testing.T, m *mesh) (*http.Response, string) { return get(t, m.client(t), "http://world/") },
-		"a TRACE that ends here": func(t *testing.T, m *mesh) (*http.Response, string) {
-			return do(t, m.client(t), "TRACE", "http://world/", nil, "Max-Forwards", "0", "l5d-add-context", "true")
-		},
-		"a tunnel": func(t *testing.T, m *mesh) (*http.Response, string) {
-			_, res := m.connect(t, "world:80")
-			body, _ := io.ReadAll(io.LimitReader(res.Body, res.ContentLength))
-			return res, string(body)
-		},
-	} {
+	const (
+		want = "Exceeded 4.seconds binding timeout while connecting to " + pending + " for name: /svc/world"
+		hint = "\n\nT202: check that DNS answers for slow.test: the proxy looks the host up itself\n"
+	)
+	for name, ask := range asks {
 		for _, words := range []string{"client: {connectTimeoutMs: 60000}", "egress: {allow: [192.0.2.0/24]}"} {
 			t.Run(name+" "+words, func(t *testing.T) {
 				whilePending(t, words, func(t *testing.T, m *mesh) {
@@ -98,7 +107,7 @@ func TestAddressesThatDoNotCome(t *testing.T) {
 					if n := m.count(t, "tulle_requests_total", "service", "/svc/world"); n != 0 {
 						t.Errorf("a name that leads nowhere is counted %v times", n)
 					}
-					if !strings.HasPrefix(strings.Replace(body, ":80\n", "\n", 1), want+"\n") {
+					if strings.Replace(body, ":80\n", "\n", 1) != want+hint {
 						t.Errorf("it says %q", body)
 					}
 				})
@@ -141,16 +150,106 @@ func TestAddressesAfterTheCertificate(t *testing.T) {
 	})
 }
 
-// A request whose own time is over does not wait on.
+// A request whose own time is over does not wait on, whether for addresses or for what
+// the name is.
 func TestAddressesAndTheDeadline(t *testing.T) {
-	whilePending(t, "service: {totalTimeoutMs: 1000}", func(t *testing.T, m *mesh) {
-		began := time.Now()
-		res, body := get(t, m.client(t), "http://world/")
-		if res.Header.Get("tulle-code") != "T304" || time.Since(began) != time.Second {
-			t.Errorf("after %s: %d %s", time.Since(began), res.StatusCode, body)
+	deadline := []string{"l5d-ctx-deadline", at("000") + " 946684801000000000"}
+	for name, ask := range asks {
+		for _, words := range []string{"service: {totalTimeoutMs: 1000}", "server: {timeoutMs: 1000}"} {
+			whilePending(t, words, func(t *testing.T, m *mesh) {
+				soon := func(what string) {
+					began := time.Now()
+					res, body := ask(t, m)
+					if res.Header.Get("tulle-code") != "T304" || time.Since(began) != time.Second || !strings.HasPrefix(body, "exceeded 1000.milliseconds to /svc/world") {
+						t.Errorf("%s, %s: after %s: %d %s", name, what, time.Since(began), res.StatusCode, body)
+					}
+					if n := m.count(t, "tulle_requests_total", "service", "/svc/world"); n != 0 {
+						t.Errorf("%s: a name that leads nowhere is counted %v times", name, n)
+					}
+				}
+				soon("a new name")
+				soon("a known name")
+				m.dtab.Set(nil)
+				soon("no rules")
+			})
 		}
-		if n := m.count(t, "tulle_requests_total", "service", "/svc/world"); n != 0 {
-			t.Errorf("a name that leads nowhere is counted %v times", n)
+	}
+	whilePending(t, "", func(t *testing.T, m *mesh) {
+		m.dtab.Set(nil)
+		for i, want := range []string{"T304", "T114"} {
+			began := time.Now()
+			res, body := get(t, m.client(t), "http://world/", deadline...)
+			if res.Header.Get("tulle-code") != want || time.Since(began) != time.Duration(1-i)*time.Second {
+				t.Errorf("a caller's deadline: after %s: %d %s", time.Since(began), res.StatusCode, body)
+			}
 		}
+	})
+}
+
+// A tunnel may outlive the time in which it is to be made, so proxies further on are not
+// told of it.
+func TestTunnelAndTheDeadline(t *testing.T) {
+	virtual(t, "service: {totalTimeoutMs: 100}", func(t *testing.T, m *mesh) {
+		ln := m.network.listen(t)
+		serveRaw(t, ln, func(conn net.Conn, r *bufio.Reader) {
+			if req, err := http.ReadRequest(r); err != nil || req.Header.Get("l5d-ctx-deadline") != "" {
+				t.Error(req, err)
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+			_, _ = io.Copy(conn, r)
+		})
+		m.table.value(bound("world:80")).Set(naming.Of(naming.Endpoint{Address: "10.9.9.9:80", Hop: naming.HopHost, Via: ln.Addr().String(), Weight: 1}))
+		c := m.opened(t, "world:80")
+		time.Sleep(time.Second) // virtual
+		c.say("\x00\x01")
+		c.expect("\x00\x01")
+	})
+}
+
+// Where all room for names is taken by those that are waited for, that is said: no rule is
+// wrong.
+func TestTooManyNames(t *testing.T) {
+	const wide = 900
+	whilePending(t, "", func(t *testing.T, m *mesh) {
+		var rule strings.Builder
+		for i := range wide {
+			_, _ = fmt.Fprintf(&rule, "& /#/io.l5d.k8s/ns/%d ", 8000+i)
+		}
+		rules, err := naming.ParseDtab("/wide => " + rule.String()[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.dtab.Set(&rules)
+		var last *http.Response
+		var text string
+		for i := range 20 {
+			for k := range wide {
+				m.table.value(fmt.Sprintf("/#/io.l5d.k8s/ns/%d/h%d", 8000+k, i)).Set(naming.Replicas{})
+			}
+			ended := make(chan struct{})
+			c, url := m.client(t), fmt.Sprintf("http://h%d/", i)
+			go func() {
+				defer close(ended)
+				res, body, err := try(c, "GET", url, nil, "l5d-dtab", "/svc => /wide")
+				if err == nil && res.Header.Get("tulle-code") == "T203" {
+					last, text = res, body
+				}
+			}()
+			synctest.Wait()
+			select {
+			case <-ended:
+			default:
+				continue
+			}
+			break
+		}
+		if last == nil {
+			t.Fatal("all names have room")
+		}
+		complete(t, "T203", last, text, []int{503}, true)
+		if !strings.Contains(text, "T203: try again soon") {
+			t.Errorf("it says %q", text)
+		}
+		time.Sleep(4 * time.Second) // virtual: the others have ended
 	})
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/classify"
 	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/deadline"
+	"github.com/tulle-mesh/tulle/sidecar/policy"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/retry"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
@@ -68,9 +70,6 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 			Hint:    "send less, add instances, or raise maxConcurrentRequests of the service in the proxy's policy"}
 	}
 	svc.budget.Deposit(now)
-	if problem := x.limit(t, r); problem != nil {
-		return 0, problem
-	}
 	s := &x.sending
 	s.o, s.x, s.r, s.t, s.tried = o, x, r, t, s.space[:0]
 	s.added.via = r.via
@@ -79,10 +78,7 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 		s.ctxDtab = r.override.String()
 	}
 	var problem *Problem
-	if s.picker, problem = o.picker(ctx, r, now); problem != nil {
-		if r.due > 0 && clock.Now() >= r.due {
-			return 0, s.late(true)
-		}
+	if s.picker, problem = o.picker(ctx, x, r); problem != nil {
 		return 0, problem
 	}
 	if s.picker.Len() == 0 {
@@ -97,8 +93,8 @@ func (o *Outgoing) send(ctx context.Context, x *exchange, r *routing) (int, *Pro
 // picker returns the endpoints of the client. If they are not known yet it waits for
 // them: for what is left of the time in which a name is to be bound, or of the
 // request's.
-func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) (*client.Picker, *Problem) {
-	if p := r.client.Current(now); p != nil {
+func (o *Outgoing) picker(ctx context.Context, x *exchange, r *routing) (*client.Picker, *Problem) {
+	if p := r.client.Current(x.started); p != nil {
 		return p, nil
 	}
 	at, timeout := clock.Now(), o.cfg.Binder.Config().Timeout
@@ -118,7 +114,14 @@ func (o *Outgoing) picker(ctx context.Context, r *routing, now int64) (*client.P
 	if p != nil {
 		return p, nil
 	}
-	return nil, o.unbound("connecting to " + r.client.ID + " for name: " + r.name.Service)
+	if r.due > 0 && clock.Now() >= r.due {
+		return nil, x.overdue(r)
+	}
+	hint := o.cfg.Advice.Late
+	if host, _, ok := hostOf(r.id); ok {
+		hint = "check that DNS answers for " + host + ": the proxy looks the host up itself"
+	}
+	return nil, o.unbound("connecting to "+r.client.ID+" for name: "+r.name.Service, hint)
 }
 
 // deserted is the answer for a client that has no endpoints.
@@ -135,8 +138,9 @@ func (o *Outgoing) deserted(r *routing) *Problem {
 }
 
 // limit reads the deadline that came with the request and tightens it by the
-// service's own.
-func (x *exchange) limit(t *terms, r *routing) *Problem {
+// service's own. What another service's was is forgotten.
+func (x *exchange) limit(t *policy.Service, r *routing) *Problem {
+	x.deadline, r.due, r.ours = deadline.Deadline{}, 0, false
 	carries := x.req.Header.HasKind(wire.KindCtxDeadline)
 	timeout := t.TotalTimeout
 	if most := x.s.server.policy.Get().Server.Timeout; most > 0 && (timeout == 0 || most < timeout) {
@@ -390,15 +394,20 @@ func (s *sending) failed(e *client.Endpoint, began, now int64, err error, cut bo
 // attempt's.
 func (s *sending) late(whole bool) *Problem {
 	if whole {
-		limit := time.Duration(s.r.due - s.x.started).Milliseconds()
-		return &Problem{Status: 503, Code: codeTotalLate,
-			Message: fmt.Sprintf("exceeded %d.milliseconds to %s while waiting for a response for the request, including retries (if applicable). Remote Info: Not Available", limit, s.service),
-			Hint:    "look at what takes the service so long, or raise totalTimeoutMs of the service or the time that callers give"}
+		return s.x.overdue(s.r)
 	}
 	return &Problem{Status: 503, Code: codeAttemptLate,
 		Message: fmt.Sprintf("exceeded %d.milliseconds to %s while waiting for a response for an individual request, excluding retries. Remote Info: Not Available",
 			s.r.client.Policy().AttemptTimeout.Milliseconds(), s.service),
 		Hint: "look at what takes the service so long, or raise requestAttemptTimeoutMs of the client"}
+}
+
+// overdue is the answer when the time for the whole request is over.
+func (x *exchange) overdue(r *routing) *Problem {
+	limit := time.Duration(r.due - x.started).Milliseconds()
+	return &Problem{Status: 503, Code: codeTotalLate,
+		Message: fmt.Sprintf("exceeded %d.milliseconds to %s while waiting for a response for the request, including retries (if applicable). Remote Info: Not Available", limit, r.name.Service),
+		Hint:    "look at what takes the service so long, or raise totalTimeoutMs of the service or the time that callers give"}
 }
 
 // judge decides about the answer whose head is in x.res.

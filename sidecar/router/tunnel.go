@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/internal/clock"
 	"github.com/tulle-mesh/tulle/naming"
 	"github.com/tulle-mesh/tulle/sidecar/client"
+	"github.com/tulle-mesh/tulle/sidecar/deadline"
 	"github.com/tulle-mesh/tulle/sidecar/pool"
 	"github.com/tulle-mesh/tulle/sidecar/tunnel"
 	"github.com/tulle-mesh/tulle/sidecar/wire"
@@ -88,6 +89,7 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	if problem := o.unasked(ctx, x, r); problem != nil {
 		return 0, problem
 	}
+	x.deadline, r.due = deadline.Deadline{}, 0 // a tunnel may outlive it
 	w := x.s.w
 	w.StatusLine(200, []byte("Connection established"))
 	w.FieldString("Via", via)
@@ -104,7 +106,7 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 	}
 	// From here on there is no way to tell the client what is wrong.
 	x.closing = true
-	picker, problem := o.picker(ctx, r, x.started)
+	picker, problem := o.picker(ctx, x, r)
 	if problem != nil || r.fenced(picker) != nil {
 		r.failed = true
 		return 502, nil
@@ -137,7 +139,7 @@ func (o *Outgoing) connect(ctx context.Context, x *exchange, r *routing) (int, *
 // unasked refuses a tunnel to what a request would not be sent to either: a cloud's
 // metadata, what is not allowed, or what has no addresses.
 func (o *Outgoing) unasked(ctx context.Context, x *exchange, r *routing) *Problem {
-	picker, problem := o.picker(ctx, r, x.started)
+	picker, problem := o.picker(ctx, x, r)
 	switch {
 	case problem != nil:
 		return problem
