@@ -322,7 +322,9 @@ func (x *exchange) withheld() bool {
 // refuse answers with a problem of the proxy's own.
 func (x *exchange) refuse(p *Problem) {
 	x.status = p.Status
-	x.s.server.metrics.Error(x.s.server.name, p.Code)
+	if p.Code != "" {
+		x.s.server.metrics.Error(x.s.server.name, p.Code)
+	}
 	if x.req.Body != wire.NoBody && x.held == nil && !(x.up.streams && x.up.sent()) {
 		x.closing = true // its body has not been read
 	}

@@ -289,16 +289,20 @@ func (o *Outgoing) resolve(ctx context.Context, x *exchange, r *routing) (naming
 		if problem := x.limit(&says, r); problem != nil {
 			return naming.BoundTree{}, problem
 		}
+		timeout := time.Duration(0)
 		if r.due > 0 {
-			waiting, cancel := context.WithTimeout(ctx, time.Duration(r.due-r.unbound))
-			defer cancel()
-			ctx = waiting
+			timeout = max(time.Duration(r.due-r.unbound), 1)
 		}
+		waiting, stop := x.s.patience(ctx, timeout)
+		defer stop()
+		ctx = waiting
 	}
 	tree, err := r.name.Resolve(ctx)
 	switch {
 	case err == nil:
 		return tree, nil
+	case x.s.gone.Load() && errors.Is(err, context.Canceled):
+		return tree, hungUp
 	case r.due > 0 && errors.Is(err, context.DeadlineExceeded):
 		return tree, x.overdue(r)
 	case errors.Is(err, bind.ErrTimeout):

@@ -253,3 +253,40 @@ func TestTooManyNames(t *testing.T) {
 		time.Sleep(4 * time.Second) // virtual: the others have ended
 	})
 }
+
+// Who has hung up is not waited for long.
+func TestWhoHasLeftWaitsForNoName(t *testing.T) {
+	m := startBinding(t, newLoopback(t), router.OutgoingConfig{Grace: 5 * time.Second}, bind.Config{Timeout: time.Minute}, "service: {maxConcurrentRequests: 1}")
+	rules, err := naming.ParseDtab("/svc/world => " + pending + "; /svc/new => /#/io.l5d.k8s/ns/80/new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.dtab.Set(&rules)
+	m.table.value(pending).Set(naming.Replicas{})
+	m.table.value("/#/io.l5d.k8s/ns/80/new").Set(naming.Replicas{})
+	var all []*talk
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: world\r\n\r\n",
+		"CONNECT world:80 HTTP/1.1\r\nHost: world:80\r\nl5d-dtab: /svc => " + pending + "\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: new\r\nContent-Length: 2\r\n\r\nhi",
+	} {
+		c := m.talk(t)
+		c.say(request)
+		if err := c.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	for _, c := range all {
+		if rest := c.rest(); rest != "" {
+			t.Errorf("who has left is told %q", rest)
+		}
+	}
+	m.table.value(pending).Set(naming.Of(naming.Endpoint{Address: backend(t, echo), Weight: 1}))
+	if res, body := get(t, m.client(t), "http://world/"); res.StatusCode != 200 {
+		t.Errorf("the next: %d %s", res.StatusCode, body)
+	}
+	if n := m.count(t, "tulle_errors_total"); n != 0 {
+		t.Errorf("%v answers are counted", n)
+	}
+}

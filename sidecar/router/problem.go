@@ -87,6 +87,8 @@ var (
 	slowBody = &Problem{Status: 408, Code: codeSlowBody,
 		Message: "the body of the request stopped arriving",
 		Hint:    "send it without long pauses, or raise server.headTimeoutMs of the proxy's policy"}
+	// hungUp is sent to nobody.
+	hungUp = &Problem{Status: statusGone, Message: "the client closed the connection before its name was known"}
 )
 
 func badRequest(e *http1.ParseError) *Problem {

@@ -104,15 +104,18 @@ func (o *Outgoing) picker(ctx context.Context, x *exchange, r *routing) (*client
 	if r.due > 0 {
 		timeout = min(timeout, time.Duration(r.due-at))
 	}
-	waiting, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	waiting, stop := x.s.patience(ctx, max(timeout, 1))
+	defer stop()
 	p, err := r.client.Picker(waiting)
 	if errors.Is(err, client.ErrClosed) { // it was idle until a moment ago
 		r.binding = o.remember(r, naming.Bound{ID: r.id, Residual: r.rest})
-		p, _ = r.client.Picker(waiting)
+		p, err = r.client.Picker(waiting)
 	}
-	if p != nil {
+	switch {
+	case p != nil:
 		return p, nil
+	case x.s.gone.Load() && errors.Is(err, context.Canceled):
+		return nil, hungUp
 	}
 	if r.due > 0 && clock.Now() >= r.due {
 		return nil, x.overdue(r)

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -65,6 +66,7 @@ type session struct {
 	due      atomic.Int64              // until when, without regard to left; 0: for ever
 	relayed  atomic.Pointer[pool.Conn] // whose answer is being passed on, likewise
 	leaving  sync.Mutex                // held by left
+	bored    func()                    // to be called by left; guarded by leaving
 }
 
 // spare are exchanges that no session uses at the moment. They hold memory only.
@@ -234,8 +236,38 @@ func (s *session) left() {
 		}
 		_ = c.SetWriteDeadline(time.Now().Add(goneAfter))
 	}
+	if s.bored != nil {
+		s.bored()
+	}
 	if c := s.relayed.Load(); c != nil {
 		c.Hurry(goneAfter)
+	}
+}
+
+// patience returns a context for what the client has to wait for before its request can
+// be sent. It ends with ctx, after timeout (0: never), and soon after the client has closed
+// its side. It is for one wait at a time, and stop is to be called after it.
+func (s *session) patience(ctx context.Context, timeout time.Duration) (waiting context.Context, stop func()) {
+	var cancel context.CancelFunc
+	if timeout > 0 {
+		waiting, cancel = context.WithTimeout(ctx, timeout)
+	} else {
+		waiting, cancel = context.WithCancel(ctx)
+	}
+	var end *time.Timer
+	s.leaving.Lock()
+	defer s.leaving.Unlock()
+	s.bored = func() { end = time.AfterFunc(goneAfter, cancel) }
+	if s.gone.Load() {
+		s.bored()
+	}
+	return waiting, func() {
+		s.leaving.Lock()
+		defer s.leaving.Unlock()
+		if s.bored = nil; end != nil {
+			end.Stop()
+		}
+		cancel()
 	}
 }
 
