@@ -103,6 +103,8 @@ type room struct {
 	limit int
 	left  int   // may be added before it is to be counted again
 	again int64 // in the time of package clock: not to be counted before
+	// coming is how many have room and are not there yet.
+	coming int
 }
 
 // New returns a Binder with nothing bound.

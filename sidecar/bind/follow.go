@@ -73,10 +73,16 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 		defer b.mu.Unlock()
 		return a.note(f)
 	}
+	r := &b.plain
+	if a.n.guest {
+		r = &b.guest
+	}
 	var stops []func()
 	ok := !a.refused // as nobody remembers the result, no more of it is followed
 	if ok {
-		stops, ok = b.room(a.n.guest)
+		if stops, ok = b.room(r); ok {
+			r.coming++
+		}
 	}
 	b.mu.Unlock()
 	// Which may wait for evaluations of names that nobody asked for when they were
@@ -95,6 +101,7 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 	f.stop = func() { unhook(); release() }
 
 	b.mu.Lock()
+	r.coming--
 	other, spare := b.follows[text], func() {}
 	if other != nil && !other.old { // somebody else was quicker
 		f, spare = other, f.stop
@@ -209,11 +216,8 @@ func (b *Binder) unfollow() (stops []func()) {
 // and those without do not push each other out. It is false if there is no room as all
 // that is followed is being waited for. It is called with mu held, and what it returns
 // without.
-func (b *Binder) room(guest bool) (stops []func(), ok bool) {
-	r := &b.plain
-	if guest {
-		r = &b.guest
-	}
+func (b *Binder) room(r *room) (stops []func(), ok bool) {
+	guest := r == &b.guest
 	if r.left > 0 {
 		r.left--
 		return nil, true
@@ -223,7 +227,7 @@ func (b *Binder) room(guest bool) (stops []func(), ok bool) {
 		return nil, false
 	}
 	stops = b.unfollow()
-	held := 0
+	held := r.coming
 	for _, f := range b.follows {
 		if f.holds(guest) {
 			held++

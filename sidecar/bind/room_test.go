@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -350,5 +352,44 @@ func TestNamesThatWaitAreBounded(t *testing.T) {
 		if n := b.following(); n > limit {
 			t.Errorf("then %d are followed", n)
 		}
+	})
+}
+
+// gated lets nobody begin to follow a name until the gate is open.
+type gated struct {
+	*world
+	gate  chan struct{}
+	asked atomic.Int32
+}
+
+func (g *gated) Replicas(id string) (*watch.Value[naming.Replicas], func()) {
+	g.asked.Add(1)
+	<-g.gate
+	return g.world.Replicas(id)
+}
+
+// Of many who ask at once, each has room before it is there.
+func TestAllAtOnceAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := &gated{world: newWorld(), gate: make(chan struct{})}
+		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: watch.New[Names](names)})
+		b.furnish(80)
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for i := range 80 + spare + 100 {
+			n := name(t, b, "ns", fmt.Sprintf("s%d", i), nil)
+			all.Go(func() { _, _ = n.Resolve(ctx) })
+		}
+		synctest.Wait()
+		if n := names.asked.Load(); n != 80+spare {
+			t.Errorf("%d are asked about", n)
+		}
+		close(names.gate)
+		synctest.Wait()
+		if n := b.following(); n != 80+spare || b.plain.coming != 0 {
+			t.Errorf("%d are followed, %d are to come", n, b.plain.coming)
+		}
+		cancel()
+		all.Wait()
 	})
 }
