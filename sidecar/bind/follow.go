@@ -69,7 +69,8 @@ func (b *Binder) ask(n *Name, names Names, generation uint64) *asking {
 func (a *asking) state(id naming.Path) naming.Replicas {
 	b, text := a.b, id.String()
 	b.mu.Lock()
-	if f := b.follows[text]; f != nil && !f.old {
+	f := b.follows[text]
+	if f != nil && !f.old {
 		defer b.mu.Unlock()
 		return a.note(f)
 	}
@@ -78,11 +79,12 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 		r = &b.guest
 	}
 	var stops []func()
-	ok := !a.refused // as nobody remembers the result, no more of it is followed
+	ok := !a.refused    // as nobody remembers the result, no more of it is followed
+	if ok && f == nil { // an old one has the room that the new one is to have
+		stops, ok = b.room(r)
+	}
 	if ok {
-		if stops, ok = b.room(r); ok {
-			r.coming++
-		}
+		r.coming++
 	}
 	b.mu.Unlock()
 	// Which may wait for evaluations of names that nobody asked for when they were
@@ -96,7 +98,7 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 	}
 	// Without the lock: whoever sets the value may hold one of theirs and call changed.
 	value, release := a.names.Replicas(text)
-	f := &follow{value: value, names: map[*Name]uint64{}}
+	f = &follow{value: value, names: map[*Name]uint64{}}
 	unhook := value.Notify(func() { b.changed(f) })
 	f.stop = func() { unhook(); release() }
 

@@ -393,3 +393,26 @@ func TestAllAtOnceAreBounded(t *testing.T) {
 		all.Wait()
 	})
 }
+
+// Where the names are replaced, what is followed of the old ones takes no room from the new.
+func TestReplacedNamesHaveTheRoomOfTheOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := newWorld()
+		all := names.names()
+		b := start(t, Config{Dtab: watch.New(dtab(t, base)), Names: all})
+		b.furnish(80)
+		for i := range 80 {
+			names.set(fmt.Sprintf("80/s%d", i), naming.StateBound)
+			_ = leaf(t, name(t, b, "ns", fmt.Sprintf("s%d", i), nil))
+		}
+		for range 3 {
+			all.Set(names)
+			for _, n := range kept(b, b.names) {
+				_ = leaf(t, n)
+			}
+			if n := len(kept(b, b.names)); n != 80 || b.following() != 80 {
+				t.Fatalf("%d names are left, which follow %d", n, b.following())
+			}
+		}
+	})
+}
