@@ -98,19 +98,20 @@ func (a *asking) state(id naming.Path) naming.Replicas {
 	}
 	// Without the lock: whoever sets the value may hold one of theirs and call changed.
 	value, release := a.names.Replicas(text)
-	f = &follow{value: value, names: map[*Name]uint64{}}
-	unhook := value.Notify(func() { b.changed(f) })
-	f.stop = func() { unhook(); release() }
+	mine, spare := &follow{value: value, names: map[*Name]uint64{}}, func() {}
+	unhook := value.Notify(func() { b.changed(mine) })
+	mine.stop = func() { unhook(); release() }
 
 	b.mu.Lock()
 	r.coming--
-	other, spare := b.follows[text], func() {}
-	if other != nil && !other.old { // somebody else was quicker
-		f, spare = other, f.stop
+	f = b.follows[text]
+	if f != nil && !f.old { // somebody else was quicker
+		spare = mine.stop
 	} else {
-		if other != nil {
-			spare = other.stop
+		if f != nil {
+			spare = f.stop
 		}
+		f = mine
 		f.state = value.Get().State
 		f.old = a.generation != b.generation.Get()
 		b.follows[text] = f
