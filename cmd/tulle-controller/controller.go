@@ -322,11 +322,16 @@ func (c *controller) Run(ctx context.Context) error {
 		c.policy.Reload()
 		components = append(components, run.Component{Name: "policy", Run: c.policy.Run})
 	}
-	servers, err := run.Listen(c.servers, grace, c.listening)
+	at := map[string]string{}
+	servers, err := run.Listen(c.servers, grace, func(name, address string) {
+		if at[name] = address; c.listening != nil {
+			c.listening(name, address)
+		}
+	})
 	if err != nil {
 		return err
 	}
 	components = append(components, servers...)
-	c.log.Info("serving", "webhook", c.cfg.WebhookAddress, "namer", c.cfg.NamerAddress, "mesh", c.cfg.MeshAddress, "admin", c.cfg.AdminAddress, "pages", c.cfg.PagesAddress)
+	c.log.Info("serving", "webhook", at["webhook"], "namer", at["namer API"], "mesh", at["mesh API"], "admin", at["admin"], "pages", at["pages"])
 	return run.Group(ctx, run.Config{Drain: c.drain, Draining: func() { c.draining.Store(true) }, Logger: c.log}, components...)
 }

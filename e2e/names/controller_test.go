@@ -3,6 +3,7 @@
 package names
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -124,18 +125,16 @@ func (m *mesh) startAt(t *testing.T, mesh string) *replica {
 	r := &replica{}
 	args := []string{"--config", m.settings, "--kubeconfig", m.kubeconfig, "--policy", "",
 		"--tls-cert-file", filepath.Join(m.tls, "tls.crt"), "--tls-key-file", filepath.Join(m.tls, "tls.key"), "--ca-file", filepath.Join(m.tls, "ca.crt")}
-	for flag, address := range map[string]*string{"webhook": &r.webhook, "namer": &r.namer, "mesh": &r.mesh, "admin": &r.admin, "pages": &r.pages} {
-		if *address, _ = free(t, "127.0.0.1"); flag == "mesh" && mesh != "" {
-			*address = mesh
-		}
-		args = append(args, "--"+flag+"-address", *address)
+	for flag, address := range map[string]string{"webhook": "", "namer": "", "mesh": mesh, "admin": "", "pages": ""} {
+		args = append(args, "--"+flag+"-address", cmp.Or(address, "127.0.0.1:0"))
 	}
-	r.run(t, m.program, args...)
+	r.run(t, map[string]*string{"webhook": &r.webhook, "namer": &r.namer, "mesh": &r.mesh, "admin": &r.admin, "pages": &r.pages}, m.program, args...)
 	return r
 }
 
-// run runs a program until the test ends, and waits until it is ready.
-func (r *replica) run(t *testing.T, program string, args ...string) {
+// run runs a program until the test ends, and waits until it is ready. It listens where it may, and says where that
+// is: a port that was free a moment before may be somebody else's by then.
+func (r *replica) run(t *testing.T, listens map[string]*string, program string, args ...string) {
 	t.Helper()
 	r.log = filepath.Join(t.TempDir(), "log")
 	log, err := os.Create(r.log)
@@ -167,6 +166,16 @@ func (r *replica) run(t *testing.T, program string, args ...string) {
 		}
 	})
 	t.Cleanup(r.stop)
+	until(t, func() (bool, string) {
+		_, serving, _ := strings.Cut(r.said(t), " msg=serving ")
+		serving, _, whole := strings.Cut(serving, "\n")
+		for word := range strings.FieldsSeq(serving) {
+			if key, value, _ := strings.Cut(word, "="); listens[key] != nil {
+				*listens[key] = value
+			}
+		}
+		return whole, "it listens nowhere"
+	})
 	until(t, func() (bool, string) {
 		res, err := http.Get("http://" + r.admin + "/admin/ready")
 		if err != nil {

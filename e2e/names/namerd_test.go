@@ -83,14 +83,13 @@ func startNamer(t *testing.T, program, file string) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := func(o any, address *string) {
-		o.(map[string]any)["ip"] = "127.0.0.1"
-		*address, o.(map[string]any)["port"] = free(t, "127.0.0.1")
+	place := func(o any) {
+		o.(map[string]any)["ip"], o.(map[string]any)["port"] = "127.0.0.1", 0
 	}
-	place(c["admin"], &r.admin)
+	place(c["admin"])
 	for _, i := range c["interfaces"].([]any) {
 		if i.(map[string]any)["kind"] == "io.l5d.httpController" {
-			place(i, &r.namer)
+			place(i)
 		}
 	}
 	if text, err = yaml.Marshal(c); err != nil {
@@ -98,7 +97,7 @@ func startNamer(t *testing.T, program, file string) *replica {
 	}
 	placed := filepath.Join(t.TempDir(), "namerd.yaml")
 	write(t, placed, string(text))
-	r.run(t, program, "-config", placed)
+	r.run(t, map[string]*string{"api": &r.namer, "admin": &r.admin}, program, "-config", placed)
 	return r
 }
 
@@ -302,8 +301,8 @@ func follows(t *testing.T, namerd *replica, ns, ip string) {
 		at[r["label"].(string)] = address
 		r["servers"] = []any{map[string]any{"ip": ip, "port": port}}
 	}
-	admin, port := free(t, "127.0.0.1")
-	c["admin"] = map[string]any{"ip": "127.0.0.1", "port": port}
+	admin, port := free(t, ip)
+	c["admin"] = map[string]any{"ip": ip, "port": port}
 	service(t, ns, "l5d", "incoming", "n1", at["incoming"])
 	text, err := yaml.Marshal(c)
 	if err != nil {
