@@ -76,9 +76,6 @@ func (c *Cluster) NodeIPs() map[string]netip.Addr {
 	return ips
 }
 
-// HostIP is the address at which pods and nodes reach the host.
-func (c *Cluster) HostIP() netip.Addr { return hostAddr }
-
 // Kubectl runs kubectl with all rights and returns what it printed. Standard input may be nil. What
 // kubectl said on standard error is in the error.
 func (a Access) Kubectl(ctx context.Context, stdin io.Reader, args ...string) (string, error) {

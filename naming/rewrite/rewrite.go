@@ -18,7 +18,6 @@ package rewrite
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/tulle-mesh/tulle/naming"
 )
@@ -43,19 +42,6 @@ func File(p naming.Path) (elements naming.Path, ok bool) {
 		return nil, false
 	}
 	return p[2:], true
-}
-
-// Kubernetes splits a name /#/io.l5d.k8s/<namespace>/<port>/<service>[/rest] into its id, which
-// is lower case, and the rest. It is false for other names and for names too short.
-func Kubernetes(p naming.Path) (naming.Bound, bool) {
-	const parts = 5
-	if len(p) < parts || p[0] != configured || p[1] != kubernetes {
-		return naming.Bound{}, false
-	}
-	return naming.Bound{
-		ID:       KubernetesID(strings.ToLower(p[2]), strings.ToLower(p[3]), strings.ToLower(p[4])),
-		Residual: p[parts:],
-	}, true
 }
 
 // KubernetesID returns /#/io.l5d.k8s/<namespace>/<port>/<name>. The port is a number of the

@@ -181,24 +181,6 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-func TestKubernetes(t *testing.T) {
-	for in, want := range map[string]string{
-		"/#/io.l5d.k8s/Shop/HTTP/Cart/Z": "/#/io.l5d.k8s/shop/http/cart /Z",
-		"/#/io.l5d.k8s/shop/80/cart":     "/#/io.l5d.k8s/shop/80/cart /",
-		"/#/io.l5d.k8s/shop/http":        "",
-		"/#/other/shop/http/cart":        "",
-		"/$/io.l5d.k8s/shop/http/cart":   "",
-	} {
-		got := ""
-		if b, ok := rewrite.Kubernetes(path(t, in)); ok {
-			got = b.ID.String() + " " + b.Residual.String()
-		}
-		if got != want {
-			t.Errorf("Kubernetes(%s) = %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestInet(t *testing.T) {
 	for in, want := range map[string]string{
 		"/$/inet/db.test/5432":       "db.test 5432",
